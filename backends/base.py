@@ -1,0 +1,208 @@
+"""The contract between the engine and a model runtime.
+
+A backend is a class that knows one runtime. The engine finds it through the entry-point group
+``unimodel.backends``, asks it to `sniff` a path, creates it in a worker process, calls `load` once, and then
+calls `predict` (tensors), `predict_values` (JSON values) or `add`/`step` (streams) from one single thread.
+
+This module imports nothing of the repository, and no runtime.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import msgspec
+import numpy as np
+
+Tensors = dict[str, np.ndarray[Any, Any]]
+"""Named arrays. Strings are arrays of dtype ``object`` that hold ``str``."""
+
+Dim = int | str
+"""A dimension: a fixed size, or the symbolic name of a free one (``"batch"``, ``"sequence"``, ``"?"``)."""
+
+Task = Literal["tensor", "image-classification", "tabular", "text-classification", "custom"]
+
+
+class TensorSpec(msgspec.Struct, frozen=True):
+    """One input or output of a model.
+
+    `dtype` is NumPy's name of it (``float32``, ``int64``, ``bool`` …) or ``string``. `shape` includes the batch
+    axis, if there is one; `batch_axis` says which it is, `None` when the tensor has no batch axis.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[Dim, ...]
+    batch_axis: int | None = 0
+
+
+class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What loading found out about a model. Everything here was read off the model, not asked of the user."""
+
+    task: str
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    batchable: bool = True
+    """Whether rows of several requests may be computed in one call."""
+    unbatched_reason: str | None = None
+    """Why not, in a sentence for the user."""
+    streams: bool = False
+    labels: tuple[str, ...] | None = None
+    runtime: str = ""
+    """Runtime and version, such as ``onnxruntime 1.32.0``."""
+    device: str = "cpu"
+    metadata: dict[str, str] = {}
+    notes: tuple[str, ...] = ()
+    """What was guessed, and how to override it. Shown when the model is registered."""
+
+
+class Device(msgspec.Struct, frozen=True):
+    """Where a model runs, and its share of the machine."""
+
+    kind: Literal["cpu", "cuda"]
+    index: int = 0
+    threads: int = 1
+    """CPU threads that this worker's models may keep busy together."""
+    memory_bytes: int | None = None
+    """Upper bound of device memory for this worker; `None` is unlimited."""
+
+    def __str__(self) -> str:
+        return "cpu" if self.kind == "cpu" else f"cuda:{self.index}"
+
+
+class Match(msgspec.Struct, frozen=True):
+    """The answer of `Backend.sniff`: how sure it is, and whether loading the file runs code from it."""
+
+    confidence: float
+    """0 (not mine) to 1 (certain). An extension alone is worth 0.5; a magic number or a parsed header 0.9."""
+    runs_code: str | None = None
+    """A sentence that says why loading this file can run code of its author; `None` when it cannot."""
+    task: str | None = None
+
+
+NO_MATCH = Match(0.0)
+
+
+class BackendError(Exception):
+    """Base of the errors that a backend raises on purpose. `code` is a code of the engine's error table.
+
+    Tree::
+
+        BackendError
+        ├── InvalidInput       the request does not fit the model          400
+        ├── InvalidOption      a model option is unknown or out of range   400
+        ├── ModelFileError     the file is missing, truncated, not ours    422
+        ├── MissingRuntime     the runtime is not installed                501
+        └── OutOfMemory        it does not fit the device                  507
+    """
+
+    code: ClassVar[str] = "model_error"
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+
+
+class InvalidInput(BackendError):
+    """The request does not fit the model. `field` names the part at fault, such as ``input.age``."""
+
+    code = "invalid_input"
+
+
+class InvalidOption(BackendError):
+    """A model option is unknown or has a value that the backend cannot use."""
+
+    code = "invalid_option"
+
+
+class ModelFileError(BackendError):
+    """The model file is missing, truncated, corrupt or of another kind."""
+
+    code = "model_file_error"
+
+
+class MissingRuntime(BackendError):
+    """The runtime that this backend needs is not installed."""
+
+    code = "missing_runtime"
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed. Install it with: pip install 'unimodel[{extra}]'")
+
+
+class OutOfMemory(BackendError):
+    """The model does not fit the device's memory budget."""
+
+    code = "insufficient_memory"
+
+
+class NoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """For backends without options of their own."""
+
+
+class Backend(ABC):
+    """What every backend has. Subclass `TensorBackend`, `ValueBackend` or `StreamBackend`."""
+
+    name: ClassVar[str]
+    """Its name in ``--backend`` and in the registry."""
+    summary: ClassVar[str]
+    """One line: the formats it serves."""
+    package: ClassVar[str | None] = None
+    """The module that must be importable for it to work, such as ``onnxruntime``."""
+    extra: ClassVar[str | None] = None
+    """The extra of ``unimodel`` that installs `package`."""
+    Options: ClassVar[type[msgspec.Struct]] = NoOptions
+    """The model options that this backend understands, a struct with ``forbid_unknown_fields=True``."""
+
+    @classmethod
+    @abstractmethod
+    def sniff(cls, path: Path) -> Match:
+        """Says whether `path` looks like a model of this backend. Reads a few bytes, imports no runtime."""
+
+    @abstractmethod
+    def load(self, path: Path, device: Device, options: Any) -> ModelInfo:
+        """Loads the model and finds its signature by probing. `options` is an instance of `Options`.
+
+        Raises `ModelFileError`, `MissingRuntime`, `InvalidOption` or `OutOfMemory`.
+        """
+
+    def memory(self) -> int:
+        """Bytes that the loaded model holds, as well as the runtime can tell; 0 when it cannot."""
+        return 0
+
+    def close(self) -> None:  # noqa: B027 - most runtimes free everything with the object
+        """Frees what the garbage collector does not."""
+
+
+class TensorBackend(Backend):
+    """A model that maps named tensors to named tensors."""
+
+    @abstractmethod
+    def example(self) -> Tensors:
+        """One valid row (batch axis of length 1). Drives warm-up and the batch self-check."""
+
+    @abstractmethod
+    def predict(self, batch: Tensors) -> Tensors:
+        """Computes a batch. Inputs are C-contiguous, of the signature's dtypes, and may be views of shared memory
+        that live only until this call returns. Row *i* of every output belongs to row *i* of the inputs."""
+
+
+class ValueBackend(Backend):
+    """A model that maps JSON values to JSON values, such as a plugin."""
+
+    def example(self) -> dict[str, Any] | None:
+        """One valid request body, or `None` when the author gave none (then there is no warm-up)."""
+        return None
+
+    @abstractmethod
+    def predict_values(self, inputs: Sequence[dict[str, Any]]) -> list[dict[str, Any] | Exception]:
+        """Computes several requests. The answer has one entry a request, in order: its result, or the exception
+        that this request alone raised."""
+
+    def stream(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The chunks of one streamed request. Only called when `ModelInfo.streams`."""
+        raise InvalidInput("this model does not stream", field="stream")

@@ -1,0 +1,125 @@
+"""The options of one model (``config`` at registration, ``--set`` on the command line): the engine's share of them.
+
+What is not named here belongs to the model's backend. An unknown option is an error that names the nearest one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from engine.errors import InvalidOption
+from engine.settings import nearest
+
+
+class PaddingOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How rows of different lengths are padded, for one input."""
+
+    value: float = 0.0
+    buckets: tuple[int, ...] = ()
+    """Lengths that rows are padded up to, ascending; without any, to the longest row of the batch."""
+
+
+class BatchingOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How requests are batched. `None` means the server's default."""
+
+    max_batch_size: int | None = None
+    max_batch_wait_ms: float | None = None
+    dynamic_padding: bool | None = None
+    padding: dict[str, PaddingOptions] = {}
+    """By input name."""
+    self_check: bool = True
+    """Whether rows computed alone and in a batch are compared when the model is loaded."""
+
+
+class QueueOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When a request is refused with 429 instead of queued. `None` means the server's default."""
+
+    max_requests: int | None = None
+    max_mb: int | None = None
+    max_wait_ms: float | None = None
+    """Longest predicted wait; unset, only the request's own deadline bounds it."""
+
+
+class PreprocessOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How an encoded image becomes the model's input tensor. `None` means found by probing, or the common choice."""
+
+    size: int | tuple[int, int] | None = None
+    """Height and width fed to the model."""
+    resize: int | None = None
+    """Length that the short side is scaled to before the centre crop."""
+    crop: bool = True
+    interpolation: str = "bilinear"
+    mean: tuple[float, ...] | None = None
+    """Subtracted from each channel, in units of 0–255."""
+    std: tuple[float, ...] | None = None
+    """Divides each channel after the mean, in units of 0–255."""
+    color: str = "rgb"
+    layout: str | None = None
+    """``nchw`` or ``nhwc``; found from the signature."""
+
+
+class ModelOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """All options that the engine itself understands."""
+
+    batching: BatchingOptions = BatchingOptions()
+    queue: QueueOptions = QueueOptions()
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    replicas: int = 1
+    """Copies of the model, on as many workers."""
+    isolated: bool = False
+    """Gives the model a process of its own."""
+    deadline_ms: int | None = None
+    labels: str | tuple[str, ...] | None = None
+    """Class names: a list, or a text file with one a line."""
+    top_k: int = 5
+    softmax: bool | None = None
+    """Whether scores are passed through softmax; found by probing (outputs that do not sum to 1 are logits)."""
+    preprocess: PreprocessOptions = PreprocessOptions()
+
+
+def _paths(cls: type[msgspec.Struct], prefix: str = "") -> list[str]:
+    paths = []
+    for f in msgspec.structs.fields(cls):
+        paths.append(prefix + f.name)
+        if isinstance(f.type, type) and issubclass(f.type, msgspec.Struct):
+            paths.extend(_paths(f.type, f"{prefix}{f.name}."))
+    return paths
+
+
+def convert(cls: type[msgspec.Struct], raw: dict[str, Any], known: list[str]) -> Any:
+    """`raw` as an instance of `cls`. Raises `InvalidOption` that names the option; `known` feeds the suggestion."""
+    try:
+        return msgspec.convert(raw, cls)
+    except msgspec.ValidationError as e:
+        problem, _, where = str(e).partition(" - at `$")
+        parent = where.rstrip("`").lstrip(".")
+        if "unknown field" in problem:
+            name = problem.split("`")[1]
+            path = f"{parent}.{name}" if parent else name
+            raise InvalidOption(f"Unknown model option {path!r}.{nearest(path, known)}", field=f"config.{path}") from None
+        raise InvalidOption(f"Model option {parent}: {problem[0].lower()}{problem[1:]}.", field=f"config.{parent}") from None
+
+
+def split(config: dict[str, Any], backend_options: type[msgspec.Struct]) -> tuple[ModelOptions, Any]:
+    """The engine's and the backend's options of a model's `config`. Raises `InvalidOption`."""
+    own_names = {f.name for f in msgspec.structs.fields(ModelOptions)}
+    own = {k: v for k, v in config.items() if k in own_names}
+    rest = {k: v for k, v in config.items() if k not in own_names}
+    known = _paths(ModelOptions) + _paths(backend_options)
+    options: ModelOptions = convert(ModelOptions, own, known)
+    for name, value, least in (
+        ("batching.max_batch_size", options.batching.max_batch_size, 1),
+        ("batching.max_batch_wait_ms", options.batching.max_batch_wait_ms, 0),
+        ("queue.max_requests", options.queue.max_requests, 1),
+        ("queue.max_mb", options.queue.max_mb, 1),
+        ("queue.max_wait_ms", options.queue.max_wait_ms, 0),
+        ("replicas", options.replicas, 1),
+        ("deadline_ms", options.deadline_ms, 1),
+        ("top_k", options.top_k, 1),
+    ):
+        if value is not None and value < least:
+            raise InvalidOption(f"Model option {name} must be at least {least}; got {value}.", field=f"config.{name}")
+    return options, convert(backend_options, rest, known)

@@ -1,0 +1,246 @@
+"""Every HTTP body of the native API, as plain structs. The server validates and encodes with them, the command line
+reads them, and ``/openapi.json`` is generated from them. Imports no runtime and no NumPy.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+UNSET = msgspec.UNSET
+UnsetType = msgspec.UnsetType
+
+ModelState = Literal["unloaded", "loading", "ready", "unloading", "failed"]
+"""*unloaded*: registered, loads at its first request. *failed*: it did not load; ``error`` says why."""
+
+
+class RegisterRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """``POST /v1/models``: registers a new version of a model, after it loaded and proved itself."""
+
+    name: str
+    model_path: str
+    """A file, a folder, ``file.py:Class`` or ``package.module:Class``, on the server's machine."""
+    backend: str | None = None
+    """Found by looking when not given."""
+    task: str | None = None
+    """Found by probing when not given."""
+    config: dict[str, Any] = {}
+    """Model options, such as ``{"batching": {"max_batch_size": 64}}``."""
+    trust: bool = False
+    """Allows formats that run code when loaded (pickle, plugins)."""
+
+
+class AliasRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """``PUT /v1/aliases/{alias}``: lets a name stand for a model, or for one version of it."""
+
+    model: str
+    version: int | None = None
+    """The version it is pinned to; without one, the newest serves."""
+
+
+class TensorView(msgspec.Struct, kw_only=True):
+    """One input or output: NumPy's dtype name or ``string``; free dimensions are names."""
+
+    name: str
+    dtype: str
+    shape: list[int | str]
+    batch_axis: int | None = None
+
+
+class BatchingView(msgspec.Struct, kw_only=True):
+    """How requests to a model are batched, and why not if they are not."""
+
+    enabled: bool
+    reason: str | None = None
+    """Why the model is served unbatched."""
+    max_batch_size: int
+    max_batch_wait_ms: float
+    dynamic_padding: bool
+    padding_reason: str | None = None
+    """Why rows of different lengths are not padded together."""
+
+
+class ModelView(msgspec.Struct, kw_only=True):
+    """One registered version; a superset of a model in OpenAI's list."""
+
+    id: str
+    """The model's name, as OpenAI calls it."""
+    object: Literal["model"] = "model"
+    created: int
+    """Seconds since the epoch."""
+    owned_by: str = "unimodel"
+    name: str
+    version: int
+    versions: list[int]
+    """All registered versions of the name."""
+    aliases: list[str]
+    backend: str
+    task: str
+    state: ModelState
+    error: str | None = None
+    path: str
+    sha256: str
+    size_bytes: int
+    config: dict[str, Any]
+    trusted: bool
+    runtime: str
+    device: str
+    inputs: list[TensorView]
+    outputs: list[TensorView]
+    labels: int
+    """How many labels it has; the first ones are in `metadata` of the file, if any."""
+    streams: bool
+    batching: BatchingView
+    notes: list[str]
+    """What was guessed when it was registered, and how to override it."""
+    example: Any = None
+    """A request body that this model accepts."""
+
+
+class ModelList(msgspec.Struct, kw_only=True):
+    """``GET /v1/models``: the serving version of every name."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelView]
+
+
+class InstanceView(msgspec.Struct, kw_only=True):
+    """One loaded copy of a model on one worker."""
+
+    worker: str
+    device: str
+    pid: int | None
+    state: ModelState
+    memory_bytes: int
+    load_seconds: float
+
+
+class StatusView(msgspec.Struct, kw_only=True):
+    """``GET /v1/models/{name}/status``."""
+
+    name: str
+    version: int
+    state: ModelState
+    error: str | None = None
+    instances: list[InstanceView]
+    batching: BatchingView
+    queue_requests: int
+    queue_bytes: int
+    in_flight: int
+    """Accepted requests that have not ended."""
+    requests: int
+    """Ended since it was loaded, errors included."""
+    errors: int
+    mean_batch_rows: float
+    compute_ms_per_batch: float
+    """Moving average."""
+    last_used: float | None
+    """Seconds since the epoch."""
+
+
+class WorkerView(msgspec.Struct, kw_only=True):
+    """One worker process."""
+
+    name: str
+    device: str
+    pid: int | None
+    state: Literal["starting", "ready", "restarting", "stopped"]
+    restarts: int
+    rss_bytes: int
+    models: list[str]
+
+
+class ServerView(msgspec.Struct, kw_only=True):
+    """``GET /v1/status``: the server as a whole."""
+
+    version: str
+    pid: int
+    uptime_seconds: float
+    state: Literal["starting", "ready", "draining"]
+    workers: list[WorkerView]
+    models: list[StatusView]
+    """The loaded ones."""
+    registered: int
+    in_flight: int
+    rss_bytes: int
+
+
+class SettingView(msgspec.Struct, kw_only=True):
+    """One setting in force, and where its value came from."""
+
+    key: str
+    value: Any
+    source: str
+    env: str
+    help: str
+
+
+class ConfigView(msgspec.Struct, kw_only=True):
+    """``GET /v1/config``."""
+
+    settings: list[SettingView]
+
+
+class BackendView(msgspec.Struct, kw_only=True):
+    """One backend: whether its runtime is there, and how to get it."""
+
+    name: str
+    summary: str
+    available: bool
+    version: str | None = None
+    install: str | None = None
+    """The command that installs the missing runtime."""
+
+
+class BackendList(msgspec.Struct, kw_only=True):
+    """``GET /v1/backends``."""
+
+    backends: list[BackendView]
+
+
+class Deleted(msgspec.Struct, kw_only=True):
+    """What was removed."""
+
+    name: str
+    versions: list[int]
+
+
+class Alias(msgspec.Struct, kw_only=True):
+    """An alias and what it stands for."""
+
+    alias: str
+    model: str
+    version: int | None = None
+
+
+class AliasList(msgspec.Struct, kw_only=True):
+    """``GET /v1/aliases``."""
+
+    aliases: list[Alias]
+
+
+class ErrorDetail(msgspec.Struct, kw_only=True):
+    """What went wrong. `code` is stable; `message` is for people."""
+
+    code: str
+    message: str
+    type: str
+    """OpenAI's coarse kind: ``invalid_request_error``, ``not_found_error``, ``overloaded_error``, ``server_error``."""
+    param: str | None = None
+    """The part of the request at fault."""
+    request_id: str | None = None
+    details: dict[str, Any] = {}
+
+
+class ErrorBody(msgspec.Struct, kw_only=True):
+    """The body of every response whose status is 400 or more."""
+
+    error: ErrorDetail
+
+
+class Health(msgspec.Struct, kw_only=True):
+    """``GET /healthz`` and ``GET /readyz``."""
+
+    status: Literal["ok", "starting", "draining"]
+    version: str

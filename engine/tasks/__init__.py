@@ -1,0 +1,29 @@
+"""The tasks by name. Each is imported when a model of it is loaded."""
+
+from __future__ import annotations
+
+import importlib
+
+from backends.base import ModelInfo
+from engine.errors import InvalidOption
+from engine.model_options import ModelOptions
+from engine.settings import nearest
+from engine.tasks.base import TensorTask
+
+TASKS: dict[str, str] = {
+    "tensor": "engine.tasks.base:TensorTask",
+    "image-classification": "engine.tasks.image:ImageClassificationTask",
+    "tabular": "engine.tasks.tabular:TabularTask",
+    "text-classification": "engine.tasks.text:TextTask",
+    "custom": "engine.tasks.base:TensorTask",
+}
+"""Task name to ``module:Class``. A ``custom`` model (a plugin) decodes its own bodies."""
+
+
+def create(name: str, info: ModelInfo, options: ModelOptions) -> TensorTask:
+    """The task of a loaded model. Raises `InvalidOption` for an unknown name or one that does not fit the model."""
+    if name not in TASKS:
+        raise InvalidOption(f"Unknown task {name!r}; choose one of {', '.join(TASKS)}.{nearest(name, TASKS)}", field="task")
+    module, _, attribute = TASKS[name].partition(":")
+    task: TensorTask = getattr(importlib.import_module(module), attribute)(info, options)
+    return task

@@ -1,0 +1,53 @@
+"""What a model is *for*. A task turns request bodies into the model's tensors, and its tensors into an answer.
+
+Tasks run in the worker, beside the model, so that decoding an image never stalls the server's loop.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import msgspec
+
+from backends.base import InvalidInput, ModelInfo, Tensors
+from engine import codec
+from engine.codec import Decoded, Form
+from engine.model_options import ModelOptions
+
+
+class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The ``parameters`` object of a request."""
+
+    top_k: int | None = None
+
+
+class TensorTask:
+    """Raw tensors in, raw tensors out. Base of the other tasks.
+
+    `decode` and `decode_bytes` raise `InvalidInput`; every returned tensor has its batch axis.
+    """
+
+    name: ClassVar[str] = "tensor"
+    plain_answers: ClassVar[bool] = True
+    """Whether an answer is the output tensors themselves, so that the server may encode it without this task."""
+
+    def __init__(self, info: ModelInfo, options: ModelOptions) -> None:
+        self.info = info
+        self.options = options
+
+    def decode(self, form: Form, value: Any) -> Decoded:
+        """A parsed JSON value as tensors."""
+        return codec.decode(form, value, self.info.inputs)
+
+    def decode_bytes(self, data: memoryview, content_type: str) -> Decoded:
+        """A raw request body, such as a JPEG file, as tensors."""
+        raise InvalidInput(f"This model takes tensors; it cannot decode a body of type {content_type}.", field="input")
+
+    def encode(self, form: Form, outputs: Tensors, single: bool, parameters: Parameters) -> Any:  # noqa: ARG002
+        """The JSON value of the answer, for the rows of one request."""
+        return codec.encode(form, outputs, single)
+
+    def example(self, row: Tensors) -> Any:
+        """A value for ``input`` that this model accepts, for docs and `unimodel show`; `row` is the backend's example."""
+        values = {s.name: row[s.name].tolist() for s in self.info.inputs}
+        return next(iter(values.values())) if len(values) == 1 else values
