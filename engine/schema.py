@@ -244,3 +244,36 @@ class Health(msgspec.Struct, kw_only=True):
 
     status: Literal["ok", "starting", "draining"]
     version: str
+
+
+class PredictRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """``POST /v1/models/{name}:predict``, with exactly one of `input`, `instances` and `inputs`.
+
+    A plugin gets the whole body as it is, so for its model any further keys may be there.
+    """
+
+    input: Any = UNSET
+    """A row or a batch of rows: nested lists of numbers, text, a base64 image (or ``data:`` URL), a record
+    ``{"column": value}``, or ``{"input name": …}`` for a model with several inputs."""
+    instances: list[Any] | UnsetType = UNSET
+    """TensorFlow Serving's row form."""
+    inputs: Any = UNSET
+    """TensorFlow Serving's column form."""
+    parameters: dict[str, Any] | UnsetType = UNSET
+    """Options of this request, such as ``{"top_k": 3}``."""
+    stream: bool = False
+    """Asks for server-sent events; only for models that stream."""
+
+
+class PredictResponse(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The answer to a prediction, under the key that goes with the request's: `output`, `predictions` or `outputs`.
+
+    A classifier answers, for each row, a list of ``{"label", "index", "score"}``, best first. The keys of a plugin's
+    answer stand beside `model` and `version`.
+    """
+
+    model: str
+    version: int
+    output: Any = UNSET
+    predictions: Any = UNSET
+    outputs: Any = UNSET

@@ -1,0 +1,383 @@
+"""The native API as a table of operations, and the OpenAPI 3.1 document that is generated from it.
+
+The server builds its routes from `OPERATIONS` too, and the bodies are the structs of `engine.schema` that it decodes
+and encodes with, so the document cannot drift from what is served.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+from engine import errors as e
+from engine import schema as s
+
+JSON = "application/json"
+
+ErrorType = type[e.UniModelError]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A part of a request outside its body."""
+
+    name: str
+    location: Literal["path", "query", "header"]
+    type: Literal["string", "integer"]
+    description: str
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One row of the table: a method on a path, what it takes and what it answers."""
+
+    operation_id: str
+    method: Literal["GET", "POST", "PUT", "DELETE"]
+    path: str
+    """``{name}``, ``{version}`` and ``{alias}`` stand for path parameters."""
+    tag: Literal["models", "prediction", "aliases", "server"]
+    summary: str
+    response: type[msgspec.Struct] | None
+    """The JSON body of the answer; `None` when the answer is not JSON."""
+    request: type[msgspec.Struct] | None = None
+    status: int = 200
+    errors: tuple[ErrorType, ...] = ()
+    """What can go wrong, beyond `errors.InternalError`."""
+    parameters: tuple[Parameter, ...] = ()
+    """Query parameters and headers."""
+    request_media: tuple[str, ...] = ()
+    """Media types that the request may have instead of JSON."""
+    response_media: tuple[str, ...] = ()
+    """Media types that the answer may have instead of JSON."""
+    description: str = ""
+    also: tuple[tuple[int, type[msgspec.Struct], str], ...] = ()
+    """Further answers that are not errors: (status, body, description)."""
+
+    @property
+    def path_parameters(self) -> tuple[str, ...]:
+        """The names in braces, in order."""
+        return tuple(re.findall(r"{(\w+)}", self.path))
+
+
+_PATH_PARAMETERS = {
+    "name": Parameter("name", "path", "string", "Name of a model, or an alias."),
+    "version": Parameter("version", "path", "integer", "Version of the model, counted from 1."),
+    "alias": Parameter("alias", "path", "string", "Name of the alias."),
+}
+
+_REQUEST_ID = Parameter(
+    "x-request-id", "header", "string", "Names this request in the answer and the logs; up to 128 printable characters."
+)
+
+_PREDICT_PARAMETERS = (
+    Parameter("x-request-timeout-ms", "header", "integer", "Deadline; the default is server.deadline_ms."),
+    Parameter("x-request-priority", "header", "integer", "Higher goes first; the default is 0."),
+    Parameter("x-tensor-dtype", "header", "string", "With application/octet-stream: NumPy's dtype, such as float32."),
+    Parameter("x-tensor-shape", "header", "string", "With application/octet-stream: such as 1,3,224,224."),
+    Parameter("x-tensor-name", "header", "string", "With a raw tensor: the input that it is for."),
+    Parameter("x-tensor-output", "header", "string", "With a raw tensor as the answer: the output to send."),
+)
+
+_PREDICT_DESCRIPTION = """\
+Besides JSON, the body may be an encoded image or sound, one `.npy` array, or the bytes of one tensor (little-endian, C
+order, with its batch axis) described by `x-tensor-dtype` and `x-tensor-shape`. An `Accept` header asks for the answer
+as `.npy` or as a raw tensor, described by the same headers and `x-tensor-name`. With `"stream": true` the answer is
+`data: {json}` events that end with `data: [DONE]`; an error on the way is an `event: error` with an ErrorBody."""
+
+_BODY = (e.InvalidRequest, e.InvalidJSON, e.BodyTooLarge, e.UnsupportedMediaType)
+_LOAD = (
+    e.InvalidOption,
+    e.ModelFileError,
+    e.MissingRuntime,
+    e.InsufficientMemory,
+    e.ModelFailed,
+    e.WorkerDied,
+    e.DeadlineExceeded,
+    e.ServerStopping,
+)
+_REGISTER = (
+    *_BODY,
+    *_LOAD,
+    e.AmbiguousBackend,
+    e.UntrustedModel,
+    e.Conflict,
+    e.InsufficientStorage,
+    e.Unavailable,
+)
+_PREDICT = (
+    *_BODY,
+    *_LOAD,
+    e.ModelNotFound,
+    e.InvalidInput,
+    e.Overloaded,
+    e.Unavailable,
+    e.ModelError,
+    e.ResponseTooLarge,
+)
+_WRITE = (e.InvalidRequest, e.Conflict, e.InsufficientStorage, e.Unavailable)
+
+
+def _for_a_model(prefix: str, suffix: str, of: str, removal: tuple[Parameter, ...]) -> tuple[Operation, ...]:
+    """The operations on a model's serving version, or on the version that the path names."""
+    not_found = (e.InvalidRequest, e.ModelNotFound)
+    return (
+        Operation(f"get_{suffix}", "GET", prefix, "models", f"Describe {of}.", s.ModelView, errors=not_found),
+        Operation(
+            f"delete_{suffix}",
+            "DELETE",
+            prefix,
+            "models",
+            "Unregister one version of a model."
+            if "version" in suffix
+            else "Unregister a model, or one version of it.",
+            s.Deleted,
+            errors=(e.ModelNotFound, *_WRITE),
+            parameters=removal,
+        ),
+        Operation(
+            f"get_{suffix}_status",
+            "GET",
+            f"{prefix}/status",
+            "models",
+            f"Say how {of} is doing: its state, instances, queue and batches.",
+            s.StatusView,
+            errors=not_found,
+        ),
+        Operation(
+            f"predict_{suffix}",
+            "POST",
+            f"{prefix}:predict",
+            "prediction",
+            f"Predict with {of}.",
+            s.PredictResponse,
+            s.PredictRequest,
+            errors=_PREDICT,
+            parameters=_PREDICT_PARAMETERS,
+            description=_PREDICT_DESCRIPTION,
+            request_media=("application/octet-stream", "application/x-npy", "image/*", "audio/*"),
+            response_media=("application/octet-stream", "application/x-npy", "text/event-stream"),
+        ),
+        Operation(
+            f"load_{suffix}",
+            "POST",
+            f"{prefix}:load",
+            "models",
+            f"Load {of}, and wait until it is ready.",
+            s.StatusView,
+            errors=(*not_found, *_LOAD),
+        ),
+        Operation(
+            f"unload_{suffix}",
+            "POST",
+            f"{prefix}:unload",
+            "models",
+            f"Unload {of}; it loads again at its next request.",
+            s.StatusView,
+            errors=(*not_found, e.Conflict),
+        ),
+    )
+
+
+OPERATIONS: tuple[Operation, ...] = (
+    Operation("list_models", "GET", "/v1/models", "models", "List the registered models.", s.ModelList),
+    Operation(
+        "register_model",
+        "POST",
+        "/v1/models",
+        "models",
+        "Load a model and register it as a new version of its name.",
+        s.ModelView,
+        s.RegisterRequest,
+        status=201,
+        errors=_REGISTER,
+    ),
+    *_for_a_model(
+        "/v1/models/{name}",
+        "model",
+        "a model",
+        (Parameter("version", "query", "integer", "Remove only this version."),),
+    ),
+    *_for_a_model("/v1/models/{name}/versions/{version}", "model_version", "one version of a model", ()),
+    Operation("list_aliases", "GET", "/v1/aliases", "aliases", "List the aliases.", s.AliasList),
+    Operation(
+        "set_alias",
+        "PUT",
+        "/v1/aliases/{alias}",
+        "aliases",
+        "Let a name stand for a model, or pin it to one version. A model's own name pins what serves.",
+        s.Alias,
+        s.AliasRequest,
+        errors=(*_BODY, e.ModelNotFound, *_WRITE),
+    ),
+    Operation(
+        "delete_alias",
+        "DELETE",
+        "/v1/aliases/{alias}",
+        "aliases",
+        "Remove an alias.",
+        s.Alias,
+        errors=(e.ModelNotFound, *_WRITE),
+    ),
+    Operation("get_status", "GET", "/v1/status", "server", "Say how the server is doing.", s.ServerView),
+    Operation("get_config", "GET", "/v1/config", "server", "List the settings and where each came from.", s.ConfigView),
+    Operation("list_backends", "GET", "/v1/backends", "server", "List the model runtimes.", s.BackendList),
+    Operation("get_health", "GET", "/healthz", "server", "Say whether the process is alive.", s.Health),
+    Operation(
+        "get_readiness",
+        "GET",
+        "/readyz",
+        "server",
+        "Say whether the server takes requests.",
+        s.Health,
+        also=((503, s.Health, "The server is starting or draining."),),
+    ),
+    Operation(
+        "get_metrics",
+        "GET",
+        "/metrics",
+        "server",
+        "The metrics in Prometheus' text format.",
+        None,
+        response_media=("text/plain",),
+    ),
+    Operation(
+        "get_openapi",
+        "GET",
+        "/openapi.json",
+        "server",
+        "This document.",
+        None,
+        response_media=(JSON,),
+    ),
+)
+"""The whole native API. `operation_id` names the handler."""
+
+
+def document(version: str, operations: Sequence[Operation] = OPERATIONS) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of `operations`, for a server of that `version`."""
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in operations:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "UniModel",
+            "version": version,
+            "summary": "A universal model server.",
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": "/"}],
+        "tags": [{"name": tag} for tag in dict.fromkeys(o.tag for o in operations)],
+        "paths": paths,
+        "components": {
+            "schemas": _schemas(operations),
+            "headers": {
+                "x-request-id": {
+                    "description": "The request's own x-request-id, or a new one.",
+                    "schema": {"type": "string"},
+                },
+                "Retry-After": {
+                    "description": "Seconds after which a retry makes sense.",
+                    "schema": {"type": "integer", "minimum": 1},
+                },
+            },
+        },
+    }
+
+
+def _operation(operation: Operation) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "operationId": operation.operation_id,
+        "tags": [operation.tag],
+        "summary": operation.summary,
+        "parameters": [_parameter(p) for p in _parameters(operation)],
+        "responses": dict(_responses(operation)),
+    }
+    if operation.description:
+        described["description"] = operation.description
+    if operation.request:
+        media = {JSON: _ref(operation.request)} | {kind: {} for kind in operation.request_media}
+        described["requestBody"] = {"required": True, "content": media}
+    return described
+
+
+def _parameters(operation: Operation) -> Iterator[Parameter]:
+    for name in operation.path_parameters:
+        yield _PATH_PARAMETERS[name]
+    yield from operation.parameters
+    yield _REQUEST_ID
+
+
+def _parameter(parameter: Parameter) -> dict[str, Any]:
+    return {
+        "name": parameter.name,
+        "in": parameter.location,
+        "required": parameter.location == "path",
+        "description": parameter.description,
+        "schema": {"type": parameter.type},
+    }
+
+
+def _responses(operation: Operation) -> Iterator[tuple[str, dict[str, Any]]]:
+    content = {JSON: _ref(operation.response)} if operation.response else {}
+    content |= {kind: {} for kind in operation.response_media}
+    yield str(operation.status), _response(operation.summary, content)
+    for status, body, description in operation.also:
+        yield str(status), _response(description, {JSON: _ref(body)})
+    by_status: dict[int, list[ErrorType]] = {}
+    kinds: list[ErrorType] = [*operation.errors, e.InternalError]
+    for error in dict.fromkeys(kinds):
+        by_status.setdefault(error.status, []).append(error)
+    for status, group in sorted(by_status.items()):
+        description = "\n\n".join(f"`{error.code}`: {_text(error.__doc__)}" for error in group)
+        response = _response(description, {JSON: _ref(s.ErrorBody)})
+        if status == e.Overloaded.status:
+            response["headers"]["Retry-After"] = {"$ref": "#/components/headers/Retry-After"}
+        yield str(status), response
+
+
+def _response(description: str, content: dict[str, Any]) -> dict[str, Any]:
+    headers = {"x-request-id": {"$ref": "#/components/headers/x-request-id"}}
+    return {"description": description, "headers": headers, "content": content}
+
+
+def _ref(body: type[msgspec.Struct]) -> dict[str, Any]:
+    return {"schema": {"$ref": f"#/components/schemas/{body.__name__}"}}
+
+
+def _schemas(operations: Sequence[Operation]) -> dict[str, Any]:
+    """The bodies as JSON Schema, with the docstrings of their fields."""
+    bodies = {body.__name__: body for o in operations for body in (o.request, o.response, s.ErrorBody) if body}
+    ordered = [bodies[name] for name in sorted(bodies)]
+    _, schemas = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
+    docs = _field_docs()
+    for name, body in schemas.items():
+        body["description"] = _text(body.get("description"))
+        for field, properties in body["properties"].items():
+            if (name, field) in docs:
+                properties["description"] = docs[name, field]
+    return schemas
+
+
+def _field_docs() -> dict[tuple[str, str], str]:
+    """The docstrings below the fields of `engine.schema`'s structs, by (class, field); Python itself drops them."""
+    docs = {}
+    for cls in ast.parse(inspect.getsource(s)).body:
+        if not isinstance(cls, ast.ClassDef):
+            continue
+        for field, doc in zip(cls.body, cls.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant):
+                assert isinstance(field.target, ast.Name)
+                docs[cls.name, field.target.id] = _text(doc.value.value)
+    return docs
+
+
+def _text(docstring: Any) -> str:
+    """A docstring as Markdown."""
+    return inspect.cleandoc(docstring or "").replace("``", "`")
