@@ -155,6 +155,8 @@ class Backend(ABC):
     """The module that must be importable for it to work, such as ``onnxruntime``."""
     extra: ClassVar[str | None] = None
     """The extra of ``unimodel`` that installs `package`."""
+    devices: ClassVar[tuple[str, ...]] = ("cpu",)
+    """Kinds of device that it can run on: ``cpu``, ``cuda``."""
     Options: ClassVar[type[msgspec.Struct]] = NoOptions
     """The model options that this backend understands, a struct with ``forbid_unknown_fields=True``."""
 
@@ -162,6 +164,11 @@ class Backend(ABC):
     @abstractmethod
     def sniff(cls, path: Path) -> Match:
         """Says whether `path` looks like a model of this backend. Reads a few bytes, imports no runtime."""
+
+    @classmethod
+    def source(cls, target: str) -> Path:
+        """The file or folder whose digest identifies the model; a plugin's target names a class in it, too."""
+        return Path(target)
 
     @abstractmethod
     def load(self, path: Path, device: Device, options: Any) -> ModelInfo:
@@ -203,6 +210,6 @@ class ValueBackend(Backend):
         """Computes several requests. The answer has one entry a request, in order: its result, or the exception
         that this request alone raised."""
 
-    def stream(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def stream(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:  # noqa: ARG002
         """The chunks of one streamed request. Only called when `ModelInfo.streams`."""
         raise InvalidInput("this model does not stream", field="stream")

@@ -39,7 +39,7 @@ class TensorTask:
         """A parsed JSON value as tensors."""
         return codec.decode(form, value, self.info.inputs)
 
-    def decode_bytes(self, data: memoryview, content_type: str) -> Decoded:
+    def decode_bytes(self, data: memoryview, content_type: str) -> Decoded:  # noqa: ARG002
         """A raw request body, such as a JPEG file, as tensors."""
         raise InvalidInput(f"This model takes tensors; it cannot decode a body of type {content_type}.", field="input")
 
@@ -48,6 +48,6 @@ class TensorTask:
         return codec.encode(form, outputs, single)
 
     def example(self, row: Tensors) -> Any:
-        """A value for ``input`` that this model accepts, for docs and `unimodel show`; `row` is the backend's example."""
+        """A value for ``input`` that this model accepts, shown to users; `row` is the backend's example."""
         values = {s.name: row[s.name].tolist() for s in self.info.inputs}
         return next(iter(values.values())) if len(values) == 1 else values

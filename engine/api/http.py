@@ -1,0 +1,159 @@
+"""Raw ASGI: what every dialect's hot path needs. Starlette's Request and Response cost half the throughput here."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import os
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import msgspec
+
+from engine.errors import BodyTooLarge, Cancelled, InternalError, InvalidRequest, Overloaded, UniModelError
+from engine.schema import ErrorBody, ErrorDetail
+
+log = logging.getLogger("unimodel.http")
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+RawHeaders = list[tuple[bytes, bytes]]
+
+encode_json = msgspec.json.Encoder().encode
+
+_MAX_ID = 128
+_prefix = os.urandom(4).hex()
+_ids = itertools.count(1)
+
+PRIORITIES = (-100, 100)
+
+
+class Headers:
+    """The request headers that the API reads, picked in one pass."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, raw: RawHeaders) -> None:
+        self._values = dict(raw)
+
+    def get(self, name: bytes) -> str | None:
+        """A header by its lower-case name; the last one when it was sent twice."""
+        value = self._values.get(name)
+        return None if value is None else value.decode("latin-1")
+
+    def integer(self, name: bytes, least: int, most: float = math.inf) -> int | None:
+        """A whole number. Raises `InvalidRequest` that names the header."""
+        text = self.get(name)
+        if text is None:
+            return None
+        header = name.decode()
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or not least <= value <= most:
+            limits = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+            raise InvalidRequest(f"Header {header} must be a whole number {limits}; got {text!r}.", field=header)
+        return value
+
+
+def request_id(headers: Headers) -> str:
+    """The client's own id if it is printable and short, else a new one."""
+    given = headers.get(b"x-request-id")
+    if given and len(given) <= _MAX_ID and given.isascii() and given.isprintable():
+        return given
+    return f"{_prefix}-{next(_ids):x}"
+
+
+async def read_body(receive: Receive, headers: Headers, limit: int) -> bytes | bytearray:
+    """The whole body. Raises `BodyTooLarge` beyond `limit` bytes, `Cancelled` when the client went away."""
+    announced = headers.get(b"content-length")
+    if announced is not None and announced.isdigit() and int(announced) > limit:
+        raise _too_large(int(announced), limit)
+    message = await receive()
+    first: bytes = message.get("body", b"")
+    if message["type"] == "http.request" and not message.get("more_body"):
+        if len(first) > limit:
+            raise _too_large(len(first), limit)
+        return first
+    body = bytearray(first)
+    while message["type"] == "http.request" and message.get("more_body"):
+        message = await receive()
+        body += message.get("body", b"")
+        if len(body) > limit:
+            raise _too_large(len(body), limit)
+    if message["type"] == "http.disconnect":
+        raise Cancelled("The client closed the connection before its whole request was here.")
+    return body
+
+
+def _too_large(size: int, limit: int) -> BodyTooLarge:
+    return BodyTooLarge(
+        f"The body has more than {limit >> 20} MiB ({size} bytes); send less at once or raise server.max_body_mb.",
+        field="body",
+    )
+
+
+def disconnect_probe(receive: Receive) -> Callable[[], bool] | None:
+    """Whether the client went away, without a task that waits for it on every request.
+
+    uvicorn keeps that on the request cycle whose method `receive` is; a test fails should that ever change. Under
+    another server there is no probe, and a request of a client that left is computed in vain.
+    """
+    cycle = getattr(receive, "__self__", None)
+    if not hasattr(cycle, "disconnected"):
+        return None
+    return lambda: bool(cycle.disconnected)  # type: ignore[union-attr]
+
+
+async def send_body(send: Send, status: int, headers: RawHeaders, body: bytes) -> None:
+    """A whole response. `content-length` is added."""
+    headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_error(send: Send, error: BaseException, rid: str) -> None:
+    """An error in the native (and OpenAI's) shape. An unexpected one is logged whole and told in one line."""
+    known = as_known(error, rid)
+    await send_body(send, known.status, error_headers(known, rid), encode_json(error_body(known, rid)))
+
+
+def as_known(error: BaseException, rid: str) -> UniModelError:
+    """The error that the client may see."""
+    if isinstance(error, UniModelError):
+        return error
+    log.error("unexpected error", exc_info=error, extra={"request_id": rid})
+    return InternalError(f"An unexpected error; the server's log has it under request id {rid}.")
+
+
+def error_headers(error: UniModelError, rid: str) -> RawHeaders:
+    """The headers of an error response."""
+    headers: RawHeaders = [(b"content-type", b"application/json"), (b"x-request-id", rid.encode())]
+    if isinstance(error, Overloaded) or error.retry_after is not None:
+        headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after or 1))))
+    if isinstance(error, BodyTooLarge):
+        headers.append((b"connection", b"close"))  # the rest of the body will not be read
+    return headers
+
+
+def error_body(error: UniModelError, rid: str) -> ErrorBody:
+    """The body of an error response."""
+    if error.status == 404:
+        kind = "not_found_error"
+    elif error.status == 429:
+        kind = "overloaded_error"
+    else:
+        kind = "invalid_request_error" if error.status < 500 else "server_error"
+    return ErrorBody(
+        error=ErrorDetail(
+            code=error.code,
+            message=error.message,
+            type=kind,
+            param=error.field,
+            request_id=rid,
+            details=error.details,
+        )
+    )

@@ -1,0 +1,244 @@
+"""HTTP bodies of a prediction → the engine's `Request.input`, and answers → HTTP bodies. No model is called here."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from backends.base import BackendError, ModelInfo, Tensors, TensorSpec
+from engine import codec
+from engine.api.http import Headers, RawHeaders, encode_json
+from engine.codec import ANSWER_KEY, Form
+from engine.errors import InvalidInput, InvalidJSON, InvalidRequest, UniModelError, UnsupportedMediaType, from_code
+from engine.scheduling.dispatcher import Dispatcher
+from engine.transport.messages import Loaded
+from engine.types import Answer, BytesInput, Input, JsonAnswer, JsonInput, TensorAnswer, TensorInput
+
+SMALL_JSON = 32 * 1024
+"""Bytes of JSON that the server decodes itself. Larger bodies are decoded in the worker, off the server's loop."""
+
+NPY = "application/x-npy"
+OCTETS = "application/octet-stream"
+JSON = "application/json"
+_JSON_TYPES = ("", JSON, "application/x-www-form-urlencoded")  # the last is what `curl -d` sends by itself
+
+
+class PredictBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The envelope of a JSON prediction. The input itself stays undecoded until the signature is known."""
+
+    input: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    instances: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    inputs: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    parameters: msgspec.Raw = msgspec.Raw()
+    stream: bool = False
+
+
+class StreamFlag(msgspec.Struct):
+    """All that the server reads of a plugin's body."""
+
+    stream: bool = False
+
+
+_decode_envelope = msgspec.json.Decoder(PredictBody).decode
+_decode_flag = msgspec.json.Decoder(StreamFlag).decode
+_decode_any = msgspec.json.Decoder().decode
+
+
+def media_type(value: str | None) -> str:
+    """A content type without its parameters."""
+    return (value or "").partition(";")[0].strip().lower()
+
+
+def decode_json(error_free: Any, body: bytes | bytearray) -> Any:
+    """Runs a msgspec decoder; its errors come out as `InvalidJSON` or `InvalidInput` that name the place."""
+    try:
+        return error_free(body)
+    except msgspec.ValidationError as e:
+        text, _, where = str(e).partition(" - at `$.")
+        raise InvalidInput(f"{text}.", field=where.rstrip("`") or None) from None
+    except msgspec.DecodeError as e:
+        raise InvalidJSON(f"The body is not valid JSON: {e}.") from None
+    except RecursionError:
+        raise InvalidJSON("The JSON is nested too deeply.") from None
+
+
+def parse(body: bytes | bytearray, headers: Headers, loaded: Loaded, max_rows: int) -> tuple[Input, bytes, bool]:
+    """The input, its undecoded ``parameters``, and whether a stream is asked for.
+
+    Raises `InvalidInput`, `InvalidJSON` or `UnsupportedMediaType`.
+    """
+    kind = media_type(headers.get(b"content-type"))
+    if kind in _JSON_TYPES or kind.endswith("+json"):
+        if loaded.accepts_values:
+            stream = decode_json(_decode_flag, body).stream
+            return JsonInput(bytes(body)), b"", stream
+        return _parse_envelope(decode_json(_decode_envelope, body), loaded, max_rows)
+    if loaded.accepts_values:
+        raise UnsupportedMediaType(f"This model takes {JSON}; got {kind}.", field="content-type")
+    if kind == OCTETS:
+        return _raw_tensor(body, headers, loaded.info), b"", False
+    if kind == NPY:
+        return _npy(body, headers, loaded.info), b"", False
+    if kind.startswith(("image/", "audio/")):
+        return BytesInput(bytes(body), kind), b"", False
+    raise UnsupportedMediaType(
+        f"Cannot decode {kind!r}; send {JSON}, {OCTETS}, {NPY} or an image.", field="content-type"
+    )
+
+
+def _parse_envelope(envelope: PredictBody, loaded: Loaded, max_rows: int) -> tuple[Input, bytes, bool]:
+    forms: list[tuple[Form, msgspec.Raw]] = []
+    for name in ANSWER_KEY:
+        raw = getattr(envelope, name)
+        if raw is not msgspec.UNSET:
+            forms.append((name, raw))
+    if len(forms) != 1:
+        given = ", ".join(name for name, _ in forms) or "none of them"
+        raise InvalidInput(
+            f"The body must have exactly one of 'input', 'instances' and 'inputs'; got {given}.", field="input"
+        )
+    form, raw = forms[0]
+    data = bytes(raw)
+    parameters = bytes(envelope.parameters)
+    if loaded.decodes_json and len(data) <= SMALL_JSON and _is_plain(data, loaded):
+        try:
+            tensors, single = codec.decode(form, decode_json(_decode_any, data), loaded.info.inputs)
+        except BackendError as e:
+            raise translated(e) from None
+        return TensorInput(tensors, rows_of(tensors, loaded.info), form, single), parameters, envelope.stream
+    rows = max_rows if len(data) > SMALL_JSON else 1  # unknown before it is decoded: it gets a batch of its own
+    return JsonInput(data, form, rows), parameters, envelope.stream
+
+
+def _is_plain(data: bytes, loaded: Loaded) -> bool:
+    """Whether plain tensors are all that this JSON can be. Tables may also have named columns and nulls."""
+    if loaded.task == "tensor":
+        return True
+    return b"{" not in data and b"null" not in data
+
+
+def translated(error: BackendError) -> UniModelError:
+    """A backend's error as the engine's own."""
+    return from_code(error.code, error.message, field=error.field)
+
+
+def rows_of(tensors: Tensors, info: ModelInfo) -> int:
+    """How many rows the tensors of one request have. Raises `InvalidInput` when the inputs disagree."""
+    rows = {tensors[s.name].shape[s.batch_axis] for s in info.inputs if s.batch_axis is not None}
+    if len(rows) > 1:
+        raise InvalidInput(f"The inputs have different numbers of rows: {sorted(rows)}.", field="input")
+    return rows.pop() if rows else 1
+
+
+def _single_input(info: ModelInfo, name: str | None) -> TensorSpec:
+    if len(info.inputs) != 1:
+        names = ", ".join(s.name for s in info.inputs)
+        raise InvalidInput(f"This model has the inputs {names}; a binary body carries one. Send JSON.", field="input")
+    spec = info.inputs[0]
+    if name is not None and name != spec.name:
+        raise InvalidInput(f"This model has no input {name!r}; its input is {spec.name!r}.", field="x-tensor-name")
+    return spec
+
+
+def _raw_tensor(body: bytes | bytearray, headers: Headers, info: ModelInfo) -> TensorInput:
+    spec = _single_input(info, headers.get(b"x-tensor-name"))
+    dtype_name, shape_text = headers.get(b"x-tensor-dtype"), headers.get(b"x-tensor-shape")
+    if dtype_name is None or shape_text is None:
+        raise InvalidRequest(
+            f"A body of {OCTETS} needs the headers x-tensor-dtype and x-tensor-shape, such as "
+            f"{spec.dtype!r} and '{','.join(str(d) if isinstance(d, int) else '1' for d in spec.shape)}'.",
+            field="x-tensor-dtype" if dtype_name is None else "x-tensor-shape",
+        )
+    try:
+        shape = tuple(int(d) for d in shape_text.split(",")) if shape_text.strip() else ()
+    except ValueError:
+        shape = (-1,)
+    if any(d < 0 for d in shape):
+        raise InvalidRequest(f"x-tensor-shape must be like '1,3,224,224'; got {shape_text!r}.", field="x-tensor-shape")
+    if dtype_name != spec.dtype:
+        raise InvalidInput(
+            f"Input {spec.name!r} is {spec.dtype}; got x-tensor-dtype {dtype_name!r}.", field="x-tensor-dtype"
+        )
+    if spec.dtype == "string":
+        raise InvalidInput(f"Input {spec.name!r} holds strings; send JSON.", field="content-type")
+    dtype = np.dtype(spec.dtype)
+    need = math.prod(shape) * dtype.itemsize
+    if need != len(body):
+        raise InvalidInput(
+            f"Shape [{shape_text}] of {spec.dtype} needs {need} bytes; the body has {len(body)}.", field="body"
+        )
+    return _checked(np.frombuffer(body, dtype).reshape(shape), spec, info)
+
+
+def _npy(body: bytes | bytearray, headers: Headers, info: ModelInfo) -> TensorInput:
+    spec = _single_input(info, headers.get(b"x-tensor-name"))
+    try:
+        header = io.BytesIO(body[:65536])
+        major, _ = np.lib.format.read_magic(header)
+        read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(header)
+        if dtype.hasobject:
+            raise ValueError("it holds Python objects")
+        flat = np.frombuffer(body, dtype, math.prod(shape), header.tell())
+    except (ValueError, EOFError) as e:
+        raise InvalidInput(f"The body is not a .npy array: {str(e).splitlines()[0]}.", field="body") from None
+    if header.tell() + flat.nbytes != len(body):
+        raise InvalidInput("The body has bytes behind its .npy array.", field="body")
+    array = np.ascontiguousarray(flat.reshape(shape, order="F" if fortran else "C"))
+    if array.dtype != np.dtype("O" if spec.dtype == "string" else spec.dtype):
+        raise InvalidInput(f"Input {spec.name!r} is {spec.dtype}; the array is {array.dtype.name}.", field="body")
+    return _checked(array, spec, info)
+
+
+def _checked(array: np.ndarray[Any, Any], spec: TensorSpec, info: ModelInfo) -> TensorInput:
+    try:
+        codec.check_shape(array.shape, spec, "body")
+    except BackendError as e:
+        raise translated(e) from None
+    tensors = {spec.name: array}
+    return TensorInput(tensors, rows_of(tensors, info))
+
+
+def answer_body(
+    answer: Answer, source: Input, dispatcher: Dispatcher, accept: str, output: str | None
+) -> tuple[RawHeaders, bytes]:
+    """The content headers and body of a successful prediction."""
+    if isinstance(answer, TensorAnswer) and accept in (OCTETS, NPY):
+        return _binary(answer.tensors, accept, output)
+    head = b'{"model":"%s","version":%d,' % (dispatcher.spec.name.encode(), dispatcher.spec.version)
+    json_type: RawHeaders = [(b"content-type", b"application/json")]
+    form: Form = "input" if isinstance(source, BytesInput) else source.form
+    if isinstance(answer, JsonAnswer):
+        if dispatcher.loaded is not None and dispatcher.loaded.accepts_values:
+            return json_type, (head[:-1] + b"}" if answer.data == b"{}" else head + answer.data[1:])
+        data = answer.data
+    else:
+        data = encode_json(codec.encode(form, answer.tensors, answer.single))
+    return json_type, b'%s"%s":%s}' % (head, ANSWER_KEY[form].encode(), data)
+
+
+def _binary(tensors: Tensors, accept: str, output: str | None) -> tuple[RawHeaders, bytes]:
+    if output is None and len(tensors) > 1:
+        names = ", ".join(tensors)
+        raise InvalidRequest(
+            f"This model has the outputs {names}; name one in the header x-tensor-output.", field="x-tensor-output"
+        )
+    name = output or next(iter(tensors))
+    if name not in tensors:
+        raise InvalidRequest(f"There is no output {name!r}; there are {', '.join(tensors)}.", field="x-tensor-output")
+    array = tensors[name]
+    headers: RawHeaders = [
+        (b"content-type", accept.encode()),
+        (b"x-tensor-name", name.encode()),
+        (b"x-tensor-dtype", array.dtype.name.encode()),
+        (b"x-tensor-shape", ",".join(map(str, array.shape)).encode()),
+    ]
+    if accept == NPY:
+        file = io.BytesIO()
+        np.save(file, array, allow_pickle=False)
+        return headers, file.getvalue()
+    return headers, array.tobytes()

@@ -1,0 +1,118 @@
+"""The route table and the one place where an exception becomes a response.
+
+Predictions take a short cut: they are recognised by their path and handed to a raw ASGI endpoint. Everything else
+goes through Starlette's router, whose routes are the operations of `engine.openapi`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.routing import Route, Router
+
+from engine import openapi
+from engine.api.admin import Admin
+from engine.api.http import Headers, Receive, Scope, Send, request_id, send_body, send_error
+from engine.api.native import PredictEndpoint
+from engine.core import Engine
+from engine.errors import InvalidRequest, MethodNotAllowed, NotFound, UniModelError
+from engine.settings import Provenance
+
+_MODELS = "/v1/models/"
+_PREDICT = ":predict"
+
+
+class App:
+    """The ASGI application."""
+
+    def __init__(self, engine: Engine, config: Mapping[str, Provenance]) -> None:
+        self._predict = PredictEndpoint(engine)
+        admin = Admin(engine, config)
+        routes = [
+            Route(o.path, _Endpoint(admin, o.operation_id), methods=[o.method])
+            for o in openapi.OPERATIONS
+            if o.tag != "prediction"
+        ]
+        self._router = Router(_suffixes_first(routes), redirect_slashes=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            return
+        path: str = scope["path"]
+        try:
+            if path.endswith(_PREDICT) and path.startswith(_MODELS):
+                name, version = _target(path[len(_MODELS) : -len(_PREDICT)])
+                if scope["method"] != "POST":
+                    raise MethodNotAllowed(f"{path} takes POST, not {scope['method']}.")
+                await self._predict(name, version, scope, receive, send)
+            else:
+                scope["app"] = self  # makes Starlette raise its 404 and 405 instead of answering them itself
+                await self._router(scope, receive, send)
+        except asyncio.CancelledError:
+            raise
+        except HTTPException as e:
+            await send_error(send, _routing_error(e, scope), request_id(Headers(scope["headers"])))
+        except Exception as e:
+            await send_error(send, e, request_id(Headers(scope["headers"])))
+
+
+class MetricsApp:
+    """``/metrics`` alone, for a port of its own."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._metrics = _Endpoint(Admin(engine, {}), "get_metrics")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["path"] == "/metrics" and scope["method"] in ("GET", "HEAD"):
+            await self._metrics(scope, receive, send)
+        else:
+            error = NotFound("This port serves /metrics alone.")
+            await send_error(send, error, request_id(Headers(scope["headers"])))
+
+
+class _Endpoint:
+    """A handler of `Admin` as an ASGI application, which is how Starlette takes a class instance."""
+
+    def __init__(self, admin: Admin, operation_id: str) -> None:
+        self._handler = admin.handler(operation_id)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        rid = request_id(Headers(scope["headers"]))
+        try:
+            reply = await self._handler(Request(scope, receive))
+        except Exception as e:
+            await send_error(send, e, rid)
+            return
+        headers = [(b"content-type", reply.media_type.encode()), (b"x-request-id", rid.encode())]
+        body = b"" if scope["method"] == "HEAD" else reply.body
+        await send_body(send, reply.status, headers, body)
+
+
+def _suffixes_first(routes: list[Route]) -> list[Route]:
+    """``/v1/models/{name}:load`` before ``/v1/models/{name}``, whose parameter would swallow the suffix."""
+    return sorted(routes, key=lambda r: ":" not in r.path.rpartition("/")[2])
+
+
+def _target(text: str) -> tuple[str, int | None]:
+    """``name`` or ``name/versions/3``."""
+    name, slash, rest = text.partition("/")
+    if not slash:
+        return name, None
+    kind, _, number = rest.partition("/")
+    if kind != "versions" or not name:
+        raise NotFound(f"There is no route {_MODELS}{text}{_PREDICT}.")
+    if not (number.isascii() and number.isdigit() and int(number) > 0):
+        raise InvalidRequest(f"The version must be a whole number of at least 1; got {number!r}.", field="version")
+    return name, int(number)
+
+
+def _routing_error(error: HTTPException, scope: Scope) -> UniModelError:
+    path, method = scope["path"], scope["method"]
+    if error.status_code == 405:
+        return MethodNotAllowed(f"{path} does not take {method}.")
+    return NotFound(f"There is no route {path}; GET /openapi.json lists them.")

@@ -1,0 +1,301 @@
+"""One loaded model: its waiting requests, its instances, and who gets what when.
+
+Owns the requests from admission to their one ending. A request is bound to an instance only when that instance has
+room (`pump`), so priorities, deadlines and cancellation hold up to the last moment.
+
+When a worker dies, what was only queued there goes back to the front of the queue. What was computing becomes a
+*suspect*: it is tried once more, alone in its batch, and no two suspects run on one worker at a time, so that a
+second death names its culprit and takes no other request along.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable
+
+from engine.errors import DeadlineExceeded, ServerStopping, UniModelError, WorkerDied
+from engine.scheduling import queue
+from engine.scheduling.batcher import BatchPolicy, due_in
+from engine.scheduling.queue import Group, ModelQueue, Pending, QueueLimits
+from engine.telemetry.metrics import ModelMetrics
+from engine.transport.messages import Loaded
+from engine.types import Answer, ModelSpec, Request, TensorInput
+from engine.worker.instance import Batch, Instance, Stream
+from engine.worker.padding import free_dims
+
+log = logging.getLogger("unimodel.dispatcher")
+
+
+class Dispatcher:
+    """Routes the requests of one loaded model to its instances."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        policy: BatchPolicy,
+        limits: QueueLimits,
+        max_batch_bytes: int,
+        metrics: ModelMetrics,
+        clock: Callable[[], float],
+    ) -> None:
+        self.spec = spec
+        self.policy = policy
+        self.queue = ModelQueue(spec.name, limits)
+        self.instances: list[Instance] = []
+        self.requests = 0
+        """Requests that ended."""
+        self.errors = 0
+        self.in_flight = 0
+        """Accepted requests that have not ended."""
+        self.last_used = clock()
+        self._max_batch_bytes = max_batch_bytes
+        self.metrics = metrics
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._pumping = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._streams = 0
+        self._lost_streams: list[Stream] = []
+        self._padded: dict[str, list[int]] = {}
+        self.loaded: Loaded | None = None
+        self.on_idle: Callable[[], None] | None = None
+        """Runs when nothing waits or computes any more."""
+        self.on_deficit: Callable[[Instance], None] | None = None
+        """Runs when an instance was lost and must be replaced."""
+
+    # --- requests ----------------------------------------------------------------------------------------------------
+
+    async def predict(self, request: Request) -> Answer:
+        """Admits a request and waits for its answer. Raises `Overloaded`, or the error that ended it."""
+        begin = self._clock()
+        item = self._admit(request, begin)
+        self.in_flight += 1
+        outcome = "ok"
+        answer_bytes = 0
+        try:
+            answer = await item.future
+            answer_bytes = answer.nbytes
+            return answer
+        except UniModelError as e:
+            outcome = e.code
+            raise
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            self.queue.remove(item)
+            raise
+        finally:
+            if item.timer is not None:
+                item.timer.cancel()
+            now = self._clock()
+            self.in_flight -= 1
+            self.requests += 1
+            self.errors += outcome != "ok"
+            self.last_used = now
+            self.metrics.ended(outcome, now - begin, item.nbytes, answer_bytes)
+            if self.idle and self.on_idle is not None:
+                self.on_idle()
+
+    def _admit(self, request: Request, now: float) -> Pending:
+        rows, nbytes = request.input.rows, request.input.nbytes
+        time_left = request.deadline - now
+        if time_left <= 0:
+            raise DeadlineExceeded("The deadline had passed when the request arrived.")
+        if self.queue.requests:
+            try:
+                self.queue.admit(nbytes, self._predicted_wait(), time_left)
+            except UniModelError as e:
+                self.metrics.ended(e.code, 0.0)
+                raise
+        item = Pending(request, self._group(request), rows, nbytes, self._loop.create_future(), now)
+        item.timer = self._loop.call_at(self._loop.time() + time_left, self._expire, item)
+        self.queue.push(item)
+        self._schedule_pump()
+        return item
+
+    def _predicted_wait(self) -> float:
+        """Seconds until a request that joins now would start, going by the speed so far."""
+        per_row = max((i.speed.seconds_per_row for i in self.instances), default=0.0)
+        return self.queue.rows * per_row / max(1, len(self.instances))
+
+    def _group(self, request: Request) -> Group:
+        """Requests of one group can share a batch."""
+        if not isinstance(request.input, TensorInput):
+            return "values"
+        tensors = request.input.tensors
+        if self._padded:
+            return tuple(
+                (a.dtype, tuple(n for i, n in enumerate(a.shape) if i and i not in self._padded[name]))
+                for name, a in tensors.items()
+            )
+        return tuple((a.dtype, a.shape[1:]) for a in tensors.values())
+
+    def _expire(self, item: Pending) -> None:
+        self.queue.remove(item)
+        waited = self._clock() - item.accepted
+        queue.fail(item, DeadlineExceeded(f"The deadline passed after {waited:.3f} s; the request was dropped."))
+
+    # --- instances ---------------------------------------------------------------------------------------------------
+
+    def attach(self, instance: Instance, loaded: Loaded) -> None:
+        """Adds an instance that is ready."""
+        self.loaded = loaded
+        instance.loaded = loaded
+        if loaded.padding_reason is None:
+            self._padded = {s.name: [axis for axis, _ in free_dims(s)] for s in loaded.info.inputs}
+        instance.on_done = self._done
+        instance.on_lost = self._lost
+        self.instances.append(instance)
+        streams, self._lost_streams = self._lost_streams, []
+        for stream in streams:
+            instance.start_stream(stream)
+        self._schedule_pump()
+
+    def detach(self, instance: Instance) -> None:
+        """Removes an instance that has nothing outstanding."""
+        self.instances.remove(instance)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing computes."""
+        return not self.in_flight and not self._streams
+
+    def end_all(self, error: Callable[[], UniModelError]) -> None:
+        """Ends everything that waits: the model will not come back."""
+        self.queue.drain(error)
+        for stream in self._lost_streams:
+            stream.end(error())
+        self._lost_streams.clear()
+
+    def _schedule_pump(self) -> None:
+        """Pumps once in this turn of the loop, after all requests that arrived in it."""
+        if not self._pumping:
+            self._pumping = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        """Gives batches to instances, as long as one is due."""
+        self._pumping = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        wake = math.inf
+        for instance in (
+            sorted(self.instances, key=lambda i: len(i.outstanding)) if len(self.instances) > 1 else self.instances
+        ):
+            wake = min(wake, self._feed(instance))
+        if wake < math.inf:
+            self._timer = self._loop.call_later(wake, self._pump)
+
+    def _feed(self, instance: Instance) -> float:
+        """Sends what is due to one instance. Returns the seconds until something else will be."""
+        if self.queue.has_suspect() and self._send_suspect(instance):
+            return math.inf
+        while True:
+            head = self.queue.head()
+            if head is None:
+                return math.inf
+            now = self._clock()
+            requests, rows = self.queue.waiting_with(head)
+            due = due_in(self.policy, requests, rows, now - head.accepted, instance.load(now))
+            if due > 0:
+                return due
+            batch = self.queue.take(head, self.policy.max_rows, self._max_batch_bytes)
+            self._send(instance, queue.drop_gone(batch, now), now)
+
+    def _send_suspect(self, instance: Instance) -> bool:
+        """Gives a suspect to an instance, alone. Returns whether the instance is taken, or kept free, for one."""
+        worker = instance.worker
+        if worker.suspect_running or worker.loading:
+            worker.when_calm(self._schedule_pump)
+            return False
+        if instance.outstanding:
+            return True  # nothing else goes there until it is idle
+        now = self._clock()
+        batch = queue.drop_gone(self.queue.take_suspect(), now)
+        if batch:
+            worker.suspect_running = True
+            self.metrics.retried()
+            self._send(instance, batch, now)
+        else:
+            self._schedule_pump()
+        return True
+
+    def _send(self, instance: Instance, batch: list[Pending], now: float) -> None:
+        if not batch:
+            return
+        for item in batch:
+            self.metrics.queued(now - item.accepted)
+        instance.send(batch, now)
+
+    def _done(self, instance: Instance, batch: Batch, answers: list[Answer | UniModelError], seconds: float) -> None:
+        for item, answer in zip(batch.items, answers, strict=True):
+            if isinstance(answer, UniModelError):
+                queue.fail(item, answer)
+            else:
+                queue.finish(item, answer)
+        if batch.items[0].suspect:
+            instance.worker.suspect_done()
+        self.metrics.batch(sum(i.rows for i in batch.items), len(batch.items), seconds)
+        if self.queue.requests:
+            self._schedule_pump()
+
+    def _lost(self, instance: Instance) -> None:
+        """A worker died, or dropped the model: what it had is tried again, or fails if it was the second time."""
+        self.instances.remove(instance)
+        culprit_known = instance.worker.suspect_running
+        for position, batch in reversed(list(enumerate(instance.outstanding))):
+            for item in reversed(batch.items):
+                self._put_back(item, computing=position == 0, culprit_known=culprit_known)
+        instance.outstanding.clear()
+        for stream in instance.streams.values():
+            if stream.begun or stream.retried:
+                stream.end(WorkerDied("The worker process died while it streamed this answer."))
+            else:
+                stream.retried = True
+                self._lost_streams.append(stream)
+        instance.streams.clear()
+        instance.close()
+        if self.on_deficit is not None:
+            self.on_deficit(instance)
+        if self.instances and self.queue.requests:
+            self._schedule_pump()
+
+    def _put_back(self, item: Pending, *, computing: bool, culprit_known: bool) -> None:
+        if item.future.done():
+            return
+        if item.suspect:
+            log.error("request killed its worker twice", extra={"request_id": item.request.request_id})
+            queue.fail(item, WorkerDied("The worker process died twice while it computed this request."))
+            return
+        item.suspect = computing and not culprit_known
+        self.queue.put_back(item)
+
+    # --- streams -----------------------------------------------------------------------------------------------------
+
+    def open_stream(self, stream: Stream) -> None:
+        """Starts a streamed request on the instance with the fewest. Raises `Overloaded`, or `ServerStopping`."""
+        if self._streams >= self.queue.limits.max_requests:
+            raise self.queue.overloaded(f"{self._streams} streams are open", 1.0)
+        self._streams += 1
+        if self.instances:
+            min(self.instances, key=lambda i: len(i.streams)).start_stream(stream)
+        else:
+            self._lost_streams.append(stream)  # its worker is being restarted
+
+    def close_stream(self, stream: Stream, outcome: str, seconds: float) -> None:
+        """The reader has all it will take."""
+        self._streams -= 1
+        self.requests += 1
+        self.errors += outcome != "ok"
+        self.last_used = self._clock()
+        self.metrics.ended(outcome, seconds)
+        if stream in self._lost_streams:
+            self._lost_streams.remove(stream)
+        for instance in self.instances:
+            instance.cancel_stream(stream)
+
+    def stopping(self) -> UniModelError:
+        """The error of requests that a stop leaves behind."""
+        return ServerStopping("The server is stopping; the request was not computed.")

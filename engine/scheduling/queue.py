@@ -1,0 +1,225 @@
+"""The requests that wait for one model: admission, priority, deadlines, cancellation.
+
+Order: requests that must be tried again after a crash, then by priority, then by arrival. Requests whose rows can be
+laid side by side share a *group* (the same dtypes and row shapes); a batch takes the oldest request and others of its
+group.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+
+from engine.errors import Cancelled, Overloaded, UniModelError
+from engine.scheduling.batcher import MAX_ITEMS
+from engine.types import Answer, Request
+
+Group = Hashable
+
+
+@dataclass(slots=True, eq=False)
+class Pending:
+    """One accepted request. It ends exactly once, through `future`."""
+
+    request: Request
+    group: Group
+    rows: int
+    nbytes: int
+    future: asyncio.Future[Answer]
+    accepted: float
+    """When it was accepted, on the engine's clock."""
+    timer: asyncio.TimerHandle | None = None
+    waiting: bool = True
+    """Whether it still waits; a batch, its deadline or its client took it otherwise."""
+    suspect: bool = False
+    """It was computing when a worker died: it runs once more, alone."""
+    started: float = 0.0
+    """When it was last sent to a worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """When a request is refused."""
+
+    max_requests: int
+    max_bytes: int
+    max_wait: float
+    """Longest predicted wait in seconds."""
+
+
+@dataclass(slots=True)
+class _Level:
+    """The waiting requests of one priority. Taken ones stay in the deques until they reach the front."""
+
+    arrivals: deque[Pending] = field(default_factory=deque)
+    groups: dict[Group, deque[Pending]] = field(default_factory=dict)
+
+
+class ModelQueue:
+    """Owns what waits for one model."""
+
+    def __init__(self, name: str, limits: QueueLimits) -> None:
+        self.name = name
+        self.limits = limits
+        self.requests = 0
+        self.rows = 0
+        self.bytes = 0
+        self._levels: dict[int, _Level] = {}
+        self._order: list[int] = []
+        self._rows_of: dict[Group, int] = {}
+        self._requests_of: dict[Group, int] = {}
+        self._suspects: deque[Pending] = deque()
+
+    def admit(self, nbytes: int, predicted_wait: float, time_left: float) -> None:
+        """Raises `Overloaded` when a request of `nbytes` must not join."""
+        if self.requests >= self.limits.max_requests:
+            raise self.overloaded(f"{self.requests} requests wait already", predicted_wait)
+        if self.requests and self.bytes + nbytes > self.limits.max_bytes:
+            raise self.overloaded(f"{self.bytes >> 20} MiB of inputs wait already", predicted_wait)
+        if predicted_wait > min(self.limits.max_wait, time_left):
+            raise self.overloaded(f"the predicted wait is {predicted_wait:.1f} s", predicted_wait)
+
+    def overloaded(self, reason: str, predicted_wait: float) -> Overloaded:
+        """The error of a refused request, which says why and when to come back."""
+        return Overloaded(f"Model {self.name!r} is overloaded: {reason}. Retry later.", retry_after=predicted_wait)
+
+    def push(self, item: Pending) -> None:
+        """Adds an admitted request at the end of its priority."""
+        level = self._level(item.request.priority)
+        level.arrivals.append(item)
+        group = level.groups.get(item.group)
+        if group is None:
+            group = level.groups[item.group] = deque()
+        group.append(item)
+        self._count(item, 1)
+
+    def put_back(self, item: Pending) -> None:
+        """Takes a request back that was sent to a worker which died: to the front, alone if it is a suspect."""
+        item.waiting = True
+        if item.suspect:
+            self._suspects.append(item)
+        else:
+            level = self._level(item.request.priority)
+            level.arrivals.appendleft(item)
+            level.groups.setdefault(item.group, deque()).appendleft(item)
+        self._count(item, 1)
+
+    def remove(self, item: Pending) -> None:
+        """Forgets a waiting request that ended: its deadline passed, or its client went away."""
+        if item.waiting:
+            item.waiting = False
+            self._count(item, -1)
+
+    def has_suspect(self) -> bool:
+        """Whether a request waits that must run alone."""
+        while self._suspects and not self._suspects[0].waiting:
+            self._suspects.popleft()
+        return bool(self._suspects)
+
+    def take_suspect(self) -> list[Pending]:
+        """The next request that must run alone, as a batch."""
+        item = self._suspects.popleft()
+        self.remove(item)
+        return [item]
+
+    def head(self) -> Pending | None:
+        """The request that is next, suspects aside."""
+        for priority in self._order:
+            arrivals = self._levels[priority].arrivals
+            while arrivals and not arrivals[0].waiting:
+                arrivals.popleft()
+            if arrivals:
+                return arrivals[0]
+        return None
+
+    def waiting_with(self, head: Pending) -> tuple[int, int]:
+        """How many requests and rows could join the batch of `head`, itself included."""
+        return self._requests_of.get(head.group, 0), self._rows_of.get(head.group, 0)
+
+    def take(self, head: Pending, max_rows: int, max_bytes: int) -> list[Pending]:
+        """The batch of `head`: it and the requests of its group, in order, up to the limits.
+
+        A single request may exceed `max_rows`; the worker then computes it in pieces.
+        """
+        batch: list[Pending] = []
+        rows = nbytes = 0
+        for priority in self._order:
+            group = self._levels[priority].groups.get(head.group)
+            while group:
+                item = group[0]
+                if item.waiting:
+                    full = rows + item.rows > max_rows or nbytes + item.nbytes > max_bytes or len(batch) >= MAX_ITEMS
+                    if batch and full:
+                        return batch
+                    self.remove(item)
+                    batch.append(item)
+                    rows += item.rows
+                    nbytes += item.nbytes
+                group.popleft()
+            if group is not None:
+                del self._levels[priority].groups[head.group]
+        return batch
+
+    def drain(self, error: Callable[[], UniModelError]) -> None:
+        """Ends everything that waits with an error."""
+        items = list(self._suspects)
+        for level in self._levels.values():
+            items.extend(level.arrivals)
+        self._levels.clear()
+        self._order.clear()
+        self._suspects.clear()
+        for item in items:
+            if item.waiting:
+                self.remove(item)
+                fail(item, error())
+
+    def _level(self, priority: int) -> _Level:
+        level = self._levels.get(priority)
+        if level is None:
+            level = self._levels[priority] = _Level()
+            self._order = sorted(self._levels, reverse=True)
+        return level
+
+    def _count(self, item: Pending, sign: int) -> None:
+        self.requests += sign
+        self.rows += sign * item.rows
+        self.bytes += sign * item.nbytes
+        if not item.suspect:
+            group = item.group
+            self._requests_of[group] = requests = self._requests_of.get(group, 0) + sign
+            self._rows_of[group] = self._rows_of.get(group, 0) + sign * item.rows
+            if not requests:
+                del self._requests_of[group], self._rows_of[group]
+
+
+def finish(item: Pending, answer: Answer) -> None:
+    """Ends a request with its answer, unless it ended before."""
+    if item.timer is not None:
+        item.timer.cancel()
+    if not item.future.done():
+        item.future.set_result(answer)
+
+
+def fail(item: Pending, error: UniModelError) -> None:
+    """Ends a request with an error, unless it ended before."""
+    if item.timer is not None:
+        item.timer.cancel()
+    if not item.future.done():
+        item.future.set_exception(error)
+
+
+def drop_gone(batch: list[Pending], now: float) -> list[Pending]:
+    """The requests of a batch that are still wanted; the others end as cancelled, without being computed."""
+    wanted = []
+    for item in batch:
+        is_gone = item.request.is_gone
+        if item.future.done():
+            continue
+        if is_gone is not None and is_gone():
+            fail(item, Cancelled("The client closed the connection before its request was computed."))
+        elif item.request.deadline > now:
+            wanted.append(item)
+        # a request past its deadline is ended by its timer, which is due in this same turn of the loop
+    return wanted

@@ -1,0 +1,144 @@
+"""The life of a server: claim the home folder, bind, start the workers, serve, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import gc
+import logging
+import resource
+import signal
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TextIO
+
+import uvicorn
+from engine.app import App, MetricsApp
+from engine.core import Engine
+from engine.errors import Conflict, InvalidOption
+from engine.home import Home
+from engine.registry import Registry
+from engine.settings import Provenance, ServerSettings, Settings
+from engine.telemetry import logs
+from engine.telemetry.metrics import Metrics
+from engine.version import __version__
+
+log = logging.getLogger("unimodel.server")
+
+_BACKLOG = 4096
+
+
+def run(settings: Settings, config: Mapping[str, Provenance], home_path: Path, stderr: TextIO) -> None:
+    """Runs a server until it is told to stop. Raises `UniModelError` when it cannot start."""
+    logs.configure(settings.monitoring.log_level, settings.monitoring.log_format, stderr)
+    home = Home(home_path)
+    home.lock()
+    try:
+        registry = Registry(home.registry)
+        sock = bind(settings.server.host, settings.server.port, "--port")
+        _raise_file_limit()
+        with asyncio.Runner(loop_factory=_new_loop) as runner:
+            runner.run(_serve(settings, config, home, registry, sock))
+        registry.close()
+    finally:
+        home.release()
+
+
+def bind(host: str, port: int, flag: str) -> socket.socket:
+    """A listening socket. Raises `Conflict` for a taken port, `InvalidOption` for an address that is not ours."""
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+        sock.listen(_BACKLOG)
+    except OSError as e:
+        sock.close()
+        if e.errno == errno.EADDRINUSE:
+            raise Conflict(f"Port {port} on {host} is taken; choose another with {flag}.") from None
+        if e.errno == errno.EACCES:
+            raise InvalidOption(f"Port {port} needs privileges; choose one above 1023.", field="server.port") from None
+        raise InvalidOption(f"Cannot listen on {host}:{port}: {e.strerror or e}.", field="server.host") from None
+    return sock
+
+
+async def _serve(
+    settings: Settings, config: Mapping[str, Provenance], home: Home, registry: Registry, sock: socket.socket
+) -> None:
+    engine = Engine(settings, registry, Metrics(__version__))
+    server = _HttpServer(_http_config(App(engine, config), settings.server))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.ask_to_stop)
+    serving = [asyncio.create_task(server.serve(sockets=[sock]))]
+    scraped = None
+    try:
+        if settings.monitoring.prometheus_port is not None:
+            scraped = _HttpServer(_http_config(MetricsApp(engine), settings.server))
+            metrics_sock = bind(settings.server.host, settings.monitoring.prometheus_port, "--prometheus-port")
+            serving.append(asyncio.create_task(scraped.serve(sockets=[metrics_sock])))
+        await engine.start()
+        if settings.server.grpc_port is not None:
+            log.warning("server.grpc_port is set, but this version serves no gRPC")
+        host, port = sock.getsockname()[:2]
+        url = home.announce(host, port)
+        log.info("serving", extra={"url": url, "version": __version__, "workers": list(engine.workers)})
+        gc.freeze()  # what start-up made stays; the collector need not walk it on every full collection
+        await serving[0]
+    finally:
+        log.info("stopping")
+        for http in (server, scraped):
+            if http is not None:
+                http.should_exit = True
+        await engine.stop(settings.server.drain_seconds if not server.force_exit else 0.0)
+        await asyncio.gather(*serving, return_exceptions=True)
+    log.info("stopped")
+
+
+def _http_config(app: App | MetricsApp, server: ServerSettings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        loop="none",
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=_BACKLOG,
+        limit_concurrency=server.max_connections,
+        timeout_graceful_shutdown=max(1, round(server.drain_seconds)),
+        timeout_keep_alive=75,
+    )
+
+
+class _HttpServer(uvicorn.Server):
+    """uvicorn, whose signals are ours: the first one drains, the second one stops at once."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """uvicorn would raise the signal again after the drain, and the exit would look like a death."""
+        yield
+
+    def ask_to_stop(self) -> None:
+        """What SIGTERM and SIGINT do."""
+        if self.should_exit:
+            self.force_exit = True
+        self.should_exit = True
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    import uvloop
+
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+def _raise_file_limit() -> None:
+    """As many open files as the system lets us: each connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

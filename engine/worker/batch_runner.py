@@ -1,0 +1,379 @@
+"""Computes the batches of one model: decode, predict, encode. Runs on the model's own thread in the worker.
+
+A request that fails never takes its batch along: when a whole batch raises, its requests are computed one by one, and
+only the guilty one gets the error.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from backends.base import BackendError, InvalidInput, TensorBackend, Tensors, ValueBackend
+from engine.codec import Form
+from engine.errors import InvalidJSON, UniModelError
+from engine.tasks.base import Parameters, TensorTask
+from engine.transport.batchqueue import Layout, Slots, view, write
+from engine.transport.messages import (
+    NO_SLOT,
+    BatchDone,
+    Block,
+    BlocksResult,
+    BytesItem,
+    ErrorResult,
+    Item,
+    ItemResult,
+    JsonItem,
+    JsonResult,
+    RowsResult,
+    RunBatch,
+    TensorItem,
+    encode,
+)
+from engine.worker import padding
+from engine.worker.padding import Padding
+
+log = logging.getLogger("unimodel.worker")
+
+LARGE_ANSWER = 64 * 1024
+"""Bytes of output tensors from which the worker encodes the JSON, so that the server's loop does not."""
+
+
+@dataclass(slots=True)
+class _Work:
+    """One request of a batch on its way through the runner."""
+
+    item: Item
+    form: Form = "input"
+    single: bool = False
+    parameters: Parameters = Parameters()
+    tensors: Tensors | None = None
+    rows: int = 0
+    result: ErrorResult | None = None
+
+
+@dataclass(slots=True)
+class _Answer:
+    """What one request gets, before it is placed in the arena."""
+
+    tensors: Tensors | None = None
+    json: bytes | None = None
+    error: ErrorResult | None = None
+
+
+def describe(error: BaseException, request_id: str) -> ErrorResult:
+    """An exception as the client may see it. One that nobody raised on purpose is logged whole, and told in a line."""
+    if isinstance(error, BackendError | UniModelError):
+        return ErrorResult(error.code, error.message, error.field)
+    log.error("model raised", exc_info=error, extra={"request_id": request_id})
+    if isinstance(error, MemoryError):
+        return ErrorResult("insufficient_memory", "The model ran out of memory while computing this request.")
+    return ErrorResult("model_error", f"The model raised {type(error).__name__}: {str(error)[:500]}")
+
+
+class BatchRunner:
+    """Runs `RunBatch` messages on a loaded model."""
+
+    def __init__(
+        self,
+        backend: TensorBackend | ValueBackend,
+        task: TensorTask,
+        slots: Slots,
+        chunk_rows: int,
+        pad: Padding | None,
+    ) -> None:
+        self.backend = backend
+        self.task = task
+        self.slots = slots
+        self.chunk_rows = chunk_rows
+        """Most rows in one call of the backend."""
+        self.padding = pad
+
+    def run(self, batch: RunBatch) -> bytes:
+        """The encoded `BatchDone` of a batch. Never raises."""
+        arena: bytes | memoryview = batch.data if not batch.input_end else self.slots.arena(batch.slot)
+        if isinstance(self.backend, ValueBackend):
+            answers, seconds = self._run_values(self.backend, batch.items, arena)
+            return self._pack(batch, answers, None, seconds)
+        if batch.stacked:
+            return self._run_stacked(self.backend, batch, arena)
+        answers, seconds = self._run_separate(self.backend, batch.items, arena)
+        return self._pack(batch, answers, None, seconds)
+
+    # --- models that take JSON values --------------------------------------------------------------------------------
+
+    def _run_values(
+        self, backend: ValueBackend, items: Sequence[Item], arena: bytes | memoryview
+    ) -> tuple[list[_Answer], float]:
+        answers: list[_Answer] = []
+        bodies: dict[int, dict[str, Any]] = {}
+        for position, item in enumerate(items):
+            try:
+                bodies[position] = _decode_object(item, arena)
+                answers.append(_Answer())
+            except Exception as e:
+                answers.append(_Answer(error=describe(e, item.request_id)))
+        begin = time.perf_counter()
+        try:
+            results: list[dict[str, Any] | Exception] = backend.predict_values(list(bodies.values())) if bodies else []
+        except Exception as e:
+            results = [e] * len(bodies)
+        seconds = time.perf_counter() - begin
+        for position, result in zip(bodies, results, strict=True):
+            answers[position] = _encode_value(result, items[position].request_id)
+        return answers, seconds
+
+    # --- models that take tensors ------------------------------------------------------------------------------------
+
+    def _run_stacked(self, backend: TensorBackend, batch: RunBatch, arena: bytes | memoryview) -> bytes:
+        """The fast path: the rows lie side by side already, and most answers are slices of the outputs."""
+        inputs = {b.name: view(arena, b) for b in batch.stacked}
+        items = [i for i in batch.items if isinstance(i, TensorItem)]
+        begin = time.perf_counter()
+        try:
+            outputs = self.compute(backend, inputs, sum(i.rows for i in items))
+        except Exception as e:
+            if len(items) == 1:
+                answers = [_Answer(error=describe(e, items[0].request_id))]
+                return self._pack(batch, answers, None, time.perf_counter() - begin)
+            works = self._slice(items, inputs)
+            self._compute_each(backend, works)
+            return self._pack(batch, self._answers(works), None, time.perf_counter() - begin)
+        seconds = time.perf_counter() - begin
+        if self._sliceable(outputs, items):
+            return self._pack(batch, [_Answer() for _ in items], outputs, seconds)
+        works = self._slice(items, outputs)
+        return self._pack(batch, self._answers(works), None, seconds)
+
+    def _sliceable(self, outputs: Tensors, items: Sequence[TensorItem]) -> bool:
+        """Whether the server can cut every answer out of the stacked outputs."""
+        if any(a.dtype.kind not in "biufc" for a in outputs.values()):
+            return False
+        if all(i.wants_tensors for i in items):
+            return True
+        per_row = sum(a.nbytes for a in outputs.values()) / max(1, sum(i.rows for i in items))
+        return self.task.plain_answers and all(i.wants_tensors or i.rows * per_row < LARGE_ANSWER for i in items)
+
+    def _slice(self, items: Sequence[TensorItem], stacked: Tensors) -> list[_Work]:
+        """The work of each request, with its rows of stacked arrays."""
+        works = []
+        row = 0
+        for item in items:
+            tensors = stacked if len(items) == 1 else {n: a[row : row + item.rows] for n, a in stacked.items()}
+            row += item.rows
+            work = _Work(item, item.form, item.single, tensors=tensors, rows=item.rows)
+            self._read_parameters(work)
+            works.append(work)
+        return works
+
+    def _run_separate(
+        self, backend: TensorBackend, items: Sequence[Item], arena: bytes | memoryview
+    ) -> tuple[list[_Answer], float]:
+        """Requests that are decoded here, or whose rows differ in length."""
+        works = [self._decode(item, arena) for item in items]
+        begin = time.perf_counter()
+        for group in self._groups(w for w in works if w.result is None):
+            self._compute_group(backend, group)
+        seconds = time.perf_counter() - begin
+        return self._answers(works), seconds
+
+    def _decode(self, item: Item, arena: bytes | memoryview) -> _Work:
+        work = _Work(item)
+        self._read_parameters(work)
+        if work.result is not None:
+            return work
+        try:
+            if isinstance(item, TensorItem):
+                work.form, work.single = item.form, item.single
+                work.tensors = {b.name: view(arena, b) for b in item.blocks}
+            elif isinstance(item, JsonItem):
+                work.form = item.form
+                value = msgspec.json.decode(_body(item, arena))
+                work.tensors, work.single = self.task.decode(item.form, value)
+            else:
+                work.tensors, work.single = self.task.decode_bytes(_body(item, arena), item.content_type)
+        except RecursionError:
+            work.result = ErrorResult("invalid_json", "The JSON is nested too deeply.", "input")
+        except Exception as e:
+            work.result = describe(e, item.request_id)
+        else:
+            work.rows = self._rows(work.tensors)
+        return work
+
+    def _rows(self, tensors: Tensors) -> int:
+        for spec in self.task.info.inputs:
+            if spec.batch_axis is not None:
+                return int(tensors[spec.name].shape[spec.batch_axis])
+        return 1
+
+    def _read_parameters(self, work: _Work) -> None:
+        raw = work.item.parameters
+        if raw:
+            try:
+                work.parameters = msgspec.json.decode(raw, type=Parameters)
+            except msgspec.ValidationError as e:
+                work.result = ErrorResult("invalid_input", f"parameters: {e}.", "parameters")
+
+    def _groups(self, works: Iterable[_Work]) -> list[list[_Work]]:
+        """Requests that can be computed in one call: of equal row shapes, or padded to be."""
+        if not self.task.info.batchable:
+            return [[w] for w in works]
+        groups: dict[Any, list[_Work]] = {}
+        for work in works:
+            tensors = work.tensors or {}
+            if self.padding is not None:
+                key: Any = tuple((n, a.dtype.str, a.ndim) for n, a in tensors.items())
+            else:
+                key = tuple((n, a.dtype.str, a.shape[1:]) for n, a in tensors.items())
+            groups.setdefault(key, []).append(work)
+        return list(groups.values())
+
+    def _compute_group(self, backend: TensorBackend, group: list[_Work]) -> None:
+        try:
+            if len(group) == 1:
+                work = group[0]
+                work.tensors = self.compute(backend, work.tensors or {}, work.rows)
+                return
+            inputs = [w.tensors or {} for w in group]
+            sizes = [self.padding.sizes(t) for t in inputs] if self.padding is not None else None
+            stacked = self.padding.stack(inputs) if self.padding is not None else padding.concatenate(inputs)
+            outputs = self.compute(backend, stacked, sum(w.rows for w in group))
+        except Exception as e:
+            if len(group) == 1:
+                group[0].result = describe(e, group[0].item.request_id)
+            else:
+                self._compute_each(backend, group)
+            return
+        row = 0
+        for i, work in enumerate(group):
+            rows = {n: a[row : row + work.rows] for n, a in outputs.items()}
+            work.tensors = self.padding.unpad(rows, sizes[i]) if self.padding is not None and sizes else rows
+            row += work.rows
+
+    def _compute_each(self, backend: TensorBackend, works: Sequence[_Work]) -> None:
+        """One by one, after their batch raised."""
+        for work in works:
+            if work.result is None:
+                self._compute_group(backend, [work])
+
+    def compute(self, backend: TensorBackend, inputs: Tensors, rows: int) -> Tensors:
+        """Calls the backend, in pieces when one request alone has more rows than a batch may have."""
+        if rows <= self.chunk_rows or not self.task.info.batchable:
+            return backend.predict(inputs)
+        pieces = [
+            backend.predict({n: a[i : i + self.chunk_rows] for n, a in inputs.items()})
+            for i in range(0, rows, self.chunk_rows)
+        ]
+        return padding.concatenate(pieces)
+
+    # --- answers -----------------------------------------------------------------------------------------------------
+
+    def _answers(self, works: Sequence[_Work]) -> list[_Answer]:
+        return [self._answer(w) for w in works]
+
+    def _answer(self, work: _Work) -> _Answer:
+        if work.result is not None:
+            return _Answer(error=work.result)
+        outputs = work.tensors or {}
+        try:
+            if work.item.wants_tensors:
+                for name, array in outputs.items():
+                    if array.dtype.kind not in "biufc":
+                        raise InvalidInput(f"Output {name!r} holds strings; ask for JSON.", field="accept")
+                return _Answer(tensors=outputs)
+            value = self.task.encode(work.form, outputs, work.single, work.parameters)
+            return _Answer(json=msgspec.json.encode(value))
+        except Exception as e:
+            return _Answer(error=describe(e, work.item.request_id))
+
+    def _pack(self, batch: RunBatch, answers: list[_Answer], stacked: Tensors | None, seconds: float) -> bytes:
+        """Places the answers behind the inputs of the slot, or inline when they are few bytes."""
+        layout = Layout()
+        results: list[ItemResult] = []
+        blocks: list[Block] = []
+        arrays: list[tuple[Block, np.ndarray[Any, Any]]] = []
+        if stacked is not None:
+            for name, array in stacked.items():
+                block = Block(name, array.dtype.str, array.shape, layout.place(array.nbytes))
+                blocks.append(block)
+                arrays.append((block, array))
+            results = [RowsResult(i.rows) for i in batch.items if isinstance(i, TensorItem)]
+        else:
+            for answer in answers:
+                result, placed = _place(answer, layout)
+                results.append(result)
+                arrays.extend(placed)
+        start = -(-batch.input_end // 64) * 64
+        if layout.inline:
+            arena: Any = bytearray(layout.size)
+        elif start + layout.size <= self.slots.slot_bytes:
+            arena = self.slots.arena(batch.slot)[start:]
+            self.slots.touched(batch.slot, start + layout.size)
+        else:
+            return self._too_large(batch, layout.size, seconds)
+        for block, array in arrays:
+            write(arena, block, [array])
+        for answer, result in zip(answers, results, strict=True):
+            if isinstance(result, JsonResult) and answer.json is not None:
+                arena[result.offset : result.offset + result.size] = answer.json
+        if layout.inline:
+            return encode(BatchDone(batch.id, NO_SLOT, 0, results, seconds, blocks, bytes(arena)))
+        return encode(BatchDone(batch.id, batch.slot, start, results, seconds, blocks))
+
+    def _too_large(self, batch: RunBatch, size: int, seconds: float) -> bytes:
+        message = (
+            f"The outputs of this batch need {size >> 20} MiB, more than engine.max_batch_mb leaves. "
+            "Send fewer rows at once, or raise it."
+        )
+        results: list[ItemResult] = [ErrorResult("response_too_large", message) for _ in batch.items]
+        return encode(BatchDone(batch.id, NO_SLOT, 0, results, seconds))
+
+
+def _body(item: JsonItem | BytesItem, arena: bytes | memoryview) -> memoryview:
+    return memoryview(arena)[item.offset : item.offset + item.size]
+
+
+def _decode_object(item: Item, arena: bytes | memoryview) -> dict[str, Any]:
+    """The JSON body of a request to a model that takes values."""
+    if not isinstance(item, JsonItem):
+        raise InvalidInput("This model takes a JSON body.", field="input")
+    try:
+        body = msgspec.json.decode(_body(item, arena))
+    except (msgspec.DecodeError, RecursionError) as e:
+        raise InvalidJSON(f"The body is not valid JSON: {e}.") from None
+    if not isinstance(body, dict):
+        raise InvalidInput("The body must be a JSON object.", field="input")
+    return body
+
+
+RESERVED = ("model", "version")
+"""Keys that the server lays beside a plugin's own in the answer."""
+
+
+def _encode_value(result: dict[str, Any] | Exception, request_id: str) -> _Answer:
+    if isinstance(result, Exception):
+        return _Answer(error=describe(result, request_id))
+    taken = [key for key in RESERVED if key in result]
+    if taken:
+        return _Answer(error=ErrorResult("model_error", f"The plugin's answer uses the reserved key {taken[0]!r}."))
+    try:
+        return _Answer(json=msgspec.json.encode(result))
+    except Exception as e:
+        return _Answer(error=describe(e, request_id))
+
+
+def _place(answer: _Answer, layout: Layout) -> tuple[ItemResult, list[tuple[Block, np.ndarray[Any, Any]]]]:
+    if answer.error is not None:
+        return answer.error, []
+    if answer.json is not None:
+        return JsonResult(layout.place(len(answer.json)), len(answer.json)), []
+    placed = []
+    for name, array in (answer.tensors or {}).items():
+        placed.append((Block(name, array.dtype.str, array.shape, layout.place(array.nbytes)), array))
+    return BlocksResult([b for b, _ in placed], False), placed

@@ -1,0 +1,117 @@
+"""The worker process: ``python -m engine.worker.main FD``. One thread for the control channel, one for each model.
+
+It only ever attaches to what the server created. When the server goes away, in whatever way, the control channel ends
+and so does this process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import gc
+import logging
+import os
+import socket
+import sys
+import threading
+
+from backends.base import BackendError
+from engine.errors import UniModelError
+from engine.telemetry import logs
+from engine.transport.batchqueue import Slots
+from engine.transport.channel import Channel
+from engine.transport.messages import (
+    Hello,
+    Load,
+    LoadFailed,
+    RunBatch,
+    StartStream,
+    Unloaded,
+    decode_batch_down,
+    decode_load,
+    encode,
+)
+from engine.worker import loader
+from engine.worker.stream_runner import StreamRunner
+
+log = logging.getLogger("unimodel.worker")
+
+
+def main() -> None:
+    """Serves until the control channel ends."""
+    fd, level, log_format = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+    logs.configure(level, log_format, sys.stderr)
+    faulthandler.enable()
+    control = Channel(socket.socket(fileno=fd))
+    control.send(encode(Hello(os.getpid())))
+    while True:
+        data, fds = control.receive_with_fds()
+        if not data:
+            os._exit(0)  # a model's thread may be deep in a runtime that cannot be interrupted
+        message = decode_load(data)
+        thread = threading.Thread(target=_serve_model, args=(control, message, *fds), name=message.key, daemon=True)
+        thread.start()
+
+
+def _serve_model(control: Channel, message: Load, queue_fd: int, memory_fd: int) -> None:
+    """The life of one model: load, serve until its queue is closed, free."""
+    queue = Channel(socket.socket(fileno=queue_fd))
+    slots = Slots.attach(memory_fd, message.slots, message.slot_bytes)
+    try:
+        model = loader.load(message, slots)
+    except BaseException as e:
+        control.send(encode(_failure(message, e)))
+    else:
+        control.send(encode(model.reply))
+        try:
+            _serve_queue(queue, model)
+        finally:
+            model.backend.close()
+        del model
+    queue.close()
+    slots.close()
+    _free_memory()
+    control.send(encode(Unloaded(message.key)))
+
+
+def _serve_queue(queue: Channel, model: loader.LoadedModel) -> None:
+    """Batches as they come; while streams are open, a step of them between any two messages."""
+    streams = StreamRunner(model.backend, queue)
+    while True:
+        data = queue.receive(block=not streams.busy)
+        if data == b"":
+            return
+        if data is not None:
+            message = decode_batch_down(data)
+            try:
+                if isinstance(message, RunBatch):
+                    queue.send(model.runner.run(message))
+                elif isinstance(message, StartStream):
+                    streams.start(message)
+                else:
+                    streams.cancel(message)
+            except (BrokenPipeError, ConnectionResetError):
+                return
+        if streams.busy:
+            streams.step()
+
+
+def _failure(message: Load, error: BaseException) -> LoadFailed:
+    """A failed load as the user may see it; what nobody raised on purpose is logged whole."""
+    if isinstance(error, BackendError | UniModelError):
+        return LoadFailed(message.key, error.code, error.message, error.field)
+    log.error("model failed to load", exc_info=error, extra={"model": message.key})
+    if isinstance(error, MemoryError):
+        return LoadFailed(message.key, "insufficient_memory", "There is not enough memory to load the model.")
+    reason = f"{type(error).__name__}: {str(error)[:500]}"
+    return LoadFailed(message.key, "model_failed", f"The model failed to load or to warm up: {reason}")
+
+
+def _free_memory() -> None:
+    """Gives what an unloaded model held back to the system, which the C allocator would keep."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+if __name__ == "__main__":
+    main()

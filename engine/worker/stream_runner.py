@@ -1,0 +1,59 @@
+"""Streams of one model: each step advances every open stream by one chunk, so that they share the model fairly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from backends.base import InvalidInput, TensorBackend, ValueBackend
+from engine.transport.channel import Channel
+from engine.transport.messages import CancelStream, Chunk, StartStream, StreamEnd, encode
+from engine.worker.batch_runner import describe
+
+
+class StreamRunner:
+    """Owns the open streams of one model."""
+
+    def __init__(self, backend: TensorBackend | ValueBackend, channel: Channel) -> None:
+        self._backend = backend
+        self._channel = channel
+        self._open: dict[int, tuple[str, Iterator[dict[str, Any]]]] = {}
+
+    @property
+    def busy(self) -> bool:
+        """Whether any stream is open."""
+        return bool(self._open)
+
+    def start(self, message: StartStream) -> None:
+        """Opens a stream. Its first chunk comes with the next step."""
+        try:
+            if not isinstance(self._backend, ValueBackend):
+                raise InvalidInput("this model does not stream", field="stream")
+            self._open[message.id] = (message.request_id, iter(self._backend.stream(msgspec.json.decode(message.body))))
+        except Exception as e:
+            self._channel.send(encode(StreamEnd(message.id, describe(e, message.request_id))))
+
+    def cancel(self, message: CancelStream) -> None:
+        """Closes a stream whose client went away."""
+        _, chunks = self._open.pop(message.id, ("", iter(())))
+        close = getattr(chunks, "close", None)
+        if close is not None:
+            close()
+
+    def step(self) -> None:
+        """One chunk of every open stream."""
+        for stream_id, (request_id, chunks) in list(self._open.items()):
+            try:
+                chunk = msgspec.json.encode(next(chunks))
+            except StopIteration:
+                self._end(stream_id, StreamEnd(stream_id))
+            except Exception as e:
+                self._end(stream_id, StreamEnd(stream_id, describe(e, request_id)))
+            else:
+                self._channel.send(encode(Chunk(stream_id, chunk)))
+
+    def _end(self, stream_id: int, message: StreamEnd) -> None:
+        del self._open[stream_id]
+        self._channel.send(encode(message))

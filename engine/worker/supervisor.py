@@ -1,0 +1,249 @@
+"""The server's side of the worker processes: spawn, watch, restart.
+
+A worker that dies is replaced at once; what it had loaded is loaded again by whoever owns those models (`on_ready`).
+One that dies again and again before it is of any use is replaced more and more slowly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from backends.base import Device
+from engine.errors import ServerStopping, UniModelError, WorkerDied, from_code
+from engine.settings import MonitoringSettings
+from engine.transport import channel, messages
+from engine.transport.channel import AsyncChannel
+from engine.transport.messages import Hello, Load, Loaded, LoadFailed
+from engine.worker.instance import Instance
+
+log = logging.getLogger("unimodel.supervisor")
+
+WorkerState = Literal["starting", "ready", "restarting", "stopped"]
+
+_FIRST_DELAY = 0.05
+_LONGEST_DELAY = 5.0
+_USEFUL_LIFE = 1.0
+"""Seconds of life after which a death does not count as one of a series."""
+
+
+class Worker:
+    """One worker process and its successors.
+
+    Owns the process and the control channel. `on_ready(worker)` runs whenever a process is up, the first and every
+    later one; `on_death(worker)` whenever one died, after its instances reported their loss.
+    """
+
+    def __init__(self, name: str, device: Device, monitoring: MonitoringSettings) -> None:
+        self.name = name
+        self.device = device
+        self.state: WorkerState = "starting"
+        self.restarts = 0
+        self.loading = False
+        """Whether a load is under way, during which suspects must wait."""
+        self.suspect_running = False
+        """Whether a request that may kill it is computing. Set and cleared by the dispatchers."""
+        self.on_ready: Callable[[Worker], None] | None = None
+        self.on_death: Callable[[Worker], None] | None = None
+        self._monitoring = monitoring
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: AsyncChannel | None = None
+        self._loads: dict[str, asyncio.Future[Loaded]] = {}
+        self._unloads: dict[str, asyncio.Future[None]] = {}
+        self._load_lock = asyncio.Lock()
+        self._calm_waiters: set[Callable[[], None]] = set()
+        self._ready = asyncio.Event()
+        self._born = 0.0
+        self._deaths_in_series = 0
+        self._respawn: asyncio.TimerHandle | None = None
+
+    def when_calm(self, callback: Callable[[], None]) -> None:
+        """Calls back, once, when neither a load nor a suspect can be the cause of a death."""
+        self._calm_waiters.add(callback)
+
+    def suspect_done(self) -> None:
+        """The suspect that was computing has ended without killing the process."""
+        self.suspect_running = False
+        self._tell_calm()
+
+    def _tell_calm(self) -> None:
+        if not self.loading and not self.suspect_running:
+            waiters, self._calm_waiters = self._calm_waiters, set()
+            for callback in waiters:
+                callback()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the present process."""
+        return self._process.pid if self._process is not None and self.state != "stopped" else None
+
+    def spawn(self) -> None:
+        """Starts a process. A fresh interpreter, never a fork: runtimes do not survive forks."""
+        ours, theirs = channel.pair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "engine.worker.main",
+                    str(theirs.fileno()),
+                    self._monitoring.log_level,
+                    self._monitoring.log_format,
+                ],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=_environment(self.device),
+                start_new_session=True,  # a Ctrl-C in the terminal is the server's to handle
+            )
+        self._born = time.monotonic()
+        self._control = AsyncChannel(ours, self._on_message, self._on_death)
+
+    async def ready(self) -> None:
+        """Waits until a process is up."""
+        await self._ready.wait()
+
+    async def load(self, message: Load, instance: Instance, timeout: float) -> Loaded:
+        """Loads a model. One load at a time, so that a death during a load has one culprit.
+
+        Raises the typed error of the failed load, `WorkerDied` when the process died, `UniModelError` at the timeout.
+        """
+        async with self._load_lock:
+            await self._ready.wait()
+            if self._control is None or self.state == "stopped":
+                raise ServerStopping("The worker has stopped.")
+            future: asyncio.Future[Loaded] = asyncio.get_running_loop().create_future()
+            self._loads[message.key] = future
+            self.loading = True
+            try:
+                sockets = [instance.child_socket.fileno(), instance.slots.fd]
+                self._control.send(messages.encode(message), sockets)
+                async with asyncio.timeout(timeout):
+                    loaded = await future
+                instance.child_socket.close()  # ours goes, so that the worker's end alone keeps the queue open
+                return loaded
+            except TimeoutError:
+                self.kill()
+                raise UniModelError(
+                    f"Loading took longer than engine.load_timeout_s ({timeout:g} s); the worker was restarted."
+                ) from None
+            finally:
+                self._loads.pop(message.key, None)
+                self.loading = bool(self._loads)
+                self._tell_calm()
+
+    async def unload(self, instance: Instance) -> None:
+        """Unloads a model that has nothing outstanding, and waits until its memory is free."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._unloads[instance.key] = future
+        instance.close()
+        if self.state == "ready":
+            await future
+        self._unloads.pop(instance.key, None)
+
+    def kill(self) -> None:
+        """Kills the process; it is replaced."""
+        if self._process is not None:
+            self._process.kill()
+
+    async def stop(self) -> None:
+        """Ends the process for good."""
+        self.state = "stopped"
+        if self._respawn is not None:
+            self._respawn.cancel()
+        if self._control is not None:
+            self._control.close()
+        process = self._process
+        if process is None:
+            return
+        try:
+            async with asyncio.timeout(2.0):
+                while process.poll() is None:
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            process.kill()
+            process.wait()
+        self._end_futures(ServerStopping("The server is stopping."))
+        self._ready.set()
+
+    def _on_message(self, data: bytes) -> None:
+        message = messages.decode_control_up(data)
+        if isinstance(message, Hello):
+            self.state = "ready"
+            self._ready.set()
+            if self.on_ready is not None:
+                self.on_ready(self)
+        elif isinstance(message, Loaded):
+            self._resolve_load(message.key, message)
+        elif isinstance(message, LoadFailed):
+            self._resolve_load(message.key, from_code(message.code, message.message, field=message.field))
+        else:
+            future = self._unloads.get(message.key)
+            if future is not None and not future.done():
+                future.set_result(None)
+
+    def _resolve_load(self, key: str, result: Loaded | UniModelError) -> None:
+        future = self._loads.get(key)
+        if future is None or future.done():
+            return
+        if isinstance(result, Loaded):
+            future.set_result(result)
+        else:
+            future.set_exception(result)
+
+    def _on_death(self) -> None:
+        """The control channel ended: the process died, or is about to."""
+        if self._process is None or self.state == "stopped":
+            return
+        self._process.kill()
+        cause = describe_exit(self._process.wait())
+        lived = time.monotonic() - self._born
+        log.error("worker died", extra={"worker": self.name, "cause": cause, "lived_seconds": round(lived, 3)})
+        self.state = "restarting"
+        self.restarts += 1
+        self.suspect_running = False
+        self._ready.clear()
+        self._deaths_in_series = 0 if lived > _USEFUL_LIFE else self._deaths_in_series + 1
+        self._end_futures(WorkerDied(f"The worker process died while loading the model ({cause})."))
+        if self.on_death is not None:
+            self.on_death(self)
+        delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2**self._deaths_in_series) if self._deaths_in_series > 1 else 0.0
+        self._respawn = asyncio.get_running_loop().call_later(delay, self.spawn)
+
+    def _end_futures(self, error: UniModelError) -> None:
+        for load in self._loads.values():
+            if not load.done():
+                load.set_exception(error)
+        for unload in self._unloads.values():
+            if not unload.done():
+                unload.set_result(None)  # a dead process has unloaded everything
+
+
+def describe_exit(code: int) -> str:
+    """An exit status for people: ``SIGSEGV``, ``SIGKILL, perhaps out of memory``, ``exit code 3``."""
+    if code >= 0:
+        return f"exit code {code}"
+    with contextlib.suppress(ValueError):
+        name = signal.Signals(-code).name
+        return f"{name}, killed from outside or out of memory" if name == "SIGKILL" else name
+    return f"signal {-code}"
+
+
+def _environment(device: Device) -> dict[str, str]:
+    """The child's environment: thread counts of the libraries that read them once, when they are imported."""
+    threads = str(device.threads)
+    env = dict(os.environ)
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
+        env.setdefault(name, threads)
+    env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the order of NVML, whose indexes the settings use
+    root = str(Path(__file__).resolve().parents[2])
+    env["PYTHONPATH"] = os.pathsep.join(p for p in (root, env.get("PYTHONPATH", "")) if p)
+    return env
