@@ -5,6 +5,7 @@ What is not named here belongs to the model's backend. An unknown option is an e
 
 from __future__ import annotations
 
+import typing
 from typing import Any
 
 import msgspec
@@ -84,8 +85,12 @@ def _paths(cls: type[msgspec.Struct], prefix: str = "") -> list[str]:
     paths = []
     for f in msgspec.structs.fields(cls):
         paths.append(prefix + f.name)
-        if isinstance(f.type, type) and issubclass(f.type, msgspec.Struct):
-            paths.extend(_paths(f.type, f"{prefix}{f.name}."))
+        if typing.get_origin(f.type) is dict:  # keys of the user's choice, which msgspec's messages show as [...]
+            inner, path = typing.get_args(f.type)[1], f"{prefix}{f.name}[...]."
+        else:
+            inner, path = f.type, f"{prefix}{f.name}."
+        if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
+            paths.extend(_paths(inner, path))
     return paths
 
 
@@ -99,8 +104,11 @@ def convert(cls: type[msgspec.Struct], raw: dict[str, Any], known: list[str]) ->
         if "unknown field" in problem:
             name = problem.split("`")[1]
             path = f"{parent}.{name}" if parent else name
-            raise InvalidOption(f"Unknown model option {path!r}.{nearest(path, known)}", field=f"config.{path}") from None
-        raise InvalidOption(f"Model option {parent}: {problem[0].lower()}{problem[1:]}.", field=f"config.{parent}") from None
+            raise InvalidOption(
+                f"Unknown model option {path!r}.{nearest(path, known)}", field=f"config.{path}"
+            ) from None
+        subject, field = (f"Model option {parent}", f"config.{parent}") if parent else ("Model options", "config")
+        raise InvalidOption(f"{subject}: {problem[0].lower()}{problem[1:]}.", field=field) from None
 
 
 def split(config: dict[str, Any], backend_options: type[msgspec.Struct]) -> tuple[ModelOptions, Any]:

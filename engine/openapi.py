@@ -77,7 +77,7 @@ _REQUEST_ID = Parameter(
 
 _PREDICT_PARAMETERS = (
     Parameter("x-request-timeout-ms", "header", "integer", "Deadline; the default is server.deadline_ms."),
-    Parameter("x-request-priority", "header", "integer", "Higher goes first; the default is 0."),
+    Parameter("x-request-priority", "header", "integer", "From -100 to 100, higher goes first; the default is 0."),
     Parameter("x-tensor-dtype", "header", "string", "With application/octet-stream: NumPy's dtype, such as float32."),
     Parameter("x-tensor-shape", "header", "string", "With application/octet-stream: such as 1,3,224,224."),
     Parameter("x-tensor-name", "header", "string", "With a raw tensor: the input that it is for."),
@@ -90,35 +90,32 @@ order, with its batch axis) described by `x-tensor-dtype` and `x-tensor-shape`. 
 as `.npy` or as a raw tensor, described by the same headers and `x-tensor-name`. With `"stream": true` the answer is
 `data: {json}` events that end with `data: [DONE]`; an error on the way is an `event: error` with an ErrorBody."""
 
-_BODY = (e.InvalidRequest, e.InvalidJSON, e.BodyTooLarge, e.UnsupportedMediaType)
-_LOAD = (
-    e.InvalidOption,
-    e.ModelFileError,
-    e.MissingRuntime,
-    e.InsufficientMemory,
-    e.ModelFailed,
-    e.WorkerDied,
-    e.DeadlineExceeded,
-    e.ServerStopping,
-)
+_BODY = (e.InvalidRequest, e.InvalidInput, e.InvalidJSON, e.BodyTooLarge, e.UnsupportedMediaType)
+_COLD = (e.ModelFailed, e.DeadlineExceeded, e.ServerStopping)
+"""Of a request that has to load its model first."""
 _REGISTER = (
     *_BODY,
-    *_LOAD,
-    e.AmbiguousBackend,
+    e.InvalidOption,
     e.UntrustedModel,
     e.Conflict,
-    e.InsufficientStorage,
+    e.ModelFileError,
+    e.AmbiguousBackend,
+    e.ModelError,
+    e.MissingRuntime,
+    e.WorkerDied,
     e.Unavailable,
+    e.InsufficientMemory,
+    e.InsufficientStorage,
 )
 _PREDICT = (
     *_BODY,
-    *_LOAD,
+    *_COLD,
     e.ModelNotFound,
-    e.InvalidInput,
     e.Overloaded,
-    e.Unavailable,
     e.ModelError,
     e.ResponseTooLarge,
+    e.WorkerDied,
+    e.Unavailable,
 )
 _WRITE = (e.InvalidRequest, e.Conflict, e.InsufficientStorage, e.Unavailable)
 
@@ -170,7 +167,7 @@ def _for_a_model(prefix: str, suffix: str, of: str, removal: tuple[Parameter, ..
             "models",
             f"Load {of}, and wait until it is ready.",
             s.StatusView,
-            errors=(*not_found, *_LOAD),
+            errors=(*not_found, *_COLD),
         ),
         Operation(
             f"unload_{suffix}",
@@ -179,7 +176,7 @@ def _for_a_model(prefix: str, suffix: str, of: str, removal: tuple[Parameter, ..
             "models",
             f"Unload {of}; it loads again at its next request.",
             s.StatusView,
-            errors=(*not_found, e.Conflict),
+            errors=not_found,
         ),
     )
 
@@ -337,7 +334,7 @@ def _responses(operation: Operation) -> Iterator[tuple[str, dict[str, Any]]]:
     for status, group in sorted(by_status.items()):
         description = "\n\n".join(f"`{error.code}`: {_text(error.__doc__)}" for error in group)
         response = _response(description, {JSON: _ref(s.ErrorBody)})
-        if status == e.Overloaded.status:
+        if status in (e.Overloaded.status, e.Unavailable.status):
             response["headers"]["Retry-After"] = {"$ref": "#/components/headers/Retry-After"}
         yield str(status), response
 

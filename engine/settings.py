@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import os
+import re
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
@@ -34,7 +37,10 @@ class ServerSettings:
     host: str = _setting("127.0.0.1", "Address to listen on. 0.0.0.0 serves every network; put a proxy in front.")
     port: int = _setting(8000, "Port of the HTTP API; 0 takes a free one.", minimum=0, maximum=65535)
     grpc_port: int | None = _setting(
-        None, "Port of the gRPC API. Reserved: this version serves none, and says so at start.", minimum=1, maximum=65535
+        None,
+        "Port of the gRPC API. Reserved: this version serves none, and says so at start.",
+        minimum=1,
+        maximum=65535,
     )
     max_body_mb: int = _setting(256, "Largest request body in MiB; a larger one gets 413.", minimum=1, maximum=65536)
     deadline_ms: int = _setting(
@@ -174,48 +180,67 @@ class Provenance:
 
 
 def parse(row: Setting, value: Any, source: str) -> Any:
-    """`value` as the type of `row`. Text from flags and the environment is read as YAML would read it.
+    """`value` as the type of `row`. Flags and the environment give text, a file may give text or the value itself.
 
     Raises `InvalidOption`, which names the key, what was expected, what came and from where.
     """
     base, optional = _unwrap(row.type)
-    if isinstance(value, str) and base is not str:
-        import yaml
+    try:
+        parsed = _from_text(base, value) if isinstance(value, str) else value
+        if base is float and type(parsed) is int:
+            parsed = float(parsed)
+    except (ValueError, OverflowError):
+        raise _bad(row, value, source) from None
+    if base is str and type(parsed) in (int, float):
+        parsed = str(parsed)
+    if base is list and type(parsed) is int:
+        parsed = [parsed]
+    if parsed is None and optional:
+        return None
+    if type(parsed) is not base or parsed == "" or (base is float and not math.isfinite(parsed)):
+        raise _bad(row, value, source)
+    if base is list and not all(type(v) is int and v >= 0 for v in parsed):
+        raise _bad(row, value, source)
+    too_small = row.minimum is not None and parsed < row.minimum
+    too_large = row.maximum is not None and parsed > row.maximum
+    if too_small or too_large or (row.choices and parsed not in row.choices):
+        raise _bad(row, value, source)
+    return parsed
 
-        try:
-            value = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise _bad(row, value, source) from None
-    if value is None:
-        if optional:
-            return None
-        raise _bad(row, value, source)
-    if base is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if base is list and isinstance(value, int) and not isinstance(value, bool):
-        value = [value]
-    if base is str and isinstance(value, int | float) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, base) or (isinstance(value, bool) and base is not bool):
-        raise _bad(row, value, source)
-    if base is list and not all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in value):
-        raise _bad(row, value, source)
-    too_small = row.minimum is not None and value < row.minimum
-    too_large = row.maximum is not None and value > row.maximum
-    if too_small or too_large or (row.choices and value not in row.choices):
-        raise _bad(row, value, source)
-    return value
+
+_WORDS = {
+    "true": True, "yes": True, "on": True, "1": True,
+    "false": False, "no": False, "off": False, "0": False,
+}  # fmt: skip
+
+
+def _from_text(base: Any, text: str) -> Any:
+    """`text` as a value of type `base`; nothing, ``null`` and ``none`` unset a setting. Raises `ValueError`."""
+    word = text.strip().lower()
+    if base is str:
+        return text
+    if word in ("", "null", "none", "~"):
+        return None
+    if base is bool:
+        return _WORDS.get(word)
+    if base is list:
+        inner = word[1:-1] if word.startswith("[") and word.endswith("]") else word
+        return [int(part) for part in inner.split(",")] if inner.strip() else []
+    return base(word)
 
 
 def _bad(row: Setting, value: Any, source: str) -> InvalidOption:
-    expected = row.type_name
+    kind, _, unset = row.type_name.partition(", ")
+    expected = {"i": "an ", "n": "a ", "l": "a "}.get(kind[0], "") + kind
     if row.choices:
         expected = "one of " + ", ".join(row.choices)
     elif row.minimum is not None and row.maximum is not None:
         expected += f" from {row.minimum} to {row.maximum}"
     elif row.minimum is not None:
         expected += f" of at least {row.minimum}"
-    return InvalidOption(f"{row.key} must be {expected}; got {value!r} from {source}.", field=row.key)
+    expected += f", {unset}" if unset else ""
+    got = reprlib.repr(value)  # shortened, should it be long
+    return InvalidOption(f"{row.key} must be {expected}; got {got} from {source}.", field=row.key)
 
 
 def nearest(name: str, known: typing.Iterable[str]) -> str:
@@ -231,7 +256,7 @@ def _from_file(path: Path) -> dict[str, Any]:
         document = yaml.safe_load(path.read_text())
     except OSError as e:
         raise InvalidOption(f"Cannot read the configuration file {path}: {e.strerror}.", field="config") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
+    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as e:  # the last three: PyYAML on odd scalars
         where = getattr(e, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
         raise InvalidOption(f"{path} is not valid YAML{line}.", field="config") from None
@@ -243,7 +268,9 @@ def _from_file(path: Path) -> dict[str, Any]:
     sections = [f.name for f in dataclasses.fields(Settings)]
     for section, body in document.items():
         if section not in sections:
-            raise InvalidOption(f"{path}: unknown section {section!r}.{nearest(str(section), sections)}", field="config")
+            raise InvalidOption(
+                f"{path}: unknown section {section!r}.{nearest(str(section), sections)}", field="config"
+            )
         if not isinstance(body, dict | None):
             raise InvalidOption(f"{path}: section {section!r} must hold a mapping.", field=section)
         for name, value in (body or {}).items():
@@ -254,8 +281,22 @@ def _from_file(path: Path) -> dict[str, Any]:
     return flat
 
 
-CLIENT_ENV = ("UNIMODEL_HOST", "UNIMODEL_API_KEY", "UNIMODEL_HOME", "UNIMODEL_CONFIG")
-"""Variables of the client side and of the start, which are not settings of the server."""
+OTHER_ENV = (
+    "UNIMODEL_HOST",
+    "UNIMODEL_API_KEY",
+    "UNIMODEL_HOME",
+    "UNIMODEL_CONFIG",
+    "UNIMODEL_DEBUG",
+    "UNIMODEL_TEST_MODELS",
+)
+"""Variables of the client, the start and the tests, which are not settings of the server."""
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    """Whether Kubernetes set the variable: a Service named *unimodel* or *unimodel-server* puts some in every pod."""
+    return bool(
+        re.search(r"_SERVICE_(HOST|PORT)|_PORT_\d+_(TCP|UDP|SCTP)", name) or re.match(r"(tcp|udp|sctp)://", value)
+    )
 
 
 def load(
@@ -275,13 +316,13 @@ def load(
             source = f"file {config}"
             values[key] = Provenance(key, parse(TABLE[key], value, source), source)
     by_env = {row.env: row for row in TABLE.values()}
-    prefixes = tuple(f"UNIMODEL_{f.name.upper()}_" for f in dataclasses.fields(Settings))
     for name, text in environ.items():
-        if name in by_env:
-            row = by_env[name]
-            values[row.key] = Provenance(row.key, parse(row, text, f"env {name}"), f"env {name}")
-        elif name.startswith(prefixes):
+        if not name.startswith("UNIMODEL_") or name in OTHER_ENV or _is_service_link(name, text):
+            continue
+        if name not in by_env:
             raise InvalidOption(f"Unknown setting {name} in the environment.{nearest(name, by_env)}", field=name)
+        row = by_env[name]
+        values[row.key] = Provenance(row.key, parse(row, text, f"env {name}"), f"env {name}")
     for key, value in (flags or {}).items():
         if value is not None:
             source = f"flag {TABLE[key].flag}"

@@ -30,10 +30,9 @@ _QUIET: Final = ("PIL", "asyncio", "httpcore", "httpx", "matplotlib", "urllib3",
 def configure(level: str, format: str, stream: TextIO, fields: dict[str, str] | None = None) -> None:
     """Sends every log record of this process to `stream`, which must have a file descriptor.
 
-    `level` is the least severe one that is logged (``debug``, ``info``, ``warning``, ``error``), `format` is ``json`` or
-    ``text``; `fields` join every
-    line, such as ``{"worker": "cpu:0"}``. Takes over uvicorn's loggers (start it with ``log_config=None``) and Python's
-    warnings. Calling it again replaces what it did before.
+    `level` is the least severe one that is logged (``debug``, ``info``, ``warning``, ``error``), `format` is ``json``
+    or ``text``, and `fields` join every line, such as ``{"worker": "cpu:0"}``. Takes over uvicorn's loggers (start it
+    with ``log_config=None``) and Python's warnings. Calling it again replaces what it did before.
     """
     handler = LineHandler(stream)
     handler.setFormatter(JsonFormatter(fields) if format == "json" else TextFormatter(fields))
