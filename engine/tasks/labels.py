@@ -24,8 +24,9 @@ def ranked(scores: Array, labels: Sequence[str] | None, top_k: int) -> list[dict
     best = np.argsort(-scores, kind="stable")[:top_k]
     indices: list[int] = best.tolist()
     values: list[float] = scores[best].tolist()
+    names = labels or ()
     return [
-        {"label": labels[i] if labels is not None else str(i), "index": i, "score": score}
+        {"label": names[i] if i < len(names) else str(i), "index": i, "score": score}
         for i, score in zip(indices, values, strict=True)
     ]
 
@@ -37,18 +38,28 @@ def softmax(logits: Array, axis: int = -1) -> Array:
     return probabilities
 
 
+def probabilities(scores: Array, apply_softmax: bool | None) -> Array:
+    """`scores` [batch, classes] as probabilities. `None` finds out, row by row, whether they are logits: numbers that
+    are negative or do not sum to 1 are."""
+    if apply_softmax is not None:
+        return softmax(scores) if apply_softmax else scores
+    logits = (scores < 0).any(axis=1) | ~np.isclose(scores.sum(axis=1), 1, atol=1e-2)
+    return np.where(logits[:, None], softmax(scores), scores) if logits.any() else scores
+
+
 def load_labels(
-    option: str | tuple[str, ...] | None, found: tuple[str, ...] | None, classes: int
+    option: str | tuple[str, ...] | None, found: tuple[str, ...] | None, classes: int | None
 ) -> tuple[str, ...] | None:
     """The labels in force for a model of `classes` classes: the user's `option`, else those `found` in the model.
 
     The option is the names themselves, or the path of a text file with one a line. Raises `InvalidOption` when the
-    file cannot be read or the count is not `classes`. Labels found in the model that do not fit are not used.
+    file cannot be read or the count is not `classes`, if that is known. Labels found in the model that do not fit it
+    are not used.
     """
     if option is None:
-        return found if found is not None and len(found) == classes else None
+        return found if found is not None and classes in (None, len(found)) else None
     labels = _read(option) if isinstance(option, str) else option
-    if len(labels) != classes:
+    if classes not in (None, len(labels)):
         source = f"{option} holds" if isinstance(option, str) else "labels has"
         raise InvalidOption(
             f"{source} {len(labels)} labels, but the model has {classes} classes; give one label for each class.",

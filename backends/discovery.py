@@ -1,0 +1,154 @@
+"""Finds the installed backends, and the one that a model file is for. Imports no runtime."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import importlib.metadata
+import importlib.util
+import os
+import stat
+from pathlib import Path
+from typing import NamedTuple
+
+from backends.base import NO_MATCH, Backend, BackendError, InvalidOption, Match, ModelFileError
+
+GROUP = "unimodel.backends"
+"""The entry-point group of backends, the built-in ones and others."""
+
+MARGIN = 0.2
+"""Two backends whose confidence differs by no more than this are both candidates."""
+
+
+class AmbiguousBackend(BackendError):
+    """Several backends could load the file; the user must say which."""
+
+    code = "ambiguous_backend"
+
+
+class Discovery(NamedTuple):
+    """What is installed."""
+
+    backends: dict[str, type[Backend]]
+    """By name."""
+    problems: dict[str, str]
+    """Entry points that could not be used, by name, and why: a broken one must not take the others down."""
+
+
+def discover() -> Discovery:
+    """The backends behind the entry points."""
+    backends: dict[str, type[Backend]] = {}
+    problems: dict[str, str] = {}
+    for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: e.name):
+        package = entry.dist.name if entry.dist else "an unknown package"
+        try:
+            found = entry.load()
+        except (Exception, SystemExit) as e:
+            problems[entry.name] = f"{entry.value} of {package} cannot be imported: {type(e).__name__}: {e}"
+            continue
+        if not isinstance(found, type) or not issubclass(found, Backend):
+            problems[entry.name] = f"{entry.value} of {package} is not a subclass of backends.base.Backend"
+        elif getattr(found, "name", None) != entry.name:
+            problems[entry.name] = f"{entry.value} of {package} calls itself {getattr(found, 'name', None)!r}"
+        elif backends.setdefault(entry.name, found) is not found:
+            problems[entry.name] = f"{entry.value} of {package} has the name of another backend, which is used"
+    return Discovery(backends, problems)
+
+
+def available() -> dict[str, type[Backend]]:
+    """The installed backends by name, whether their runtimes are there or not."""
+    return discover().backends
+
+
+def choose(path: Path | str, wanted: str | None = None) -> tuple[type[Backend], Match]:
+    """The backend for the model at `path`: the `wanted` one, or the one that recognises it.
+
+    Raises `InvalidOption` for an unknown name, `ModelFileError` when there is no such file or no backend recognises
+    it, and `AmbiguousBackend` when several do.
+    """
+    backends, problems = discover()
+    if wanted in problems and wanted not in backends:
+        raise InvalidOption(f"Backend {wanted!r} cannot be used: {problems[wanted]}.", field="backend")
+    return choose_from(backends, Path(path), wanted)
+
+
+def choose_from(backends: dict[str, type[Backend]], path: Path, wanted: str | None) -> tuple[type[Backend], Match]:
+    """As `choose`, among these backends."""
+    if wanted is not None and wanted not in backends:
+        close = difflib.get_close_matches(wanted, backends, n=1, cutoff=0.5)
+        hint = f"Did you mean {close[0]!r}?" if close else f"Choose one of {', '.join(backends)}."
+        raise InvalidOption(f"There is no backend {wanted!r}. {hint}", field="backend")
+    problem = _problem(path)
+    if problem and _is_there(path):  # a socket, a device or a named pipe must not even be opened
+        raise ModelFileError(problem)
+    candidates = backends if wanted is None else {wanted: backends[wanted]}
+    matches = {name: _sniff(backend, path) for name, backend in candidates.items()}
+    if wanted is not None:
+        if matches[wanted].confidence == 0 and problem:
+            raise ModelFileError(problem)
+        return backends[wanted], matches[wanted]
+    best = max(matches.values(), key=lambda match: match.confidence, default=NO_MATCH)
+    if best.confidence == 0:
+        raise ModelFileError(problem or _unrecognised(path, backends))
+    least = max(best.confidence - MARGIN - 1e-9, 1e-9)
+    rivals = [name for name, match in matches.items() if match.confidence >= least]
+    if len(rivals) > 1:
+        flags = " or ".join(f"--backend {name}" for name in rivals)
+        raise AmbiguousBackend(f"{path.name} could be a model of several backends; choose {flags}.", field="backend")
+    return backends[rivals[0]], best
+
+
+def runtime_version(backend: type[Backend]) -> str | None:
+    """The version of the backend's runtime, without importing it; `None` when it is not installed or needs none."""
+    if backend.package is None or importlib.util.find_spec(backend.package) is None:
+        return None
+    providers = importlib.metadata.packages_distributions().get(backend.package, [backend.package])
+    for distribution in providers:
+        try:
+            return importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def _sniff(backend: type[Backend], path: Path) -> Match:
+    try:
+        return backend.sniff(path)
+    except Exception as e:  # a third party's defect: the other backends can still answer, and it is not called safe
+        return Match(0.0, f"The {backend.name} backend could not examine {path.name} ({type(e).__name__}).")
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _problem(path: Path) -> str | None:
+    """Why nothing can be read from `path`, in a sentence; `None` when something can."""
+    try:
+        status = path.stat()
+    except ValueError:
+        return f"{str(path)!r} is not a valid path."
+    except OSError as e:
+        if e.errno == errno.ENOENT and path.is_symlink():
+            return f"{path} is a link to nothing."
+        if e.errno == errno.ENOENT:
+            return f"There is no file, folder or installed model {path}."
+        if e.errno == errno.ELOOP:
+            return f"{path} is a link that leads back to itself."
+        return f"{path} cannot be read: {e.strerror}."
+    if stat.S_ISDIR(status.st_mode):
+        return None if any(path.iterdir()) else f"The folder {path} is empty."
+    if not stat.S_ISREG(status.st_mode):
+        return f"{path} is neither a file nor a folder."
+    if status.st_size == 0:
+        return f"The file {path} is empty."
+    return None if os.access(path, os.R_OK) else f"{path} cannot be read: permission denied."
+
+
+def _unrecognised(path: Path, backends: dict[str, type[Backend]]) -> str:
+    served = "; ".join(f"{name}: {backend.summary}" for name, backend in backends.items())
+    return f"No backend recognises {path.name}. Served are {served}. If it is one of these, name it with --backend."
