@@ -59,7 +59,7 @@ def add(registry: Registry, name: str, **changes: Any) -> ModelSpec:
 
 def test_a_registration_comes_back_whole_after_a_restart(registry: Registry, path: Path) -> None:
     spec = add(registry, "resnet", trusted=True)
-    assert (spec.key, spec.created, spec.info, spec.config) == ("resnet@1", 1700000000.25, INFO, CONFIG)
+    assert (spec.version, spec.created, spec.info, spec.config) == (1, 1700000000.25, INFO, CONFIG)
     registry.close()
     again = Registry(path)
     assert again.get("resnet") == spec
@@ -79,8 +79,8 @@ def test_listing(registry: Registry) -> None:
         add(registry, name)
     registry.set_alias("prod", "b", 1)
     assert registry.names() == ["a", "b"]
-    assert [s.key for s in registry.list()] == ["a@1", "b@2"]
-    assert [s.key for s in registry.all()] == ["a@1", "b@1", "b@2"]
+    assert [(s.name, s.version) for s in registry.list()] == [("a", 1), ("b", 2)]
+    assert [(s.name, s.version) for s in registry.all()] == [("a", 1), ("b", 1), ("b", 2)]
 
 
 def test_a_version_number_is_never_used_again(registry: Registry, path: Path) -> None:
@@ -138,7 +138,7 @@ def test_an_alias_equal_to_the_name_pins_what_serves(registry: Registry) -> None
     registry.set_alias("m", "m", 1)
     add(registry, "m")
     assert registry.get("m").version == 1
-    assert [s.key for s in registry.list()] == ["m@1"]
+    assert [(s.name, s.version) for s in registry.list()] == [("m", 1)]
     with pytest.raises(Conflict, match="Alias 'm' stands for version 1"):
         registry.remove("m", 1)
     assert registry.remove("m") == [1, 2, 3]
