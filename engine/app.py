@@ -16,20 +16,17 @@ from starlette.routing import Route, Router
 from engine import openapi
 from engine.api.admin import Admin
 from engine.api.http import Headers, Receive, Scope, Send, request_id, send_body, send_error
-from engine.api.native import PredictEndpoint
+from engine.api.native import MODELS, PREDICT, PredictEndpoint, parse_target
 from engine.core import Engine
-from engine.errors import InvalidRequest, MethodNotAllowed, NotFound, UniModelError
+from engine.errors import MethodNotAllowed, NotFound, UniModelError
 from engine.settings import Provenance
-
-_MODELS = "/v1/models/"
-_PREDICT = ":predict"
 
 
 class App:
     """The ASGI application."""
 
     def __init__(self, engine: Engine, config: Mapping[str, Provenance]) -> None:
-        self._predict = PredictEndpoint(engine)
+        self.predict = PredictEndpoint(engine)
         admin = Admin(engine, config)
         routes = [
             Route(o.path, _Endpoint(admin, o.operation_id), methods=[o.method])
@@ -44,11 +41,11 @@ class App:
             return
         path: str = scope["path"]
         try:
-            if path.endswith(_PREDICT) and path.startswith(_MODELS):
-                name, version = _target(path[len(_MODELS) : -len(_PREDICT)])
+            if path.endswith(PREDICT) and path.startswith(MODELS):
+                name, version = parse_target(path[len(MODELS) : -len(PREDICT)])
                 if scope["method"] != "POST":
                     raise MethodNotAllowed(f"{path} takes POST, not {scope['method']}.")
-                await self._predict(name, version, scope, receive, send)
+                await self.predict(name, version, scope, receive, send)
             else:
                 scope["app"] = self  # makes Starlette raise its 404 and 405 instead of answering them itself
                 await self._router(scope, receive, send)
@@ -96,19 +93,6 @@ class _Endpoint:
 def _suffixes_first(routes: list[Route]) -> list[Route]:
     """``/v1/models/{name}:load`` before ``/v1/models/{name}``, whose parameter would swallow the suffix."""
     return sorted(routes, key=lambda r: ":" not in r.path.rpartition("/")[2])
-
-
-def _target(text: str) -> tuple[str, int | None]:
-    """``name`` or ``name/versions/3``."""
-    name, slash, rest = text.partition("/")
-    if not slash:
-        return name, None
-    kind, _, number = rest.partition("/")
-    if kind != "versions" or not name:
-        raise NotFound(f"There is no route {_MODELS}{text}{_PREDICT}.")
-    if not (number.isascii() and number.isdigit() and int(number) > 0):
-        raise InvalidRequest(f"The version must be a whole number of at least 1; got {number!r}.", field="version")
-    return name, int(number)
 
 
 def _routing_error(error: HTTPException, scope: Scope) -> UniModelError:

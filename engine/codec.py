@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
+import msgspec
 import numpy as np
 
 from backends.base import InvalidInput, Tensors, TensorSpec
@@ -206,3 +207,59 @@ def _rows(form: Form, name: str, array: np.ndarray[Any, Any], axis: int | None) 
         )
     rows: list[Any] = np.moveaxis(array, axis, 0).tolist()
     return rows
+
+
+class PlainDecoder:
+    """`decode` for the commonest case, at a fraction of its cost: one numeric input, plain nested lists.
+
+    msgspec checks the types while it parses, so that NumPy need not look at them again. It knows no errors: where it
+    returns `None`, `decode` must be asked, which accepts more and says what is wrong.
+    """
+
+    def __init__(self, spec: TensorSpec) -> None:
+        self._name = spec.name
+        self._rank = len(spec.shape)
+        self._tail = tuple(spec.shape[1:])
+        self._dtype = np.dtype(spec.dtype)
+        self._limit = float(np.finfo(self._dtype).max) if self._dtype.kind == "f" else 0.0
+        element: Any = float if self._dtype.kind == "f" else int
+        row = element
+        for _ in self._tail:
+            row = list[row]  # type: ignore[valid-type]
+        self._row = msgspec.json.Decoder(row)
+        self._rows = msgspec.json.Decoder(list[row])  # type: ignore[valid-type]
+
+    @staticmethod
+    def suits(specs: Sequence[TensorSpec]) -> bool:
+        """Whether a model's signature is that of the commonest case."""
+        if len(specs) != 1 or specs[0].batch_axis != 0 or len(specs[0].shape) < 2:
+            return False
+        return specs[0].dtype != "string" and np.dtype(specs[0].dtype).kind in "fiu"
+
+    def decode(self, data: bytes) -> Decoded | None:
+        """The tensors of ``input`` or ``instances``, or `None` when this is not the case it knows."""
+        depth = 0
+        for byte in data:
+            if byte != _BRACKET:
+                break
+            depth += 1
+        single = depth == self._rank - 1
+        if not single and depth != self._rank:
+            return None
+        try:
+            value = (self._row if single else self._rows).decode(data)
+            array = np.array([value] if single else value, self._dtype)
+        except (msgspec.DecodeError, ValueError, OverflowError, RecursionError):
+            return None
+        shape = array.shape
+        if len(shape) != self._rank or not shape[0]:
+            return None
+        for got, want in zip(shape[1:], self._tail, strict=True):
+            if got != want and not isinstance(want, str):
+                return None
+        if self._limit and not -self._limit <= float(np.add.reduce(array, None)) <= self._limit:
+            return None  # a number may not fit the dtype
+        return Decoded({self._name: array}, single)
+
+
+_BRACKET = ord("[")

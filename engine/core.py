@@ -88,7 +88,7 @@ class Engine:
         self.started = time.time()
         self.state: Literal["starting", "ready", "draining"] = "starting"
         self.workers: dict[str, Worker] = {}
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[tuple[str, int], Entry] = {}
         """By `ModelSpec.key`."""
         self._loads = 0
         self._room = asyncio.Lock()
@@ -176,12 +176,18 @@ class Engine:
         finally:
             dispatcher.close_stream(stream, outcome, self.clock() - begin)
 
+    def ready_now(self, name: str, version: int | None) -> Entry | None:
+        """The entry that serves a name, or `None` when it must be loaded first, or the server is not serving."""
+        entry = self.entries.get(self.registry.get(name, version).key)
+        return entry if entry is not None and entry.state == "ready" and self.state == "ready" else None
+
     async def ready(self, name: str, version: int | None, deadline: float) -> Entry:
         """The entry that serves a name, loaded. Waits for a load until the deadline."""
+        entry = self.ready_now(name, version)
+        if entry is not None:
+            return entry
         spec = self.registry.get(name, version)
         entry = self.entries.get(spec.key)
-        if entry is not None and entry.state == "ready" and self.state == "ready":
-            return entry
         if self.state == "draining":
             raise ServerStopping("The server is stopping and takes no new requests.")
         if entry is not None and entry.error is not None and self.clock() - entry.failed_at < _FAILURE_MEMORY:
@@ -223,7 +229,7 @@ class Engine:
         )
         entry = self._entry(draft, options)
         self._loads += 1
-        draft_key = f"{draft.key}/{self._loads}"
+        draft_key = (f"{draft.name}/{self._loads}", 0)
         self.entries[draft_key] = entry  # counted among the loaded models from now on
         try:
             loaded = await self._load_entry(entry)
@@ -297,8 +303,7 @@ class Engine:
             entry = self.entries.get(key)
             if entry is not None:
                 await self.unload(entry.spec)
-            model, _, number = key.rpartition("@")
-            self.metrics.remove(model, int(number))
+            self.metrics.remove(*key)
         return removed
 
     # --- loading -----------------------------------------------------------------------------------------------------
@@ -446,7 +451,7 @@ class Engine:
             ]
             victim = choose_victim(ready)
             if victim is not None and (victim.idle or self.clock() > impatient):
-                log.info("model makes room", extra={"model": victim.key})
+                log.info("model makes room", extra={"model": victim.key[0]})
                 await self.unload(self.entries[victim.key].spec)
                 continue
             self._idle.clear()

@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import TextIO
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from engine.api.protocol import protocol_for
 from engine.app import App, MetricsApp
 from engine.core import Engine
 from engine.errors import Conflict, InvalidOption
@@ -67,7 +70,8 @@ async def _serve(
     settings: Settings, config: Mapping[str, Provenance], home: Home, registry: Registry, sock: socket.socket
 ) -> None:
     engine = Engine(settings, registry, Metrics(__version__))
-    server = _HttpServer(_http_config(App(engine, config), settings.server))
+    app = App(engine, config)
+    server = _HttpServer(_http_config(app, settings.server, protocol_for(app.predict, app.predict.max_body)))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.ask_to_stop)
@@ -75,7 +79,7 @@ async def _serve(
     scraped = None
     try:
         if settings.monitoring.prometheus_port is not None:
-            scraped = _HttpServer(_http_config(MetricsApp(engine), settings.server))
+            scraped = _HttpServer(_http_config(MetricsApp(engine), settings.server, HttpToolsProtocol))
             metrics_sock = bind(settings.server.host, settings.monitoring.prometheus_port, "--prometheus-port")
             serving.append(asyncio.create_task(scraped.serve(sockets=[metrics_sock])))
         await engine.start()
@@ -96,11 +100,11 @@ async def _serve(
     log.info("stopped")
 
 
-def _http_config(app: App | MetricsApp, server: ServerSettings) -> uvicorn.Config:
+def _http_config(app: App | MetricsApp, server: ServerSettings, protocol: type[asyncio.Protocol]) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         loop="none",
-        http="httptools",
+        http=protocol,
         ws="none",
         lifespan="off",
         log_config=None,

@@ -32,9 +32,9 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     info: ModelInfo
 
     @property
-    def key(self) -> str:
-        """Unique among all registered versions: ``name@version``."""
-        return f"{self.name}@{self.version}"
+    def key(self) -> tuple[str, int]:
+        """Unique among all registered versions."""
+        return self.name, self.version
 
 
 @dataclass(slots=True)

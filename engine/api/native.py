@@ -1,7 +1,11 @@
-"""``:predict`` of the native API, as a raw ASGI endpoint: the hot path of the whole server.
+"""``:predict`` of the native API: the hot path of the whole server.
 
 The story of a request: read the body, find the model (loading it if it is cold), parse the body by the model's
 signature, let the engine compute it, encode the answer. Each failure is one typed error.
+
+A request takes one of two ways, which share all but the waiting. `PredictEndpoint.start` serves what needs no wait: the
+model is loaded, and the answer goes out from the worker's reply. `PredictEndpoint.__call__` is the ASGI way, for cold
+models and streams.
 """
 
 from __future__ import annotations
@@ -9,11 +13,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 
 from engine.api import predict_body
 from engine.api.http import (
     PRIORITIES,
     Headers,
+    RawHeaders,
     Receive,
     Scope,
     Send,
@@ -21,18 +27,38 @@ from engine.api.http import (
     disconnect_probe,
     encode_json,
     error_body,
+    error_headers,
     read_body,
     request_id,
     send_body,
     send_error,
 )
 from engine.core import Engine, Entry
-from engine.errors import InvalidRequest
-from engine.types import Request
+from engine.errors import InvalidRequest, NotFound, UniModelError
+from engine.types import Answer, Request
 
 log = logging.getLogger("unimodel.http")
 
+MODELS = "/v1/models/"
+PREDICT = ":predict"
+
+Respond = Callable[[int, RawHeaders, bytes], None]
+"""Writes a whole response: status, headers but for ``content-length``, body."""
+
 _EVENT_STREAM = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
+
+
+def parse_target(text: str) -> tuple[str, int | None]:
+    """``name`` or ``name/versions/3``, as they stand between `MODELS` and `PREDICT`."""
+    name, slash, rest = text.partition("/")
+    if not slash:
+        return name, None
+    kind, _, number = rest.partition("/")
+    if kind != "versions" or not name:
+        raise NotFound(f"There is no route {MODELS}{text}{PREDICT}.")
+    if not (number.isascii() and number.isdigit() and int(number) > 0):
+        raise InvalidRequest(f"The version must be a whole number of at least 1; got {number!r}.", field="version")
+    return name, int(number)
 
 
 class PredictEndpoint:
@@ -40,72 +66,127 @@ class PredictEndpoint:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._max_body = engine.settings.server.max_body_mb << 20
+        self.max_body = engine.settings.server.max_body_mb << 20
         self._deadline_ms = engine.settings.server.deadline_ms
         self._access_log = engine.settings.monitoring.access_log
 
+    def start(
+        self,
+        name: str,
+        version: int | None,
+        headers: Headers,
+        body: bytes,
+        is_gone: Callable[[], bool],
+        respond: Respond,
+    ) -> bool:
+        """Starts a request whose body is here. Its response comes through `respond`, exactly once.
+
+        Returns false, having done nothing, when the model must be loaded first or the answer is a stream.
+        """
+        begin = self.engine.clock()
+        rid = request_id(headers)
+
+        def finish(outcome: Answer | BaseException) -> None:
+            try:
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                content, data = predict_body.answer_body(outcome, request.input, dispatcher, headers)
+                content.append((b"x-request-id", rid.encode()))
+                status = 200
+            except Exception as e:
+                known = as_known(e, rid)
+                status, content, data = known.status, error_headers(known, rid), encode_json(error_body(known, rid))
+            respond(status, content, data)
+            self._log(name, rid, status, begin)
+
+        try:
+            entry = self.engine.ready_now(name, version)
+            if entry is None:
+                return False
+            dispatcher = entry.dispatcher
+            request, stream = self._request(entry, body, headers, rid, begin, is_gone)
+            if stream:
+                return False
+            dispatcher.submit(request, finish)
+        except Exception as e:
+            finish(e)
+        return True
+
     async def __call__(self, name: str, version: int | None, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request, exactly once."""
+        begin = self.engine.clock()
         headers = Headers(scope["headers"])
         rid = request_id(headers)
-        begin = self.engine.clock()
         status = 200
         try:
-            body = await read_body(receive, headers, self._max_body)
-            given_ms = headers.integer(b"x-request-timeout-ms", 1)
-            entry = await self.engine.ready(name, version, begin + (given_ms or self._deadline_ms) / 1000)
-            deadline = begin + (given_ms or entry.options.deadline_ms or self._deadline_ms) / 1000
-            await self._answer(entry, body, headers, rid, deadline, receive, send)
+            body = await read_body(receive, headers, self.max_body)
+            entry = await self.engine.ready(name, version, self._deadline(headers, begin, None))
+            request, stream = self._request(entry, body, headers, rid, begin, disconnect_probe(receive))
+            if stream:
+                await self._stream(entry, bytes(body), request, receive, send)
+            else:
+                answer = await entry.dispatcher.predict(request)
+                content, data = predict_body.answer_body(answer, request.input, entry.dispatcher, headers)
+                content.append((b"x-request-id", rid.encode()))
+                await send_body(send, 200, content, data)
         except asyncio.CancelledError:
             raise
-        except BaseException as e:
-            status = as_known(e, rid).status if isinstance(e, Exception) else 500
-            await send_error(send, as_known(e, rid) if status != 500 else e, rid)
-        if status >= 500 or self._access_log:
-            seconds = round(self.engine.clock() - begin, 6)
-            log.log(
-                logging.WARNING if status >= 500 else logging.INFO,
-                "request",
-                extra={"request_id": rid, "model": name, "status": status, "seconds": seconds},
-            )
+        except Exception as e:
+            known = as_known(e, rid)
+            status = known.status
+            await send_error(send, known, rid)
+        self._log(name, rid, status, begin)
 
-    async def _answer(
+    def _deadline(self, headers: Headers, begin: float, entry: Entry | None) -> float:
+        own = entry.options.deadline_ms if entry is not None else None
+        return begin + (headers.integer(b"x-request-timeout-ms", 1) or own or self._deadline_ms) / 1000
+
+    def _request(
         self,
         entry: Entry,
         body: bytes | bytearray,
         headers: Headers,
         rid: str,
-        deadline: float,
-        receive: Receive,
-        send: Send,
-    ) -> None:
+        begin: float,
+        is_gone: Callable[[], bool] | None,
+    ) -> tuple[Request, bool]:
+        """The engine's request, and whether its answer is to be streamed. Raises `InvalidRequest`."""
         dispatcher = entry.dispatcher
         loaded = dispatcher.loaded
         assert loaded is not None
-        source, parameters, stream = predict_body.parse(body, headers, loaded, dispatcher.policy.max_rows)
-        if stream:
-            if not loaded.info.streams:
-                raise InvalidRequest(f"Model {entry.spec.name!r} does not stream.", field="stream")
-            await self._stream(entry, bytes(body), rid, deadline, receive, send)
-            return
-        accept = predict_body.media_type(headers.get(b"accept"))
+        source, parameters, stream = predict_body.parse(
+            body, headers, loaded, dispatcher.decoder, dispatcher.policy.max_rows
+        )
+        if stream and not loaded.info.streams:
+            raise InvalidRequest(f"Model {entry.spec.name!r} does not stream.", field="stream")
         request = Request(
             source,
             rid,
-            deadline,
-            accept in (predict_body.OCTETS, predict_body.NPY),
+            self._deadline(headers, begin, entry),
+            predict_body.wants_tensors(headers),
             parameters,
             headers.integer(b"x-request-priority", *PRIORITIES) or 0,
-            disconnect_probe(receive),
+            is_gone,
         )
-        answer = await dispatcher.predict(request)
-        content, data = predict_body.answer_body(answer, source, dispatcher, accept, headers.get(b"x-tensor-output"))
-        content.append((b"x-request-id", rid.encode()))
-        await send_body(send, 200, content, data)
+        return request, stream
 
-    async def _stream(self, entry: Entry, body: bytes, rid: str, deadline: float, receive: Receive, send: Send) -> None:
+    def _log(self, name: str, rid: str, status: int, begin: float) -> None:
+        if status >= 500 or self._access_log:
+            log.log(
+                logging.WARNING if status >= 500 else logging.INFO,
+                "request",
+                extra={
+                    "request_id": rid,
+                    "model": name,
+                    "status": status,
+                    "seconds": round(self.engine.clock() - begin, 6),
+                },
+            )
+
+    async def _stream(self, entry: Entry, body: bytes, request: Request, receive: Receive, send: Send) -> None:
         """Server-sent events. The status line goes out with the first chunk, so that an early error has its own."""
-        chunks = self.engine.stream(entry, body, rid, deadline)
+        rid = request.request_id
+        chunks = self.engine.stream(entry, body, rid, request.deadline)
         gone = asyncio.create_task(_disconnected(receive))
         started = False
         try:
@@ -126,14 +207,17 @@ class PredictEndpoint:
                 await send({"type": "http.response.body", "body": event, "more_body": chunk is not None})
                 if chunk is None:
                     return
-        except Exception as e:
+        except UniModelError as e:
             if not started:
                 raise
-            data = encode_json(error_body(as_known(e, rid), rid))
-            await send({"type": "http.response.body", "body": b"event: error\ndata: %s\n\n" % data})
+            await send({"type": "http.response.body", "body": _error_event(e, rid)})
         finally:
             gone.cancel()
             await chunks.aclose()
+
+
+def _error_event(error: UniModelError, rid: str) -> bytes:
+    return b"event: error\ndata: %s\n\n" % encode_json(error_body(error, rid))
 
 
 async def _disconnected(receive: Receive) -> None:

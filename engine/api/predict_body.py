@@ -59,14 +59,17 @@ def decode_json(error_free: Any, body: bytes | bytearray) -> Any:
         return error_free(body)
     except msgspec.ValidationError as e:
         text, _, where = str(e).partition(" - at `$.")
-        raise InvalidInput(f"{text}.", field=where.rstrip("`") or None) from None
+        unknown = text.split("`")[1] if "unknown field" in text else None
+        raise InvalidInput(f"{text}.", field=where.rstrip("`") or unknown) from None
     except msgspec.DecodeError as e:
         raise InvalidJSON(f"The body is not valid JSON: {e}.") from None
     except RecursionError:
         raise InvalidJSON("The JSON is nested too deeply.") from None
 
 
-def parse(body: bytes | bytearray, headers: Headers, loaded: Loaded, max_rows: int) -> tuple[Input, bytes, bool]:
+def parse(
+    body: bytes | bytearray, headers: Headers, loaded: Loaded, decoder: codec.PlainDecoder | None, max_rows: int
+) -> tuple[Input, bytes, bool]:
     """The input, its undecoded ``parameters``, and whether a stream is asked for.
 
     Raises `InvalidInput`, `InvalidJSON` or `UnsupportedMediaType`.
@@ -76,7 +79,7 @@ def parse(body: bytes | bytearray, headers: Headers, loaded: Loaded, max_rows: i
         if loaded.accepts_values:
             stream = decode_json(_decode_flag, body).stream
             return JsonInput(bytes(body)), b"", stream
-        return _parse_envelope(decode_json(_decode_envelope, body), loaded, max_rows)
+        return _parse_envelope(decode_json(_decode_envelope, body), loaded, decoder, max_rows)
     if loaded.accepts_values:
         raise UnsupportedMediaType(f"This model takes {JSON}; got {kind}.", field="content-type")
     if kind == OCTETS:
@@ -90,7 +93,9 @@ def parse(body: bytes | bytearray, headers: Headers, loaded: Loaded, max_rows: i
     )
 
 
-def _parse_envelope(envelope: PredictBody, loaded: Loaded, max_rows: int) -> tuple[Input, bytes, bool]:
+def _parse_envelope(
+    envelope: PredictBody, loaded: Loaded, decoder: codec.PlainDecoder | None, max_rows: int
+) -> tuple[Input, bytes, bool]:
     forms: list[tuple[Form, msgspec.Raw]] = []
     for name in ANSWER_KEY:
         raw = getattr(envelope, name)
@@ -105,6 +110,10 @@ def _parse_envelope(envelope: PredictBody, loaded: Loaded, max_rows: int) -> tup
     data = bytes(raw)
     parameters = bytes(envelope.parameters)
     if loaded.decodes_json and len(data) <= SMALL_JSON and _is_plain(data, loaded):
+        plain = decoder.decode(data) if decoder is not None and form != "inputs" else None
+        if plain is not None and not (plain.single and form == "instances"):
+            rows = len(next(iter(plain.tensors.values())))
+            return TensorInput(plain.tensors, rows, form, plain.single), parameters, envelope.stream
         try:
             tensors, single = codec.decode(form, decode_json(_decode_any, data), loaded.info.inputs)
         except BackendError as e:
@@ -203,12 +212,16 @@ def _checked(array: np.ndarray[Any, Any], spec: TensorSpec, info: ModelInfo) -> 
     return TensorInput(tensors, rows_of(tensors, info))
 
 
-def answer_body(
-    answer: Answer, source: Input, dispatcher: Dispatcher, accept: str, output: str | None
-) -> tuple[RawHeaders, bytes]:
+def wants_tensors(headers: Headers) -> bool:
+    """Whether the client asks for a raw tensor rather than JSON."""
+    accept = headers.get(b"accept")
+    return accept is not None and media_type(accept) in (OCTETS, NPY)
+
+
+def answer_body(answer: Answer, source: Input, dispatcher: Dispatcher, headers: Headers) -> tuple[RawHeaders, bytes]:
     """The content headers and body of a successful prediction."""
-    if isinstance(answer, TensorAnswer) and accept in (OCTETS, NPY):
-        return _binary(answer.tensors, accept, output)
+    if isinstance(answer, TensorAnswer) and wants_tensors(headers):
+        return _binary(answer.tensors, media_type(headers.get(b"accept")), headers.get(b"x-tensor-output"))
     head = b'{"model":"%s","version":%d,' % (dispatcher.spec.name.encode(), dispatcher.spec.version)
     json_type: RawHeaders = [(b"content-type", b"application/json")]
     form: Form = "input" if isinstance(source, BytesInput) else source.form

@@ -15,7 +15,8 @@ import logging
 import math
 from collections.abc import Callable
 
-from engine.errors import DeadlineExceeded, ServerStopping, UniModelError, WorkerDied
+from engine.codec import PlainDecoder
+from engine.errors import Cancelled, DeadlineExceeded, ServerStopping, UniModelError, WorkerDied
 from engine.scheduling import queue
 from engine.scheduling.batcher import BatchPolicy, due_in
 from engine.scheduling.queue import Group, ModelQueue, Pending, QueueLimits
@@ -60,6 +61,8 @@ class Dispatcher:
         self._lost_streams: list[Stream] = []
         self._padded: dict[str, list[int]] = {}
         self.loaded: Loaded | None = None
+        self.decoder: PlainDecoder | None = None
+        """For the bodies of most requests, if the model's signature is simple."""
         self.on_idle: Callable[[], None] | None = None
         """Runs when nothing waits or computes any more."""
         self.on_deficit: Callable[[Instance], None] | None = None
@@ -69,50 +72,52 @@ class Dispatcher:
 
     async def predict(self, request: Request) -> Answer:
         """Admits a request and waits for its answer. Raises `Overloaded`, or the error that ended it."""
-        begin = self._clock()
-        item = self._admit(request, begin)
-        self.in_flight += 1
-        outcome = "ok"
-        answer_bytes = 0
+        future: asyncio.Future[Answer] = self._loop.create_future()
+        item = self.submit(request, lambda outcome: _settle(future, outcome))
         try:
-            answer = await item.future
-            answer_bytes = answer.nbytes
-            return answer
-        except UniModelError as e:
-            outcome = e.code
-            raise
+            return await future
         except asyncio.CancelledError:
-            outcome = "cancelled"
             self.queue.remove(item)
+            item.end(Cancelled("The client went away."))
             raise
-        finally:
-            if item.timer is not None:
-                item.timer.cancel()
-            now = self._clock()
-            self.in_flight -= 1
-            self.requests += 1
-            self.errors += outcome != "ok"
-            self.last_used = now
-            self.metrics.ended(outcome, now - begin, item.nbytes, answer_bytes)
-            if self.idle and self.on_idle is not None:
-                self.on_idle()
 
-    def _admit(self, request: Request, now: float) -> Pending:
+    def submit(self, request: Request, on_end: Callable[[Answer | UniModelError], None]) -> Pending:
+        """Admits a request, whose one ending goes to `on_end`. Raises `Overloaded` or `DeadlineExceeded`."""
+        now = self._clock()
         rows, nbytes = request.input.rows, request.input.nbytes
         time_left = request.deadline - now
         if time_left <= 0:
-            raise DeadlineExceeded("The deadline had passed when the request arrived.")
+            raise self._refused(DeadlineExceeded("The deadline had passed when the request arrived."))
         if self.queue.requests:
             try:
                 self.queue.admit(nbytes, self._predicted_wait(), time_left)
             except UniModelError as e:
-                self.metrics.ended(e.code, 0.0)
-                raise
-        item = Pending(request, self._group(request), rows, nbytes, self._loop.create_future(), now)
-        item.timer = self._loop.call_at(self._loop.time() + time_left, self._expire, item)
+                raise self._refused(e) from None
+        item = Pending(request, self._group(request), rows, nbytes, on_end, self._ended, now)
+        item.timer = self._loop.call_later(time_left, self._expire, item)
         self.queue.push(item)
+        self.in_flight += 1
         self._schedule_pump()
         return item
+
+    def _refused(self, error: UniModelError) -> UniModelError:
+        self.metrics.ended(error.code, 0.0)
+        return error
+
+    def _ended(self, item: Pending, outcome: Answer | UniModelError) -> None:
+        now = self._clock()
+        self.in_flight -= 1
+        self.requests += 1
+        self.last_used = now
+        seconds = now - item.accepted
+        if isinstance(outcome, UniModelError):
+            self.errors += 1
+            self.metrics.ended(outcome.code, seconds, item.nbytes)
+        else:
+            self.metrics.ended("ok", seconds, item.nbytes, outcome.nbytes)
+        item.deliver(outcome)
+        if not self.in_flight and self.on_idle is not None:
+            self.on_idle()
 
     def _predicted_wait(self) -> float:
         """Seconds until a request that joins now would start, going by the speed so far."""
@@ -134,13 +139,14 @@ class Dispatcher:
     def _expire(self, item: Pending) -> None:
         self.queue.remove(item)
         waited = self._clock() - item.accepted
-        queue.fail(item, DeadlineExceeded(f"The deadline passed after {waited:.3f} s; the request was dropped."))
+        item.end(DeadlineExceeded(f"The deadline passed after {waited:.3f} s; the request was dropped."))
 
     # --- instances ---------------------------------------------------------------------------------------------------
 
     def attach(self, instance: Instance, loaded: Loaded) -> None:
         """Adds an instance that is ready."""
         self.loaded = loaded
+        self.decoder = PlainDecoder(loaded.info.inputs[0]) if PlainDecoder.suits(loaded.info.inputs) else None
         instance.loaded = loaded
         if loaded.padding_reason is None:
             self._padded = {s.name: [axis for axis, _ in free_dims(s)] for s in loaded.info.inputs}
@@ -231,10 +237,7 @@ class Dispatcher:
 
     def _done(self, instance: Instance, batch: Batch, answers: list[Answer | UniModelError], seconds: float) -> None:
         for item, answer in zip(batch.items, answers, strict=True):
-            if isinstance(answer, UniModelError):
-                queue.fail(item, answer)
-            else:
-                queue.finish(item, answer)
+            item.end(answer)
         if batch.items[0].suspect:
             instance.worker.suspect_done()
         self.metrics.batch(sum(i.rows for i in batch.items), len(batch.items), seconds)
@@ -263,11 +266,11 @@ class Dispatcher:
             self._schedule_pump()
 
     def _put_back(self, item: Pending, *, computing: bool, culprit_known: bool) -> None:
-        if item.future.done():
+        if item.ended:
             return
         if item.suspect:
             log.error("request killed its worker twice", extra={"request_id": item.request.request_id})
-            queue.fail(item, WorkerDied("The worker process died twice while it computed this request."))
+            item.end(WorkerDied("The worker process died twice while it computed this request."))
             return
         item.suspect = computing and not culprit_known
         self.queue.put_back(item)
@@ -299,3 +302,12 @@ class Dispatcher:
     def stopping(self) -> UniModelError:
         """The error of requests that a stop leaves behind."""
         return ServerStopping("The server is stopping; the request was not computed.")
+
+
+def _settle(future: asyncio.Future[Answer], outcome: Answer | UniModelError) -> None:
+    if future.done():
+        return
+    if isinstance(outcome, UniModelError):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)

@@ -23,7 +23,8 @@ class Seat:
 class Resident:
     """A loaded model as eviction sees it."""
 
-    key: str
+    key: tuple[str, int]
+    """Name and version."""
     idle: bool
     last_used: float
 

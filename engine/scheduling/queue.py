@@ -21,22 +21,32 @@ Group = Hashable
 
 @dataclass(slots=True, eq=False)
 class Pending:
-    """One accepted request. It ends exactly once, through `future`."""
+    """One accepted request. It ends exactly once, through `end`."""
 
     request: Request
     group: Group
     rows: int
     nbytes: int
-    future: asyncio.Future[Answer]
+    deliver: Callable[[Answer | UniModelError], None]
+    """Brings the ending to whoever asked."""
+    on_end: Callable[[Pending, Answer | UniModelError], None]
+    """Where the owner of the request counts its ending, and delivers it."""
     accepted: float
     """When it was accepted, on the engine's clock."""
+    ended: bool = False
     timer: asyncio.TimerHandle | None = None
     waiting: bool = True
     """Whether it still waits; a batch, its deadline or its client took it otherwise."""
     suspect: bool = False
     """It was computing when a worker died: it runs once more, alone."""
-    started: float = 0.0
-    """When it was last sent to a worker."""
+
+    def end(self, outcome: Answer | UniModelError) -> None:
+        """Gives the request its answer or error, unless it ended before."""
+        if not self.ended:
+            self.ended = True
+            if self.timer is not None:
+                self.timer.cancel()
+            self.on_end(self, outcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +183,7 @@ class ModelQueue:
         for item in items:
             if item.waiting:
                 self.remove(item)
-                fail(item, error())
+                item.end(error())
 
     def _level(self, priority: int) -> _Level:
         level = self._levels.get(priority)
@@ -194,31 +204,15 @@ class ModelQueue:
                 del self._requests_of[group], self._rows_of[group]
 
 
-def finish(item: Pending, answer: Answer) -> None:
-    """Ends a request with its answer, unless it ended before."""
-    if item.timer is not None:
-        item.timer.cancel()
-    if not item.future.done():
-        item.future.set_result(answer)
-
-
-def fail(item: Pending, error: UniModelError) -> None:
-    """Ends a request with an error, unless it ended before."""
-    if item.timer is not None:
-        item.timer.cancel()
-    if not item.future.done():
-        item.future.set_exception(error)
-
-
 def drop_gone(batch: list[Pending], now: float) -> list[Pending]:
     """The requests of a batch that are still wanted; the others end as cancelled, without being computed."""
     wanted = []
     for item in batch:
         is_gone = item.request.is_gone
-        if item.future.done():
+        if item.ended:
             continue
         if is_gone is not None and is_gone():
-            fail(item, Cancelled("The client closed the connection before its request was computed."))
+            item.end(Cancelled("The client closed the connection before its request was computed."))
         elif item.request.deadline > now:
             wanted.append(item)
         # a request past its deadline is ended by its timer, which is due in this same turn of the loop

@@ -104,8 +104,6 @@ class Instance:
         """Gives a batch to the worker. Only when fewer than `MAX_OUTSTANDING` are with it."""
         self._next_id += 1
         batch = Batch(self._next_id, self._free_slots.pop(), items, now)
-        for item in items:
-            item.started = now
         self.outstanding.append(batch)
         self._channel.send(packing.pack_batch(batch.id, batch.slot, self.slots, [i.request for i in items]))
 
