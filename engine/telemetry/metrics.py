@@ -161,6 +161,13 @@ class Metrics(Collector):
         """Drops the series of a model that was unregistered."""
         self._models.pop((name, version), None)
 
+    def clear_gauges(self) -> None:
+        """Sets every gauge to zero, before their owners set those of what is there now."""
+        for m in self._models.values():
+            m.queue_requests = m.in_flight_requests = m.loaded = m.memory_bytes = 0
+        for worker in self._workers.values():
+            worker.up = False
+
     def render(self) -> bytes:
         """Everything in Prometheus' text format, to be served as `CONTENT_TYPE`."""
         return generate_latest(self._registry)

@@ -86,6 +86,20 @@ def test_a_model_that_never_served_has_its_series_at_zero() -> None:
     assert value(metrics, "unimodel_request_seconds_count", model="m", version="1") == 0
 
 
+def test_gauges_of_what_is_gone_fall_to_zero_and_counters_stay() -> None:
+    metrics = Metrics("1")
+    m, worker = metrics.model("m", 1), metrics.worker("cpu")
+    m.ended("ok", 1)
+    m.loaded, m.memory_bytes, m.queue_requests, m.in_flight_requests = 1, 2, 3, 4
+    worker.up, worker.restarts = True, 5
+    metrics.clear_gauges()
+    found = samples(metrics)
+    gauges = ("model_loaded", "model_memory_bytes", "queue_requests", "in_flight_requests", "worker_up")
+    assert [v for (name, _), v in found.items() if name.removeprefix("unimodel_") in gauges] == [0] * 5
+    assert value(metrics, "unimodel_requests_total", model="m", version="1", outcome="ok") == 1
+    assert value(metrics, "unimodel_worker_restarts_total", worker="cpu") == 5
+
+
 def test_a_removed_model_has_no_series() -> None:
     metrics = Metrics("1")
     metrics.model("m", 1).ended("ok", 1)
