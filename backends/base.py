@@ -157,8 +157,9 @@ class Backend(ABC):
     """The extra of ``unimodel`` that installs `package`."""
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
     """Kinds of device that it can run on: ``cpu``, ``cuda``."""
-    Options: ClassVar[type[msgspec.Struct]] = NoOptions
-    """The model options that this backend understands, a struct with ``forbid_unknown_fields=True``."""
+    Options: ClassVar[type[msgspec.Struct] | type[dict[str, Any]]] = NoOptions
+    """The model options that this backend understands: a struct with ``forbid_unknown_fields=True``, or `dict` when
+    they are for the model's own code to understand."""
 
     @classmethod
     @abstractmethod

@@ -248,7 +248,8 @@ class PlainDecoder:
             return None
         try:
             value = (self._row if single else self._rows).decode(data)
-            array = np.array([value] if single else value, self._dtype)
+            with np.errstate(over="ignore"):  # told below
+                array = np.array([value] if single else value, self._dtype)
         except (msgspec.DecodeError, ValueError, OverflowError, RecursionError):
             return None
         shape = array.shape

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from backends import discovery
-from backends.base import BackendError, Device, ModelInfo
+from backends.base import Backend, BackendError, Device, ModelInfo
 from engine import digest, model_options
 from engine.errors import (
     DeadlineExceeded,
@@ -90,6 +90,7 @@ class Engine:
         self.workers: dict[str, Worker] = {}
         self.entries: dict[tuple[str, int], Entry] = {}
         """By `ModelSpec.key`."""
+        self._backends = discovery.available()
         self._loads = 0
         self._room = asyncio.Lock()
         self._idle = asyncio.Event()
@@ -269,7 +270,7 @@ class Engine:
             await asyncio.sleep(0.005)
             entry = self.entries.get(spec.key)
         if entry is None or entry.state == "failed":
-            backend = discovery.available()[spec.backend]
+            backend = self.backend(spec.backend)
             options, _ = model_options.split(spec.config, backend.Options)
             entry = self._entry(spec, options)
             self.entries[spec.key] = entry
@@ -305,6 +306,13 @@ class Engine:
                 await self.unload(entry.spec)
             self.metrics.remove(*key)
         return removed
+
+    def backend(self, name: str) -> type[Backend]:
+        """A backend by name. Raises `ModelFailed` when it was there at registration and no longer is."""
+        backend = self._backends.get(name)
+        if backend is None:
+            raise ModelFailed(f"The backend {name!r} is not installed any more.")
+        return backend
 
     # --- loading -----------------------------------------------------------------------------------------------------
 
@@ -358,7 +366,7 @@ class Engine:
 
     def _place(self, entry: Entry) -> list[Worker]:
         options = entry.options
-        backend = discovery.available()[entry.spec.backend]
+        backend = self.backend(entry.spec.backend)
         seats = [
             Seat(w.name, str(w.device), sum(w in e.workers for e in self.entries.values()))
             for w in self.workers.values()

@@ -111,12 +111,17 @@ def convert(cls: type[msgspec.Struct], raw: dict[str, Any], known: list[str]) ->
         raise InvalidOption(f"{subject}: {problem[0].lower()}{problem[1:]}.", field=field) from None
 
 
-def split(config: dict[str, Any], backend_options: type[msgspec.Struct]) -> tuple[ModelOptions, Any]:
+BackendOptions = type[msgspec.Struct] | type[dict[str, Any]]
+"""What a backend declares: a struct of its options, or `dict` when they are its user's own, as a plugin's are."""
+
+
+def split(config: dict[str, Any], backend_options: BackendOptions) -> tuple[ModelOptions, Any]:
     """The engine's and the backend's options of a model's `config`. Raises `InvalidOption`."""
     own_names = {f.name for f in msgspec.structs.fields(ModelOptions)}
     own = {k: v for k, v in config.items() if k in own_names}
     rest = {k: v for k, v in config.items() if k not in own_names}
-    known = _paths(ModelOptions) + _paths(backend_options)
+    struct = backend_options if issubclass(backend_options, msgspec.Struct) else None
+    known = _paths(ModelOptions) + (_paths(struct) if struct is not None else [])
     options: ModelOptions = convert(ModelOptions, own, known)
     for name, value, least in (
         ("batching.max_batch_size", options.batching.max_batch_size, 1),
@@ -130,4 +135,4 @@ def split(config: dict[str, Any], backend_options: type[msgspec.Struct]) -> tupl
     ):
         if value is not None and value < least:
             raise InvalidOption(f"Model option {name} must be at least {least}; got {value}.", field=f"config.{name}")
-    return options, convert(backend_options, rest, known)
+    return options, rest if struct is None else convert(struct, rest, known)

@@ -64,7 +64,7 @@ def batching_view(engine: Engine, spec: ModelSpec, entry: Entry | None) -> schem
     if entry is not None:
         options = entry.options.batching
     else:
-        options = model_options.split(spec.config, discovery.available()[spec.backend].Options)[0].batching
+        options = model_options.split(spec.config, engine.backend(spec.backend).Options)[0].batching
     wait = defaults.max_batch_wait_ms if options.max_batch_wait_ms is None else options.max_batch_wait_ms
     loaded = entry.dispatcher.loaded if entry is not None else None
     reason = loaded.batch_reason if loaded is not None else spec.info.unbatched_reason

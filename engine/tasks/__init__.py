@@ -23,7 +23,9 @@ TASKS: dict[str, str] = {
 def create(name: str, info: ModelInfo, options: ModelOptions) -> TensorTask:
     """The task of a loaded model. Raises `InvalidOption` for an unknown name or one that does not fit the model."""
     if name not in TASKS:
-        raise InvalidOption(f"Unknown task {name!r}; choose one of {', '.join(TASKS)}.{nearest(name, TASKS)}", field="task")
+        raise InvalidOption(
+            f"Unknown task {name!r}; choose one of {', '.join(TASKS)}.{nearest(name, TASKS)}", field="task"
+        )
     module, _, attribute = TASKS[name].partition(":")
     task: TensorTask = getattr(importlib.import_module(module), attribute)(info, options)
     return task
