@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from backends import discovery
@@ -37,7 +38,7 @@ from engine.scheduling.queue import QueueLimits
 from engine.schema import ModelState, RegisterRequest
 from engine.settings import Settings
 from engine.telemetry import gpu
-from engine.telemetry.metrics import Metrics
+from engine.telemetry.metrics import Metrics, ModelMetrics
 from engine.transport.messages import Load, Loaded
 from engine.types import Answer, ModelSpec, Request
 from engine.worker.instance import Instance, Stream
@@ -218,7 +219,7 @@ class Engine:
         draft = ModelSpec(
             name=request.name,
             version=0,
-            path=request.model_path,
+            path=str(Path(request.model_path).absolute()) if source.exists() else request.model_path,
             sha256=sha256,
             size_bytes=size,
             backend=backend.name,
@@ -330,7 +331,7 @@ class Engine:
                 math.inf if limits.max_wait_ms is None else limits.max_wait_ms / 1000,
             ),
             engine.max_batch_mb * _MIB // 2,  # the other half of a slot is for the outputs
-            self.metrics.model(spec.name, spec.version),
+            self.metrics.model(spec.name, spec.version) if spec.version else ModelMetrics(),
             self.clock,
         )
         entry = Entry(spec, options, dispatcher)
@@ -399,7 +400,7 @@ class Engine:
                 device=worker.device,
                 slots=MAX_OUTSTANDING,
                 slot_bytes=instance.slots.slot_bytes,
-                batch_rows=entry.dispatcher.policy.max_rows,
+                batch_rows=entry.options.batching.max_batch_size or engine.default_batch_size,
                 dynamic_padding=_first(entry.options.batching.dynamic_padding, engine.dynamic_padding),
             )
             try:

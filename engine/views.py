@@ -200,6 +200,7 @@ def backend_list() -> schema.BackendList:
 
 def refresh_gauges(engine: Engine) -> None:
     """Sets the gauges, just before they are rendered."""
+    engine.metrics.clear_gauges()
     for entry in engine.entries.values():
         m, d = entry.dispatcher.metrics, entry.dispatcher
         m.queue_requests = d.queue.requests

@@ -63,9 +63,8 @@ class PythonBackend(base.ValueBackend):
         except MemoryError as e:
             raise OutOfMemory(f"{self._label} does not fit the memory: {describe(e, config.path)}") from e
         except InvalidInput as e:
-            raise InvalidOption(
-                f"{self._label}: {e.message}", field=f"config.{e.field}" if e.field else "config"
-            ) from e
+            field = f"config.{e.field}" if e.field else "config"
+            raise InvalidOption(f"{self._label}: {e.message}", field=field) from e
         except (Exception, SystemExit) as e:
             raise ModelFileError(f"{self._label}.load_model failed: {describe(e, config.path)}") from e
         return plugin
@@ -94,11 +93,8 @@ class PythonBackend(base.ValueBackend):
     def _of_batch(self, results: Any, count: int) -> list[dict[str, Any] | Exception]:
         if not isinstance(results, list | tuple) or len(results) != count:
             got = f"{len(results)} results" if isinstance(results, list | tuple) else f"a {type(results).__name__}"
-            return [
-                BackendError(
-                    f"{self._label}.predict_batch must return a list of {count} dicts, one a request; got {got}."
-                )
-            ] * count
+            problem = f"{self._label}.predict_batch must return a list of {count} dicts, one a request; got {got}."
+            return [BackendError(problem)] * count
         return [self._capture(lambda result: result, result, "predict_batch") for result in results]
 
     def _capture(

@@ -230,8 +230,19 @@ def answer_body(answer: Answer, source: Input, dispatcher: Dispatcher, headers: 
             return json_type, (head[:-1] + b"}" if answer.data == b"{}" else head + answer.data[1:])
         data = answer.data
     else:
-        data = encode_json(codec.encode(form, answer.tensors, answer.single))
+        data = _json_answer(answer, form, dispatcher)
     return json_type, b'%s"%s":%s}' % (head, ANSWER_KEY[form].encode(), data)
+
+
+def _json_answer(answer: TensorAnswer, form: Form, dispatcher: Dispatcher) -> bytes:
+    specs = dispatcher.loaded.info.outputs if dispatcher.loaded is not None else ()
+    if len(specs) == 1 and specs[0].batch_axis == 0:  # the commonest case, in which all forms agree
+        array = answer.tensors[specs[0].name]
+        return encode_json((array[0] if answer.single else array).tolist())
+    try:
+        return encode_json(codec.encode(form, answer.tensors, answer.single, specs))
+    except BackendError as e:
+        raise translated(e) from None
 
 
 def _binary(tensors: Tensors, accept: str, output: str | None) -> tuple[RawHeaders, bytes]:

@@ -45,7 +45,7 @@ class TensorTask:
 
     def encode(self, form: Form, outputs: Tensors, single: bool, parameters: Parameters) -> Any:  # noqa: ARG002
         """The JSON value of the answer, for the rows of one request."""
-        return codec.encode(form, outputs, single)
+        return codec.encode(form, outputs, single, self.info.outputs)
 
     def example(self, row: Tensors) -> Any:
         """A value for ``input`` that this model accepts, shown to users; `row` is the backend's example."""

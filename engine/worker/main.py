@@ -39,8 +39,8 @@ log = logging.getLogger("unimodel.worker")
 
 def main() -> None:
     """Serves until the control channel ends."""
-    fd, level, log_format = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-    logs.configure(level, log_format, sys.stderr)
+    fd, name, level, log_format = int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4]
+    logs.configure(level, log_format, sys.stderr, {"worker": name})
     faulthandler.enable()
     control = Channel(socket.socket(fileno=fd))
     control.send(encode(Hello(os.getpid())))

@@ -96,6 +96,7 @@ class Worker:
                     "-m",
                     "engine.worker.main",
                     str(theirs.fileno()),
+                    self.name,
                     self._monitoring.log_level,
                     self._monitoring.log_format,
                 ],
