@@ -1,0 +1,260 @@
+"""ONNX models with onnxruntime, on the CPU and on NVIDIA GPUs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import msgspec
+import numpy as np
+
+from backends.base import (
+    NO_MATCH,
+    Device,
+    InvalidOption,
+    Match,
+    MissingRuntime,
+    ModelFileError,
+    ModelInfo,
+    TensorBackend,
+    Tensors,
+    TensorSpec,
+)
+from backends.onnx import errors, file, labels
+from backends.onnx.file import Kind
+from backends.onnx.signature import Input, Signature, dtype_of, probe
+
+
+class OnnxOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The options of an ONNX model."""
+
+    threads: int | None = None
+    """CPU threads for one call; the worker's share of the cores when not given."""
+    graph_optimization: Literal["all", "extended", "basic", "off"] = "all"
+    """How much onnxruntime rewrites the graph when it loads it."""
+    dims: dict[str, int] = {}
+    """Sizes of free dimensions for the example row, for a model that does not run on the ones that are tried."""
+
+
+class OnnxBackend(TensorBackend):
+    """Owns one session of onnxruntime."""
+
+    name = "onnx"
+    summary = "ONNX models (.onnx, .ort)"
+    package = "onnxruntime"
+    extra = "onnx"
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
+    Options = OnnxOptions
+
+    @classmethod
+    def sniff(cls, path: Path) -> Match:
+        """By the structure of the file; its extension alone is a guess, and tells of truncated files."""
+        named = path.suffix.lower() in file.SUFFIXES
+        if not path.is_file():
+            return NO_MATCH
+        try:
+            kind = file.look(path)
+        except OSError:
+            return Match(0.5) if named else NO_MATCH
+        if kind in (Kind.ONNX, Kind.ORT):
+            return Match(1.0 if named else 0.9)
+        if kind is Kind.TRUNCATED:
+            return Match(0.6 if named else 0.4)
+        return Match(0.5) if named else NO_MATCH
+
+    def load(self, path: Path, device: Device, options: OnnxOptions) -> ModelInfo:
+        """Opens the session and finds the signature by running it. See `Backend.load` for the errors."""
+        onnxruntime = _runtime()
+        before = _resident_bytes()
+        self._session = _open(onnxruntime, path, device, options)
+        with errors.of_file(path):
+            meta = self._session.get_modelmeta()
+            metadata = {k: v for k, v in meta.custom_metadata_map.items() if v}
+            inputs = [
+                Input(i.name, dtype_of("Input", i.type, i.name), list(i.shape)) for i in self._session.get_inputs()
+            ]
+            outputs = [(o.name, o.type, o.shape) for o in self._session.get_outputs()]
+        self._output_names = [name for name, _, _ in outputs]
+        self._maps = {name for name, kind, _ in outputs if _is_map(kind, name)}
+        self._classes: dict[str, tuple[str, ...]] = {}
+        signature = probe(inputs, [(name, shape) for name, _, shape in outputs], self.predict, options.dims)
+        self._example = signature.example
+        self._memory = max(_size_on_disk(path), _resident_bytes() - before if device.kind == "cpu" else 0)
+        return self._info(signature, metadata, meta.producer_name, device, onnxruntime.__version__)
+
+    def example(self) -> Tensors:
+        """The made-up row on which the model was found to run."""
+        return dict(self._example)
+
+    def predict(self, batch: Tensors) -> Tensors:
+        """Computes a batch. Raises `InvalidInput` when the model refuses the shapes or values, `OutOfMemory`."""
+        with errors.of_run():
+            values = self._session.run(self._output_names, batch)
+        if not self._maps:
+            return dict(zip(self._output_names, values, strict=True))
+        return {n: self._table(n, v) if n in self._maps else v for n, v in zip(self._output_names, values, strict=True)}
+
+    def memory(self) -> int:
+        """The growth of the process while the model was loaded and tried, at least the size of its files."""
+        return self._memory
+
+    def close(self) -> None:
+        """Frees the session, and with it the weights and the arena."""
+        del self._session
+
+    def _table(self, name: str, rows: list[dict[Any, float]]) -> np.ndarray[Any, Any]:
+        """Scores by class, one dict a row (scikit-learn's ZipMap), as an array [rows, classes]."""
+        self._classes.setdefault(name, tuple(map(str, rows[0])))
+        return np.array([list(row.values()) for row in rows], dtype=np.float32)
+
+    def _info(
+        self, found: Signature, metadata: dict[str, str], producer: str, device: Device, version: str
+    ) -> ModelInfo:
+        image = _image_classifier(found.inputs, found.outputs)
+        names: tuple[str, ...] | None = next(iter(self._classes.values()), None)
+        notes: list[str] = []
+        if image is not None:
+            names, label_note = labels.find(metadata, image)
+            notes = [f"It looks like an image classifier with {image} classes; --task tensor serves its raw tensors."]
+            notes += [label_note] if label_note else []
+        metadata = {k: v for k, v in metadata.items() if k not in labels.KEYS and len(v) <= 4096}
+        return ModelInfo(
+            task="tensor" if image is None else "image-classification",
+            inputs=found.inputs,
+            outputs=found.outputs,
+            batchable=found.unbatched_reason is None,
+            unbatched_reason=found.unbatched_reason,
+            labels=names,
+            runtime=f"onnxruntime {version}",
+            device=str(device),
+            metadata={"producer": producer, **metadata} if producer else metadata,
+            notes=tuple(notes),
+        )
+
+
+# --- the session ----------------------------------------------------------------------------------------------------
+
+
+def _runtime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingRuntime("onnxruntime", "onnx") from None
+    return onnxruntime
+
+
+def _open(onnxruntime: Any, path: Path, device: Device, options: OnnxOptions) -> Any:
+    """A session on `device`. Raises `ModelFileError`, `MissingRuntime`, `InvalidOption` or `OutOfMemory`."""
+    kind = _look(path)
+    config = onnxruntime.SessionOptions()
+    config.log_severity_level = 4  # what matters is raised; the rest would clutter the server's log
+    config.intra_op_num_threads = _threads(device, options)
+    config.inter_op_num_threads = 1
+    _limit_spinning(config, onnxruntime.__version__)
+    config.graph_optimization_level = getattr(
+        onnxruntime.GraphOptimizationLevel,
+        {
+            "all": "ORT_ENABLE_ALL",
+            "extended": "ORT_ENABLE_EXTENDED",
+            "basic": "ORT_ENABLE_BASIC",
+            "off": "ORT_DISABLE_ALL",
+        }[options.graph_optimization],
+    )
+    if kind is Kind.ORT:
+        config.add_session_config_entry("session.load_model_format", "ORT")
+    providers = _providers(onnxruntime, device)
+    with errors.of_file(path, kind):
+        session = onnxruntime.InferenceSession(str(path), config, providers=providers, enable_fallback=0)
+    if device.kind == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
+        raise MissingRuntime("onnxruntime's CUDA provider did not start: CUDA or cuDNN", "gpu")
+    return session
+
+
+def _limit_spinning(config: Any, version: str) -> None:
+    """Lets pool threads sleep soon after they run out of work.
+
+    Left alone, they spin for tens of milliseconds after each call, on cores that the server or another model needs.
+    Twenty microseconds bridge the gaps between the operators of one call, which is what spinning is good for. The pool
+    that onnxruntime shares between sessions cannot be told so from Python, hence a pool for each session: its threads
+    are runnable only while that session computes.
+    """
+    if tuple(int(part) for part in version.split(".")[:2]) >= (1, 26):
+        config.add_session_config_entry("session.intra_op.spin_duration_us", "20")
+    else:
+        config.add_session_config_entry("session.intra_op.allow_spinning", "0")
+
+
+def _look(path: Path) -> Kind:
+    if path.is_dir():
+        raise ModelFileError(f"{path} is a folder; give the path of the .onnx file in it.")
+    try:
+        if path.stat().st_size == 0:
+            raise ModelFileError(f"{path} is empty.")
+        return file.look(path)
+    except FileNotFoundError:
+        raise ModelFileError(f"{path} does not exist.") from None
+    except OSError as e:
+        raise ModelFileError(f"{path} cannot be read: {e.strerror}.") from None
+
+
+def _threads(device: Device, options: OnnxOptions) -> int:
+    if options.threads is not None and options.threads < 1:
+        raise InvalidOption(f"threads must be at least 1; got {options.threads}.", field="config.threads")
+    return options.threads or device.threads
+
+
+def _providers(onnxruntime: Any, device: Device) -> list[Any]:
+    if device.kind == "cpu":
+        return ["CPUExecutionProvider"]
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        raise MissingRuntime("onnxruntime with CUDA", "gpu")
+    if hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()  # finds CUDA and cuDNN where pip put them
+    cuda: dict[str, Any] = {
+        "device_id": device.index,
+        "arena_extend_strategy": "kSameAsRequested",
+        # the default tries every algorithm anew for each new batch size
+        "cudnn_conv_algo_search": "HEURISTIC",
+    }
+    if device.memory_bytes is not None:
+        cuda["gpu_mem_limit"] = device.memory_bytes
+    return [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"]
+
+
+def _size_on_disk(path: Path) -> int:
+    """Bytes of the file and of the weights beside it (``model.onnx.data``, ``model.onnx_data``, ``model.data``)."""
+    beside = {path.with_name(path.name + end) for end in (".data", "_data")} | {path.with_suffix(".data")}
+    return path.stat().st_size + sum(p.stat().st_size for p in beside if p.is_file())
+
+
+def _resident_bytes() -> int:
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+# --- what the model is for ------------------------------------------------------------------------------------------
+
+
+def _is_map(onnx_type: str, name: str) -> bool:
+    """Whether an output is one dict of scores a row. Raises `ModelFileError` for other types that are no tensors."""
+    if onnx_type in ("seq(map(int64,tensor(float)))", "seq(map(string,tensor(float)))"):
+        return True
+    dtype_of("Output", onnx_type, name)
+    return False
+
+
+def _image_classifier(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> int | None:
+    """How many classes an image classifier has, judged by its shapes alone; `None` when it is none."""
+    if len(inputs) != 1 or len(outputs) != 1:
+        return None
+    image, scores = inputs[0], outputs[0]
+    if len(image.shape) != 4 or not image.dtype.startswith(("float", "uint8")):
+        return None
+    channels = (image.shape[1], image.shape[3])
+    if not any(c in (1, 3) for c in channels) or not scores.dtype.startswith("float"):
+        return None
+    if len(scores.shape) < 2 or any(d != 1 for d in scores.shape[2:]):
+        return None
+    classes = scores.shape[1]
+    return classes if isinstance(classes, int) and classes >= 2 else None

@@ -1,0 +1,327 @@
+"""A model's signature, found by running it.
+
+What an ONNX file declares of its shapes is often less than the truth (dimensions without a name) and sometimes wrong (a
+batch of 1 declared, any taken). So the model is run on a made-up row, on two of them, and with each free dimension
+changed, and the shapes that come back tell which axis is the batch and which output dimension follows which input.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from backends.base import BackendError, Dim, InvalidOption, ModelFileError, OutOfMemory, Tensors, TensorSpec
+
+DTYPES = {
+    "float": "float32",
+    "double": "float64",
+    "bool": "bool",
+    "string": "string",
+    **{name: name for name in ("float16", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")},
+}
+"""ONNX's names of the element types that NumPy has too, and ours."""
+
+_MADE_UP = re.compile(r"\?|unk_.*|.*_dim_\d+|None")
+"""Names that exporters give to dimensions of which they know nothing."""
+_NOT_BATCH = re.compile(r"^(?!.*batch).*(seq|len|time|token|height|width|frame|chunk|step)", re.IGNORECASE)
+_SAMPLE_RATE = re.compile(r"sr|sample_?rate|sampling_?rate", re.IGNORECASE)
+
+_LENGTHS = (16, 64, 512, 8, 32, 128, 256, 1024, 2048, 4096, 16000, 4, 2, 1)
+_PIXELS = (224, 256, 320, 640, 32, 64, 28, 512, 299, 384, 16, 1)
+"""Sizes tried for a free dimension, the likeliest first."""
+
+Run = Callable[[Tensors], Tensors]
+
+
+@dataclass(slots=True)
+class Input:
+    """An input while its shape is being found out. `dims` are sizes, or the keys of free dimensions."""
+
+    name: str
+    dtype: str
+    dims: list[Dim]
+    batch_axis: int | None = None
+
+
+@dataclass(slots=True)
+class Signature:
+    """What was found out."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    example: Tensors
+    unbatched_reason: str | None
+
+
+def dtype_of(kind: str, onnx_type: str, name: str) -> str:
+    """Our name of ``tensor(float)``. Raises `ModelFileError` for a type that has no form in NumPy."""
+    match = re.fullmatch(r"tensor\((\w+)\)", onnx_type)
+    if match is None or match[1] not in DTYPES:
+        raise ModelFileError(
+            f"{kind} {name!r} has the type {onnx_type}, which cannot be served; "
+            "export the model with plain tensors of numbers or strings."
+        )
+    return DTYPES[match[1]]
+
+
+def probe(
+    inputs: Sequence[Input], outputs: Sequence[tuple[str, Sequence[Any]]], run: Run, sizes: Mapping[str, int]
+) -> Signature:
+    """Runs the model and tells its signature.
+
+    `outputs` are names and declared shapes; `sizes` are the user's sizes of free dimensions. Raises `ModelFileError`
+    when no made-up row makes the model run, `OutOfMemory`.
+    """
+    for tensor in inputs:
+        _name_dims(tensor)
+    batch = _find_batch(inputs)
+    trial = _Trial(inputs, batch, run)
+    row, one = trial.search(sizes)
+    two, refusal = trial.twice(row) if batch is not None else (None, None)
+    if batch is not None and two is None:
+        _fix(inputs, batch)
+    others = trial.follow()
+    shapes = _Shapes(batch, one, two, others, all_varied=len(others) == len(trial.sizes))
+    found = tuple(shapes.spec(name, declared) for name, declared in outputs)
+    specs = tuple(TensorSpec(t.name, t.dtype, tuple(t.dims), t.batch_axis) for t in inputs)
+    specs, found = _fixed_batch(specs, found) if two is None else (specs, found)
+    return Signature(specs, found, row, _unbatched_reason(specs, found, refusal))
+
+
+# --- inputs ---------------------------------------------------------------------------------------------------------
+
+
+def _name_dims(tensor: Input) -> None:
+    """Gives a key of its own to every dimension that the file leaves free and unnamed."""
+    for axis, dim in enumerate(tensor.dims):
+        if not dim or (isinstance(dim, int) and dim < 0):
+            tensor.dims[axis] = _own_key(tensor, axis)
+
+
+def _own_key(tensor: Input, axis: int) -> str:
+    return f"{tensor.name}_{axis}"
+
+
+def _find_batch(inputs: Sequence[Input]) -> str | None:
+    """The key of the batch dimension, after setting each input's batch axis; `None` when no dimension is free for it.
+
+    It is the first free leading dimension whose name does not speak of something else. Leading dimensions without a
+    telling name are the batch too. An input that has the batch elsewhere (a state of [layers, batch, width]) has it on
+    the axis of that name, or on its only free and unnamed one.
+    """
+    leading = [str(t.dims[0]) for t in inputs if t.dims and isinstance(t.dims[0], str)]
+    nameless = {_own_key(t, 0) for t in inputs} | {key for key in leading if _MADE_UP.fullmatch(key)}
+    named = [key for key in leading if key not in nameless and not _NOT_BATCH.match(key)]
+    if not named and not nameless.intersection(leading):
+        return None
+    batch = next((key for key in named if "batch" in key.lower()), named[0] if named else "batch")
+    for tensor in inputs:
+        tensor.dims = [batch if dim in nameless else dim for dim in tensor.dims]
+        own = [axis for axis, dim in enumerate(tensor.dims) if dim == _own_key(tensor, axis)]
+        if batch not in tensor.dims and len(own) == 1:
+            tensor.dims[own[0]] = batch
+        tensor.batch_axis = tensor.dims.index(batch) if batch in tensor.dims else None
+    return batch
+
+
+def _fix(inputs: Sequence[Input], batch: str) -> None:
+    """The model runs on one row only, whatever its file says."""
+    for tensor in inputs:
+        tensor.dims = [1 if dim == batch else dim for dim in tensor.dims]
+
+
+# --- trial runs -----------------------------------------------------------------------------------------------------
+
+
+class _Trial:
+    """Runs the model on made-up rows; remembers the sizes and values with which it ran."""
+
+    def __init__(self, inputs: Sequence[Input], batch: str | None, run: Run) -> None:
+        self.inputs = inputs
+        self.batch = batch
+        self.run = run
+        self.sizes: dict[str, int] = {}
+        self.fill = 0
+
+    def search(self, given: Mapping[str, int]) -> tuple[Tensors, Tensors]:
+        """A row on which the model runs, and its outputs."""
+        options = {key: (given[key],) if key in given else sizes for key, sizes in self._free().items()}
+        unknown = set(given) - options.keys()
+        if unknown:
+            known = ", ".join(options) or "none"
+            raise InvalidOption(
+                f"dims.{min(unknown)} is no free dimension of this model; it has: {known}.",
+                field=f"config.dims.{min(unknown)}",
+            )
+        error: BackendError | None = None
+        for attempt in self._attempts(options):
+            self.fill, self.sizes = attempt
+            row = self._row(self.sizes)
+            try:
+                return row, self.run(row)
+            except OutOfMemory:
+                raise
+            except BackendError as e:
+                error = error or e
+        hint = (
+            f" If it needs certain sizes, set them: {', '.join(f'dims.{key}=N' for key in options)}." if options else ""
+        )
+        raise ModelFileError(f"The model does not run on any example that was tried: {error}{hint}")
+
+    def _attempts(self, options: Mapping[str, Sequence[int]]) -> Iterator[tuple[int, dict[str, int]]]:
+        """Ways to fill integers, and for each the sizes to try, the likeliest first."""
+        integers = any(t.dtype.startswith(("int", "uint")) for t in self.inputs)
+        for fill in range(3 if integers else 1):
+            for i in range(max((len(sizes) for sizes in options.values()), default=1)):
+                yield fill, {key: sizes[min(i, len(sizes) - 1)] for key, sizes in options.items()}
+
+    def twice(self, row: Tensors) -> tuple[Tensors | None, BackendError | None]:
+        """The outputs for the same row two times, or why there are none."""
+        axes = {t.name: t.batch_axis for t in self.inputs}
+        rows = {n: a if (axis := axes[n]) is None else np.concatenate([a, a], axis=axis) for n, a in row.items()}
+        try:
+            return self.run(rows), None
+        except BackendError as e:
+            return None, e
+
+    def follow(self) -> dict[str, tuple[int, Tensors]]:
+        """For each free dimension: another size at which the model runs, and the outputs there."""
+        found = {}
+        for key, size in self.sizes.items():
+            for other in (size * 2, max(1, size // 2), size + 1):
+                try:
+                    found[key] = other, self.run(self._row({**self.sizes, key: other}))
+                except BackendError:
+                    continue
+                break
+        return found
+
+    def _free(self) -> dict[str, tuple[int, ...]]:
+        """The free dimensions besides the batch, and the sizes to try for each."""
+        free: dict[str, tuple[int, ...]] = {}
+        for tensor in self.inputs:
+            image = len(tensor.dims) == 4
+            for axis, dim in enumerate(tensor.dims):
+                if isinstance(dim, str) and dim != self.batch:
+                    sizes: tuple[int, ...] = _LENGTHS
+                    if image:
+                        sizes = (3, 1) if axis == 1 and isinstance(tensor.dims[2], str) else _PIXELS
+                    free.setdefault(dim, sizes)
+        return free
+
+    def _row(self, sizes: Mapping[str, int]) -> Tensors:
+        named = {**sizes, **({self.batch: 1} if self.batch is not None else {})}
+        return {t.name: self._values(t, [d if isinstance(d, int) else named[d] for d in t.dims]) for t in self.inputs}
+
+    def _values(self, tensor: Input, shape: list[int]) -> np.ndarray[Any, Any]:
+        """Made-up values, the same ones every time."""
+        dtype = np.dtype(_numpy(tensor.dtype))
+        if tensor.dtype == "string":
+            return np.full(shape, "example", dtype)
+        if dtype.kind == "f":
+            return np.random.default_rng(0).random(shape).astype(dtype)
+        if dtype.kind in "iu" and not shape and _SAMPLE_RATE.fullmatch(tensor.name):
+            return np.array(16000).astype(dtype)
+        if self.fill == 0:  # ones and zeros in turn: small enough for an index, not all the same, and a count is 1
+            return (np.arange(1, 1 + np.prod(shape, dtype=np.int64)) % 2).reshape(shape).astype(dtype)
+        return np.full(shape, self.fill - 1, dtype)
+
+
+def _numpy(dtype: str) -> str:
+    return "object" if dtype == "string" else dtype
+
+
+# --- outputs --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Shapes:
+    """Output shapes: of one row, of two, and of one row with another size of each free dimension."""
+
+    batch: str | None
+    one: Tensors
+    two: Tensors | None
+    others: dict[str, tuple[int, Tensors]]
+    all_varied: bool
+    """Whether `others` has every free dimension, so that what did not change there never will."""
+
+    def spec(self, name: str, declared: Sequence[Any]) -> TensorSpec:
+        """What is known of one output."""
+        array = self.one[name]
+        dtype = "string" if array.dtype.kind in "OU" else array.dtype.name
+        axis = self._batch_axis(name)
+        dims = tuple(self.batch or "" if i == axis else self._dim(name, i, declared) for i in range(array.ndim))
+        return TensorSpec(name, dtype, dims, axis)
+
+    def _batch_axis(self, name: str) -> int | None:
+        one, two = self.one[name].shape, self.two[name].shape if self.two is not None else ()
+        if len(one) != len(two):
+            return None
+        return next((i for i, sizes in enumerate(zip(one, two, strict=True)) if sizes == (1, 2)), None)
+
+    def _dim(self, name: str, axis: int, declared: Sequence[Any]) -> Dim:
+        """The size of a dimension, or the key of the free dimension that it follows, or a name of its own."""
+        size: int = self.one[name].shape[axis]
+        said = declared[axis] if len(declared) == self.one[name].ndim else None
+        named = isinstance(said, str) and said not in self.others and not _MADE_UP.fullmatch(said)
+        own_name = str(said) if named else f"{name}_{axis}"
+        for key, (other, outputs) in self.others.items():
+            now = outputs[name].shape[axis] if outputs[name].ndim > axis else None
+            if now == other:
+                return key
+            if now != size:
+                return own_name
+        if isinstance(said, int) and said > 0:
+            return size
+        per_row = self.two is None or self._batch_axis(name) is not None
+        return size if per_row and not named and self.all_varied else own_name
+
+
+# --- whether rows may share a call ----------------------------------------------------------------------------------
+
+
+def _fixed_batch(
+    inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Batch axes of a model that runs on a fixed count of rows: axis 0 where all tensors lead with the same size."""
+    leading = {s.shape[0] for s in inputs if s.shape}
+    if len(leading) != 1:
+        return inputs, outputs
+    (rows,) = leading
+    if not isinstance(rows, int) or (rows != 1 and not all(s.shape and s.shape[0] == rows for s in outputs)):
+        return inputs, outputs
+
+    def lead(spec: TensorSpec) -> TensorSpec:
+        axis = 0 if spec.shape and spec.shape[0] == rows else None
+        return TensorSpec(spec.name, spec.dtype, spec.shape, axis)
+
+    return tuple(map(lead, inputs)), tuple(map(lead, outputs))
+
+
+def _unbatched_reason(
+    inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], refusal: BackendError | None
+) -> str | None:
+    """Why rows of several requests cannot share a call; `None` when they can."""
+    if refusal is not None:
+        return f"The model fails on two rows at once: {refusal}"
+    if all(isinstance(dim, int) for s in inputs for dim in s.shape):
+        rows = next((s.shape[0] for s in inputs if s.batch_axis == 0), None)
+        return f"The file fixes {'every dimension' if rows is None else f'the batch dimension at {rows}'}."
+    without = [s.name for s in inputs if s.batch_axis is None]
+    if without:
+        return f"There is no batch axis in the input {_listed(without)}."
+    elsewhere = [s.name for s in (*inputs, *outputs) if s.batch_axis not in (0, None)]
+    if elsewhere:
+        return f"The batch is not the first axis of {_listed(elsewhere)}."
+    without = [s.name for s in outputs if s.batch_axis is None]
+    if without:
+        return f"The output {_listed(without)} does not have one row for each row of the input."
+    return None
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(map(repr, names))

