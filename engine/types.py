@@ -57,7 +57,7 @@ class TensorInput:
 class JsonInput:
     """JSON that the worker decodes: a value under `form`, or the whole body of a request to a plugin."""
 
-    data: bytes
+    data: bytes | bytearray
     form: Form = "input"
     rows: int = 1
 
@@ -71,7 +71,7 @@ class JsonInput:
 class BytesInput:
     """A raw body that the worker decodes, such as a JPEG file."""
 
-    data: bytes
+    data: bytes | bytearray
     content_type: str
     rows: int = 1
 

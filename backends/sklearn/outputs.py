@@ -36,7 +36,7 @@ class Outputs:
             raise ModelFileError(
                 f"A {type(last).__name__} has neither predict nor transform, so it has no answer for new rows."
             )
-        self._name = _name(last)
+        self._name = "label" if _sorts_rows(last) else "output"
 
     def __call__(self, rows: Any) -> Tensors:
         for transform in self._transforms:
@@ -74,11 +74,9 @@ def specs(tensors: Tensors) -> tuple[TensorSpec, ...]:
 
 def _scorer(estimator: Any) -> tuple[str, Callable[[Any], Any]] | None:
     """The name and method of the scores that come beside the labels."""
-    from sklearn.base import is_classifier, is_outlier_detector
-
     if hasattr(estimator, "predict_proba"):
         return "probabilities", estimator.predict_proba
-    if hasattr(estimator, "decision_function") and (is_classifier(estimator) or is_outlier_detector(estimator)):
+    if hasattr(estimator, "decision_function") and _sorts_rows(estimator):
         return "scores", estimator.decision_function
     return None
 
@@ -101,13 +99,16 @@ def _labels_are_likeliest(estimator: Any) -> bool:
     return is_forest(estimator) or isinstance(estimator, CalibratedClassifierCV)
 
 
-def _name(estimator: Any) -> str:
-    """`label` for everything that sorts rows into kinds, `output` for what computes a value."""
+def _sorts_rows(estimator: Any) -> bool:
+    """Whether `estimator` sorts rows into kinds, instead of computing a value for each."""
     import sklearn.base
 
     kinds = (sklearn.base.is_classifier, sklearn.base.is_outlier_detector, getattr(sklearn.base, "is_clusterer", None))
-    sorts = any(kind(estimator) for kind in kinds if kind) or hasattr(estimator, "predict_proba")
-    return "label" if sorts else "output"
+    try:
+        known = any(kind(estimator) for kind in kinds if kind)
+    except AttributeError:  # it speaks the interface without inheriting from scikit-learn
+        known = hasattr(estimator, "classes_")
+    return known or hasattr(estimator, "predict_proba")
 
 
 def _plain(values: Any) -> np.ndarray[Any, Any]:

@@ -20,6 +20,8 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 RawHeaders = list[tuple[bytes, bytes]]
+Body = bytes | memoryview
+"""Of a response; a view saves a copy of a large tensor."""
 
 encode_json = msgspec.json.Encoder().encode
 
@@ -108,7 +110,7 @@ def disconnect_probe(receive: Receive) -> Callable[[], bool] | None:
     return lambda: bool(cycle.disconnected)  # type: ignore[union-attr]
 
 
-async def send_body(send: Send, status: int, headers: RawHeaders, body: bytes) -> None:
+async def send_body(send: Send, status: int, headers: RawHeaders, body: Body) -> None:
     """A whole response. `content-length` is added."""
     headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from engine.api import predict_body
 from engine.api.http import (
     PRIORITIES,
+    Body,
     Headers,
     RawHeaders,
     Receive,
@@ -42,7 +43,7 @@ log = logging.getLogger("unimodel.http")
 MODELS = "/v1/models/"
 PREDICT = ":predict"
 
-Respond = Callable[[int, RawHeaders, bytes], None]
+Respond = Callable[[int, RawHeaders, Body], None]
 """Writes a whole response: status, headers but for ``content-length``, body."""
 
 _EVENT_STREAM = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
@@ -75,7 +76,7 @@ class PredictEndpoint:
         name: str,
         version: int | None,
         headers: Headers,
-        body: bytes,
+        body: bytes | bytearray,
         is_gone: Callable[[], bool],
         respond: Respond,
     ) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 
 from backends.base import BackendError, ModelInfo, Tensors, TensorSpec
 from engine import codec
-from engine.api.http import Headers, RawHeaders, encode_json
+from engine.api.http import Body, Headers, RawHeaders, encode_json
 from engine.codec import ANSWER_KEY, Form
 from engine.errors import InvalidInput, InvalidJSON, InvalidRequest, UniModelError, UnsupportedMediaType, from_code
 from engine.scheduling.dispatcher import Dispatcher
@@ -78,7 +78,7 @@ def parse(
     if kind in _JSON_TYPES or kind.endswith("+json"):
         if loaded.accepts_values:
             stream = decode_json(_decode_flag, body).stream
-            return JsonInput(bytes(body)), b"", stream
+            return JsonInput(body), b"", stream
         return _parse_envelope(decode_json(_decode_envelope, body), loaded, decoder, max_rows)
     if loaded.accepts_values:
         raise UnsupportedMediaType(f"This model takes {JSON}; got {kind}.", field="content-type")
@@ -87,7 +87,7 @@ def parse(
     if kind == NPY:
         return _npy(body, headers, loaded.info), b"", False
     if kind.startswith(("image/", "audio/")):
-        return BytesInput(bytes(body), kind), b"", False
+        return BytesInput(body, kind), b"", False
     raise UnsupportedMediaType(
         f"Cannot decode {kind!r}; send {JSON}, {OCTETS}, {NPY} or an image.", field="content-type"
     )
@@ -218,7 +218,7 @@ def wants_tensors(headers: Headers) -> bool:
     return accept is not None and media_type(accept) in (OCTETS, NPY)
 
 
-def answer_body(answer: Answer, source: Input, dispatcher: Dispatcher, headers: Headers) -> tuple[RawHeaders, bytes]:
+def answer_body(answer: Answer, source: Input, dispatcher: Dispatcher, headers: Headers) -> tuple[RawHeaders, Body]:
     """The content headers and body of a successful prediction."""
     if isinstance(answer, TensorAnswer) and wants_tensors(headers):
         return _binary(answer.tensors, media_type(headers.get(b"accept")), headers.get(b"x-tensor-output"))
@@ -245,7 +245,7 @@ def _json_answer(answer: TensorAnswer, form: Form, dispatcher: Dispatcher) -> by
         raise translated(e) from None
 
 
-def _binary(tensors: Tensors, accept: str, output: str | None) -> tuple[RawHeaders, bytes]:
+def _binary(tensors: Tensors, accept: str, output: str | None) -> tuple[RawHeaders, Body]:
     if output is None and len(tensors) > 1:
         names = ", ".join(tensors)
         raise InvalidRequest(
@@ -265,4 +265,4 @@ def _binary(tensors: Tensors, accept: str, output: str | None) -> tuple[RawHeade
         file = io.BytesIO()
         np.save(file, array, allow_pickle=False)
         return headers, file.getvalue()
-    return headers, array.tobytes()
+    return headers, np.ascontiguousarray(array).reshape(-1).view(np.uint8).data

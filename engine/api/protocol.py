@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from engine.api.http import Headers, RawHeaders
+from engine.api.http import Body, Headers, RawHeaders
 from engine.api.native import MODELS, PREDICT, parse_target
 from engine.errors import UniModelError
 
@@ -35,13 +36,15 @@ class _NoEvent:
 class PredictCycle:
     """One prediction on a connection. Has what uvicorn's protocol looks at in a cycle."""
 
-    __slots__ = ("body", "disconnected", "keep_alive", "name", "response_complete", "version")
+    __slots__ = ("body", "disconnected", "keep_alive", "length", "name", "response_complete", "version")
 
     message_event = _NoEvent()
 
-    def __init__(self, name: str, version: int | None, keep_alive: bool) -> None:
+    def __init__(self, name: str, version: int | None, length: int, keep_alive: bool) -> None:
         self.name = name
         self.version = version
+        self.length = length
+        """Bytes of the body, as announced."""
         self.keep_alive = keep_alive
         self.body: list[bytes] = []
         self.disconnected = False
@@ -58,6 +61,20 @@ class PredictProtocol(HttpToolsProtocol):
     endpoint: PredictEndpoint
     """Set on a subclass by `protocol_for`, since uvicorn makes the instances."""
     max_body: int
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the connection. What is left of a large body after the first piece bypasses the parser."""
+        super().data_received(data)
+        cycle: Any = self.cycle
+        if type(cycle) is PredictCycle and cycle.length > _LARGE and not cycle.response_complete:
+            got = sum(map(len, cycle.body))
+            if cycle.body and got < cycle.length and not self.transport.is_closing():
+                _BodyReceiver(self, cycle, got)
+
+    def body_received(self, cycle: PredictCycle, body: bytearray) -> None:
+        """A large body is here. The parser never saw its end, so the next request gets a new one."""
+        self.parser = httptools.HttpRequestParser(self)
+        self._predict(cycle, body)
 
     # --- parser callbacks --------------------------------------------------------------------------------------------
 
@@ -88,7 +105,9 @@ class PredictProtocol(HttpToolsProtocol):
         """The whole request is here."""
         cycle: Any = self.cycle
         if type(cycle) is PredictCycle:
-            self._predict(cycle)
+            body = cycle.body[0] if len(cycle.body) == 1 else b"".join(cycle.body)
+            cycle.body = []
+            self._predict(cycle, body)
         else:
             super().on_message_complete()
 
@@ -106,13 +125,14 @@ class PredictProtocol(HttpToolsProtocol):
             return None  # pipelined
         if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
             return None
-        if not 0 <= self._announced() <= self.max_body:
+        length = self._announced()
+        if not 0 <= length <= self.max_body:
             return None
         try:
             name, version = parse_target(url[len(_MODELS) : -len(_PREDICT)].decode("ascii"))
         except (UniModelError, UnicodeDecodeError):
             return None
-        return PredictCycle(name, version, parser.should_keep_alive())
+        return PredictCycle(name, version, length, parser.should_keep_alive())
 
     def _announced(self) -> int:
         """The body's length by its header; -1 when there is none."""
@@ -121,22 +141,19 @@ class PredictProtocol(HttpToolsProtocol):
                 return int(value) if value.isdigit() else -1
         return -1
 
-    def _predict(self, cycle: PredictCycle) -> None:
-        body = cycle.body[0] if len(cycle.body) == 1 else b"".join(cycle.body)
-        cycle.body = []
-
-        def respond(status: int, headers: RawHeaders, data: bytes) -> None:
+    def _predict(self, cycle: PredictCycle, body: bytes | bytearray) -> None:
+        def respond(status: int, headers: RawHeaders, data: Body) -> None:
             self._respond(cycle, status, headers, data)
 
         started = self.endpoint.start(cycle.name, cycle.version, Headers(self.headers), body, cycle.is_gone, respond)
         if not started:
             self._hand_over(body)
 
-    def _respond(self, cycle: PredictCycle, status: int, headers: RawHeaders, data: bytes) -> None:
+    def _respond(self, cycle: PredictCycle, status: int, headers: RawHeaders, data: Body) -> None:
         cycle.response_complete = True
         if cycle.disconnected or self.transport.is_closing():
             return
-        head = [STATUS_LINE[status]]
+        head: list[Body] = [STATUS_LINE[status]]
         for name, value in self.server_state.default_headers:
             head += (name, b": ", value, b"\r\n")
         for name, value in headers:
@@ -162,7 +179,7 @@ class PredictProtocol(HttpToolsProtocol):
         self.url, self.expect_100_continue = url, expects
         self.headers.extend(headers)
 
-    def _hand_over(self, body: bytes) -> None:
+    def _hand_over(self, body: bytes | bytearray) -> None:
         """Gives a prediction that must wait, or stream, to the app."""
         self.cycle = None  # type: ignore[assignment]
         self._build_scope()
@@ -171,6 +188,54 @@ class PredictProtocol(HttpToolsProtocol):
         cycle.body += body
         cycle.more_body = False
         cycle.message_event.set()
+
+
+class _BodyReceiver(asyncio.BufferedProtocol):
+    """Receives the rest of one large body: the kernel writes it into its place, without a copy in between."""
+
+    def __init__(self, connection: PredictProtocol, cycle: PredictCycle, got: int) -> None:
+        self._connection = connection
+        self._cycle = cycle
+        self._body = bytearray(cycle.length)
+        self._body[:got] = b"".join(cycle.body)
+        cycle.body = []
+        self._view = memoryview(self._body)
+        self._got = got
+        self._switch(self)
+
+    def _switch(self, protocol: asyncio.BaseProtocol) -> None:
+        """Reading is restarted, since the event loop decides then how it reads."""
+        transport = self._connection.transport
+        transport.pause_reading()
+        transport.set_protocol(protocol)
+        transport.resume_reading()
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - never beyond this body, whatever the hint
+        """Where the next bytes go."""
+        return self._view[self._got :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Bytes are there; after the last one the connection goes on as before."""
+        self._got += nbytes
+        if self._got == self._cycle.length:
+            self._view.release()
+            self._switch(self._connection)
+            self._connection.body_received(self._cycle, self._body)
+
+    def eof_received(self) -> None:
+        """The client will not send the rest."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone; nothing was computed."""
+        self._connection.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """An earlier answer is still on its way."""
+        self._connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        """The earlier answer is out."""
+        self._connection.resume_writing()
 
 
 def protocol_for(endpoint: PredictEndpoint, max_body: int) -> type[asyncio.Protocol]:
