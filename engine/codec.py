@@ -248,9 +248,8 @@ class PlainDecoder:
             return None
         try:
             value = (self._row if single else self._rows).decode(data)
-            with np.errstate(over="ignore"):  # told below
-                array = np.array([value] if single else value, self._dtype)
-        except (msgspec.DecodeError, ValueError, OverflowError, RecursionError):
+            array = np.array([value] if single else value, self._dtype)
+        except (msgspec.DecodeError, ValueError, OverflowError, RecursionError, RuntimeWarning):
             return None
         shape = array.shape
         if len(shape) != self._rank or not shape[0]:

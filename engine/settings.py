@@ -43,6 +43,9 @@ class ServerSettings:
         maximum=65535,
     )
     max_body_mb: int = _setting(256, "Largest request body in MiB; a larger one gets 413.", minimum=1, maximum=65536)
+    max_buffered_mb: int = _setting(
+        2048, "MiB of large request bodies held at once; a further one gets 429.", minimum=1
+    )
     deadline_ms: int = _setting(
         60_000, "Default deadline of a request; the x-request-timeout-ms header overrides it.", minimum=1
     )

@@ -69,11 +69,46 @@ def request_id(headers: Headers) -> str:
     return f"{_prefix}-{next(_ids):x}"
 
 
-async def read_body(receive: Receive, headers: Headers, limit: int) -> bytes | bytearray:
-    """The whole body. Raises `BodyTooLarge` beyond `limit` bytes, `Cancelled` when the client went away."""
+class BodyBudget:
+    """Bounds the memory of all large bodies that are being received or computed. One of them always fits."""
+
+    LARGE = 64 * 1024
+    """Bytes from which a body counts."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held = 0
+
+    def reserve(self, length: int) -> bool:
+        """Takes `length` bytes, if they are there."""
+        if self._held and self._held + length > self._limit:
+            return False
+        self._held += length
+        return True
+
+    def release(self, length: int) -> None:
+        """Gives them back."""
+        self._held -= length
+
+    def refusal(self) -> Overloaded:
+        """The error of a body that does not fit now."""
+        return Overloaded(
+            f"Large bodies hold {self._held >> 20} MiB already (server.max_buffered_mb); retry later.", field="body"
+        )
+
+
+def body_length(headers: Headers, limit: int) -> int:
+    """The announced length, or `limit` for a chunked body. Raises `BodyTooLarge` beyond it."""
     announced = headers.get(b"content-length")
-    if announced is not None and announced.isdigit() and int(announced) > limit:
+    if announced is None or not announced.isdigit():
+        return limit if headers.get(b"transfer-encoding") is not None else 0
+    if int(announced) > limit:
         raise _too_large(int(announced), limit)
+    return int(announced)
+
+
+async def read_body(receive: Receive, limit: int) -> bytes | bytearray:
+    """The whole body. Raises `BodyTooLarge` beyond `limit` bytes, `Cancelled` when the client went away."""
     message = await receive()
     first: bytes = message.get("body", b"")
     if message["type"] == "http.request" and not message.get("more_body"):

@@ -19,12 +19,14 @@ from engine.api import predict_body
 from engine.api.http import (
     PRIORITIES,
     Body,
+    BodyBudget,
     Headers,
     RawHeaders,
     Receive,
     Scope,
     Send,
     as_known,
+    body_length,
     disconnect_probe,
     encode_json,
     error_body,
@@ -68,6 +70,7 @@ class PredictEndpoint:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.max_body = engine.settings.server.max_body_mb << 20
+        self.budget = BodyBudget(engine.settings.server.max_buffered_mb << 20)
         self._deadline_ms = engine.settings.server.deadline_ms
         self._access_log = engine.settings.monitoring.access_log
 
@@ -119,8 +122,14 @@ class PredictEndpoint:
         headers = Headers(scope["headers"])
         rid = request_id(headers)
         status = 200
+        reserved = 0
         try:
-            body = await read_body(receive, headers, self.max_body)
+            length = body_length(headers, self.max_body)
+            if length > BodyBudget.LARGE:
+                if not self.budget.reserve(length):
+                    raise self.budget.refusal()
+                reserved = length
+            body = await read_body(receive, self.max_body)
             entry = await self.engine.ready(name, version, self._deadline(headers, begin, None))
             request, stream = self._request(entry, body, headers, rid, begin, disconnect_probe(receive))
             if stream:
@@ -136,6 +145,8 @@ class PredictEndpoint:
             known = as_known(e, rid)
             status = known.status
             await send_error(send, known, rid)
+        finally:
+            self.budget.release(reserved)
         self._log(name, rid, status, begin)
 
     def _deadline(self, headers: Headers, begin: float, entry: Entry | None) -> float:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from engine.api.http import Body, Headers, RawHeaders
+from engine.api.http import Body, BodyBudget, Headers, RawHeaders
 from engine.api.native import MODELS, PREDICT, parse_target
 from engine.errors import UniModelError
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from engine.api.native import PredictEndpoint
 
 _MODELS, _PREDICT = MODELS.encode(), PREDICT.encode()
-_LARGE = 64 * 1024
-"""Bytes of an answer from which it is written apart from its head, rather than copied behind it."""
+_LARGE = BodyBudget.LARGE
+"""Bytes from which a body is received in place, and an answer is written apart from its head."""
 
 
 class _NoEvent:
@@ -36,7 +36,7 @@ class _NoEvent:
 class PredictCycle:
     """One prediction on a connection. Has what uvicorn's protocol looks at in a cycle."""
 
-    __slots__ = ("body", "disconnected", "keep_alive", "length", "name", "response_complete", "version")
+    __slots__ = ("body", "disconnected", "keep_alive", "length", "name", "response_complete", "version", "whole")
 
     message_event = _NoEvent()
 
@@ -49,6 +49,8 @@ class PredictCycle:
         self.body: list[bytes] = []
         self.disconnected = False
         self.response_complete = False
+        self.whole = False
+        """Whether all of the body is here, from when on the request will be answered."""
 
     def is_gone(self) -> bool:
         """Whether the client closed the connection."""
@@ -75,6 +77,14 @@ class PredictProtocol(HttpToolsProtocol):
         """A large body is here. The parser never saw its end, so the next request gets a new one."""
         self.parser = httptools.HttpRequestParser(self)
         self._predict(cycle, body)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone; a prediction whose body was not whole yet will never be answered."""
+        cycle: Any = self.cycle
+        if type(cycle) is PredictCycle and not cycle.whole:
+            cycle.whole = True
+            self._release(cycle.length)
+        super().connection_lost(exc)
 
     # --- parser callbacks --------------------------------------------------------------------------------------------
 
@@ -128,9 +138,12 @@ class PredictProtocol(HttpToolsProtocol):
         length = self._announced()
         if not 0 <= length <= self.max_body:
             return None
+        if length > _LARGE and not self.endpoint.budget.reserve(length):
+            return None  # the app refuses it
         try:
             name, version = parse_target(url[len(_MODELS) : -len(_PREDICT)].decode("ascii"))
         except (UniModelError, UnicodeDecodeError):
+            self._release(length)
             return None
         return PredictCycle(name, version, length, parser.should_keep_alive())
 
@@ -142,15 +155,19 @@ class PredictProtocol(HttpToolsProtocol):
         return -1
 
     def _predict(self, cycle: PredictCycle, body: bytes | bytearray) -> None:
+        cycle.whole = True
+
         def respond(status: int, headers: RawHeaders, data: Body) -> None:
             self._respond(cycle, status, headers, data)
 
         started = self.endpoint.start(cycle.name, cycle.version, Headers(self.headers), body, cycle.is_gone, respond)
         if not started:
+            self._release(cycle.length)
             self._hand_over(body)
 
     def _respond(self, cycle: PredictCycle, status: int, headers: RawHeaders, data: Body) -> None:
         cycle.response_complete = True
+        self._release(cycle.length)
         if cycle.disconnected or self.transport.is_closing():
             return
         head: list[Body] = [STATUS_LINE[status]]
@@ -169,6 +186,10 @@ class PredictProtocol(HttpToolsProtocol):
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()
+
+    def _release(self, length: int) -> None:
+        if length > _LARGE:
+            self.endpoint.budget.release(length)
 
     # --- the ordinary way --------------------------------------------------------------------------------------------
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from backends.base import InvalidInput, InvalidOption, ModelInfo, Tensors, TensorSpec
-from backends.sklearn.inputs import MISSING_TEXT
 from engine import codec
 from engine.codec import Decoded, Form, kind_of
 from engine.model_options import ModelOptions
@@ -31,7 +30,8 @@ class TabularTask(TensorTask):
     ``inputs``     a list of rows, or ``{"column": [values]}``
     ============== ==============================================================================
 
-    A null is a missing value (NaN in a column of numbers). A missing or an unknown column is an error.
+    A null is a missing value: NaN in a column of numbers, in a column of strings what the backend's metadata names as
+    ``missing``. A missing or an unknown column is an error.
 
     The answer to ``input`` is, for each row of a classifier with probabilities, its label and every class by name (the
     greatest ones alone when the request's parameters set `top_k`)::
@@ -53,6 +53,7 @@ class TabularTask(TensorTask):
                 field="task",
             )
         self._names = _column_names(info, self._matrix)
+        self._missing_text = info.metadata.get("missing")
         self._classes = _classes(info, options)
         """The names of the classes, when an answer shows the probabilities by name."""
         self._renamed = dict(zip(info.labels or (), self._classes or (), strict=False)) if options.labels else {}
@@ -139,12 +140,20 @@ class TabularTask(TensorTask):
             raise InvalidInput("The request has no rows.", field=where(0, 0))
         dtypes = [self._matrix.dtype] * len(columns) if self._matrix else [spec.dtype for spec in self.info.inputs]
         arrays = [
-            _array(cells, dtype, _in_column(where, j))
+            self._array(cells, dtype, _in_column(where, j))
             for j, (cells, dtype) in enumerate(zip(columns, dtypes, strict=True))
         ]
         if self._matrix is not None:
             return {self._matrix.name: np.stack(arrays, axis=1)}
         return {spec.name: array for spec, array in zip(self.info.inputs, arrays, strict=True)}
+
+    def _array(self, cells: list[Any], dtype: str, where: Callable[[int], str]) -> Array:
+        """One column as an array [batch]."""
+        if dtype == "string":
+            return _strings(cells, self._missing_text, where)
+        if dtype.startswith("float"):
+            return _floats(cells, dtype, where)
+        return codec.to_array(cells, TensorSpec("column", dtype, ("batch",)), where(0))[0]
 
     @property
     def _has_real_names(self) -> bool:
@@ -204,14 +213,16 @@ def _in_column(where: Where, j: int) -> Callable[[int], str]:
     return lambda i: where(i, j)
 
 
-def _array(cells: list[Any], dtype: str, where: Callable[[int], str]) -> Array:
-    """One column as an array [batch]."""
-    if dtype == "string":
-        _check_cells(cells, (str, type(None)), "text", where)
-        return np.array([MISSING_TEXT if cell is None else cell for cell in cells], dtype=object)
-    if not dtype.startswith("float"):
-        return codec.to_array(cells, TensorSpec("column", dtype, ("batch",)), where(0))[0]
-    _check_cells(cells, (float, int, bool, type(None)), "a number", where)
+def _strings(cells: list[Any], missing: str | None, where: Callable[[int], str]) -> Array:
+    if missing is None:
+        _check_cells(cells, (str,), "text", where)
+    else:
+        _check_cells(cells, (str, type(None)), "text or null", where)
+    return np.array([missing if cell is None else cell for cell in cells], dtype=object)
+
+
+def _floats(cells: list[Any], dtype: str, where: Callable[[int], str]) -> Array:
+    _check_cells(cells, (float, int, bool, type(None)), "a number or null", where)
     try:
         numbers = np.array(cells, dtype=np.float64)  # None becomes NaN
     except OverflowError:
@@ -226,4 +237,4 @@ def _array(cells: list[Any], dtype: str, where: Callable[[int], str]) -> Array:
 def _check_cells(cells: list[Any], types: tuple[type, ...], wanted: str, where: Callable[[int], str]) -> None:
     if not set(map(type, cells)).issubset(types):
         i = next(i for i, cell in enumerate(cells) if type(cell) not in types)
-        raise InvalidInput(f"{where(i)} must be {wanted} or null; got {kind_of(cells[i])}.", field=where(i))
+        raise InvalidInput(f"{where(i)} must be {wanted}; got {kind_of(cells[i])}.", field=where(i))
