@@ -10,6 +10,7 @@ import numpy as np
 
 from backends.base import (
     NO_MATCH,
+    BackendError,
     Device,
     InvalidOption,
     Match,
@@ -46,6 +47,8 @@ class OnnxBackend(TensorBackend):
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     Options = OnnxOptions
 
+    _session: Any = None
+
     @classmethod
     def sniff(cls, path: Path) -> Match:
         """By the structure of the file; its extension alone is a guess, and tells of truncated files."""
@@ -66,18 +69,22 @@ class OnnxBackend(TensorBackend):
         """Opens the session and finds the signature by running it. See `Backend.load` for the errors."""
         onnxruntime = _runtime()
         before = _resident_bytes()
-        self._session = _open(onnxruntime, path, device, options)
-        with errors.of_file(path):
+        kind = _look(path)
+        try:
+            self._session = _open(onnxruntime, path, kind, device, options)
             meta = self._session.get_modelmeta()
             metadata = {k: v for k, v in meta.custom_metadata_map.items() if v}
-            inputs = [
-                Input(i.name, dtype_of("Input", i.type, i.name), list(i.shape)) for i in self._session.get_inputs()
-            ]
-            outputs = [(o.name, o.type, o.shape) for o in self._session.get_outputs()]
+            inputs = [(i.name, i.type, list(i.shape)) for i in self._session.get_inputs()]
+            outputs = [(o.name, o.type, list(o.shape)) for o in self._session.get_outputs()]
+        except BackendError:
+            raise
+        except Exception as e:
+            raise errors.of_file(e, path, kind) from None
+        tensors = [Input(name, dtype_of("Input", onnx_type, name), shape) for name, onnx_type, shape in inputs]
         self._output_names = [name for name, _, _ in outputs]
-        self._maps = {name for name, kind, _ in outputs if _is_map(kind, name)}
+        self._maps = {name for name, onnx_type, _ in outputs if _is_map(onnx_type, name)}
         self._classes: dict[str, tuple[str, ...]] = {}
-        signature = probe(inputs, [(name, shape) for name, _, shape in outputs], self.predict, options.dims)
+        signature = probe(tensors, [(name, shape) for name, _, shape in outputs], self.predict, options.dims)
         self._example = signature.example
         self._memory = max(_size_on_disk(path), _resident_bytes() - before if device.kind == "cpu" else 0)
         return self._info(signature, metadata, meta.producer_name, device, onnxruntime.__version__)
@@ -88,8 +95,10 @@ class OnnxBackend(TensorBackend):
 
     def predict(self, batch: Tensors) -> Tensors:
         """Computes a batch. Raises `InvalidInput` when the model refuses the shapes or values, `OutOfMemory`."""
-        with errors.of_run():
+        try:
             values = self._session.run(self._output_names, batch)
+        except Exception as e:
+            raise errors.of_run(e) from None
         if not self._maps:
             return dict(zip(self._output_names, values, strict=True))
         return {n: self._table(n, v) if n in self._maps else v for n, v in zip(self._output_names, values, strict=True)}
@@ -100,7 +109,7 @@ class OnnxBackend(TensorBackend):
 
     def close(self) -> None:
         """Frees the session, and with it the weights and the arena."""
-        del self._session
+        self._session = None
 
     def _table(self, name: str, rows: list[dict[Any, float]]) -> np.ndarray[Any, Any]:
         """Scores by class, one dict a row (scikit-learn's ZipMap), as an array [rows, classes]."""
@@ -143,9 +152,8 @@ def _runtime() -> Any:
     return onnxruntime
 
 
-def _open(onnxruntime: Any, path: Path, device: Device, options: OnnxOptions) -> Any:
-    """A session on `device`. Raises `ModelFileError`, `MissingRuntime`, `InvalidOption` or `OutOfMemory`."""
-    kind = _look(path)
+def _open(onnxruntime: Any, path: Path, kind: Kind, device: Device, options: OnnxOptions) -> Any:
+    """A session on `device`. Raises `MissingRuntime`, `InvalidOption`, or what onnxruntime raises."""
     config = onnxruntime.SessionOptions()
     config.log_severity_level = 4  # what matters is raised; the rest would clutter the server's log
     config.intra_op_num_threads = _threads(device, options)
@@ -163,8 +171,7 @@ def _open(onnxruntime: Any, path: Path, device: Device, options: OnnxOptions) ->
     if kind is Kind.ORT:
         config.add_session_config_entry("session.load_model_format", "ORT")
     providers = _providers(onnxruntime, device)
-    with errors.of_file(path, kind):
-        session = onnxruntime.InferenceSession(str(path), config, providers=providers, enable_fallback=0)
+    session = onnxruntime.InferenceSession(str(path), config, providers=providers, enable_fallback=0)
     if device.kind == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
         raise MissingRuntime("onnxruntime's CUDA provider did not start: CUDA or cuDNN", "gpu")
     return session

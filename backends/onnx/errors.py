@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from backends.base import BackendError, InvalidInput, ModelFileError, OutOfMemory
@@ -18,36 +16,26 @@ _CHECK = re.compile(r"^.*? was false\. ", re.DOTALL)
 _NO_MEMORY = re.compile(r"failed to allocate|out of memory|bad_alloc|bad alloc|AllocateRawInternal", re.IGNORECASE)
 
 
-@contextmanager
-def of_file(path: Path, kind: Kind = Kind.ONNX) -> Iterator[None]:
-    """Turns what goes wrong with a file into `ModelFileError` or `OutOfMemory`."""
-    try:
-        yield
-    except BackendError:
-        raise
-    except Exception as e:
-        if _is_memory(e):
-            raise OutOfMemory(f"{path.name} does not fit the memory of the device: {reason(e)}") from None
-        if kind is Kind.TRUNCATED:
-            raise ModelFileError(f"{path} is truncated: it ends before the model does. Copy it again.") from None
-        if kind is Kind.FOREIGN:
-            raise ModelFileError(f"{path} is not an ONNX model.") from None
-        if isinstance(e, UnicodeDecodeError) or "Protobuf parsing failed" in str(e):
-            raise ModelFileError(f"{path} is corrupt: it cannot be parsed as an ONNX model. Copy it again.") from None
-        raise ModelFileError(f"onnxruntime cannot load {path.name}: {reason(e)}") from None
+def of_file(error: Exception, path: Path, kind: Kind) -> BackendError:
+    """What went wrong with a file: `ModelFileError` or `OutOfMemory`."""
+    if _is_memory(error):
+        return OutOfMemory(f"{path.name} does not fit the memory of the device: {reason(error)}")
+    if kind is Kind.TRUNCATED:
+        return ModelFileError(f"{path} is truncated: it ends before the model does. Copy it again.")
+    if kind is Kind.FOREIGN:
+        return ModelFileError(f"{path} is not an ONNX model.")
+    if isinstance(error, UnicodeDecodeError) or "Protobuf parsing failed" in str(error):
+        return ModelFileError(f"{path} is corrupt: it cannot be parsed as an ONNX model. Copy it again.")
+    return ModelFileError(f"onnxruntime cannot load {path.name}: {reason(error)}")
 
 
-@contextmanager
-def of_run() -> Iterator[None]:
-    """Turns what goes wrong while computing into `InvalidInput`, `OutOfMemory` or `BackendError`."""
-    try:
-        yield
-    except Exception as e:
-        if _is_memory(e):
-            raise OutOfMemory(f"The model ran out of memory: {reason(e)}") from None
-        if type(e).__name__ == "InvalidArgument":
-            raise InvalidInput(f"The model refused its input: {reason(e)}", field="input") from None
-        raise BackendError(f"The model failed: {reason(e)}") from None
+def of_run(error: Exception) -> BackendError:
+    """What went wrong while computing: `InvalidInput`, `OutOfMemory` or `BackendError`."""
+    if _is_memory(error):
+        return OutOfMemory(f"The model ran out of memory: {reason(error)}")
+    if type(error).__name__ == "InvalidArgument":
+        return InvalidInput(f"The model refused its input: {reason(error)}", field="input")
+    return BackendError(f"The model failed: {reason(error)}")
 
 
 def reason(error: Exception) -> str:
