@@ -1,6 +1,6 @@
 """Real scikit-learn models for the tests, trained on the data that scikit-learn brings, or made of a trained package.
 
-A model is trained once and kept in the cache of `fetch_models`, under scikit-learn's version.
+A model is trained once and kept in the cache of the fetched ones, under scikit-learn's version.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fetch_models
 import joblib
 import pandas as pd
 import sklearn
@@ -24,6 +23,8 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.svm import LinearSVC
+
+from tests import models
 
 REVISION = 1
 """Raise it when a builder changes, so that models in the cache are trained anew."""
@@ -104,10 +105,8 @@ def mixed() -> Any:
 
 def profanity() -> Any:
     """Texts → whether they swear: the vectorizer and the classifier of alt-profanity-check, in one pipeline."""
-    folder = fetch_models.fetch("profanity")
-    return Pipeline(
-        [("words", joblib.load(folder / "vectorizer.joblib")), ("classes", joblib.load(folder / "model.joblib"))]
-    )
+    classifier, vectorizer = models.profanity()
+    return Pipeline([("words", joblib.load(vectorizer)), ("classes", joblib.load(classifier))])
 
 
 BUILDERS: dict[str, Callable[[], Any]] = {
@@ -118,7 +117,7 @@ BUILDERS: dict[str, Callable[[], Any]] = {
 
 def path(name: str, suffix: str = ".joblib") -> Path:
     """The file of a model, trained now unless it is in the cache. `suffix` is ``.joblib`` or ``.skops``."""
-    folder = fetch_models.cache_folder() / f"sklearn-{sklearn.__version__}-{REVISION}"
+    folder = models.fetch_models.cache_folder() / f"sklearn-{sklearn.__version__}-{REVISION}"
     file = folder / f"{name}{suffix}"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ import difflib
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 
@@ -22,7 +22,7 @@ class PythonBackend(base.ValueBackend):
 
     name = "python"
     summary = "Python plugins: file.py:Class, a package folder, package.module:Class, or an installed plugin's name"
-    Options: ClassVar[Any] = dict
+    Options = dict
     """Free: a plugin's options are its own, and it may declare them (`BasePlugin.options`)."""
 
     _plugin: BasePlugin | None = None
@@ -32,6 +32,12 @@ class PythonBackend(base.ValueBackend):
     @classmethod
     def sniff(cls, path: Path) -> Match:
         return target.sniff(path)
+
+    @classmethod
+    def source(cls, target_path: str) -> Path:
+        """The file or folder of a plugin; an installed one has no file of the user's."""
+        found = target.find(target_path)
+        return Path(found.where if found and found.kind in ("file", "package") else target_path)
 
     def load(self, path: Path, device: Device, options: Mapping[str, Any]) -> ModelInfo:
         found = target.find(path)

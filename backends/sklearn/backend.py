@@ -113,6 +113,8 @@ class SklearnBackend(TensorBackend):
         if self._inputs.names is not None:
             metadata["columns"] = json.dumps(self._inputs.names, ensure_ascii=False)
         task = "tabular"
+        if not self._inputs.is_text and any(spec.dtype == "string" for spec in self._inputs.specs):
+            metadata["missing"] = inputs.MISSING_TEXT
         if self._inputs.is_text:
             task = "text-classification" if labels is not None else "tensor"
         return ModelInfo(

@@ -12,7 +12,8 @@ from backends.base import InvalidOption, MissingRuntime, ModelFileError, Tensors
 from backends.sklearn.estimators import parts, steps
 
 MISSING_TEXT = "\uffff"
-"""Stands for a missing value in a column of strings (a noncharacter, so no text has it). In numbers it is NaN."""
+"""Stands for a missing value in a column of strings (a noncharacter, so no text has it); `ModelInfo.metadata` tells
+the task so. In numbers it is NaN."""
 
 EXAMPLE_TEXT = "This is an example."
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import models_sklearn
 import numpy as np
 import pytest
 
@@ -14,6 +13,7 @@ from backends.sklearn import SklearnBackend
 from engine.model_options import ModelOptions
 from engine.tasks.base import Parameters
 from engine.tasks.tabular import TabularTask
+from tests import models_sklearn
 
 NAMES = ["sepal length (cm)", "sepal width (cm)", "petal length (cm)", "petal width (cm)"]
 SETOSA = [5.1, 3.5, 1.4, 0.2]
@@ -200,6 +200,15 @@ def test_columns_of_other_dtypes_go_by_the_signature() -> None:
     for row, message in (([None, 1], "got null"), ([3, 1e300], "does not fit float32"), ([2.5, 1], "must be int64")):
         with pytest.raises(InvalidInput, match=message):
             other.decode("input", row)
+
+
+def test_a_missing_text_needs_a_backend_that_knows_it() -> None:
+    specs = (TensorSpec("city", "string", ("batch",)),)
+    other = TabularTask(ModelInfo(task="tabular", inputs=specs), ModelOptions())
+    with pytest.raises(InvalidInput, match=r"input\.city must be text; got null"):
+        other.decode("input", {"city": None})
+    knows = TabularTask(ModelInfo(task="tabular", inputs=specs, metadata={"missing": "?"}), ModelOptions())
+    assert knows.decode("input", {"city": None}).tensors["city"].tolist() == ["?"]
 
 
 def test_a_matrix_of_any_width() -> None:

@@ -6,7 +6,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import models_sklearn
 import numpy as np
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -19,6 +18,7 @@ from engine.model_options import ModelOptions
 from engine.tasks.base import Parameters
 from engine.tasks.labels import load_labels, probabilities, ranked, softmax
 from engine.tasks.text import TextTask
+from tests import models_sklearn
 
 RUDE = "you are a stupid piece of shit"
 POLITE = "thank you for the lovely flowers"
