@@ -193,7 +193,8 @@ def _seen_values(estimator: Any, count: int) -> list[Column | None]:
     for name in ("statistics_", "mean_", "center_"):
         values = getattr(estimator, name, None)
         if isinstance(values, np.ndarray) and values.shape == (count,):
-            return [_column([value]) for value in values]
+            exact = getattr(estimator, "strategy", None) in ("most_frequent", "constant")
+            return [_column([value if exact else float(f"{value:.4g}")]) for value in values]
     return [None] * count
 
 

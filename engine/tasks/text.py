@@ -56,6 +56,10 @@ class TextTask(TensorTask):
             answers = [ranked(row, self._labels, top_k) for row in self._rows(outputs[self._scores.name])]
         return answers[0] if single and form == "input" else answers
 
+    def example(self, row: Tensors) -> Any:
+        """A single text."""
+        return row[self._input.name].tolist()[0]
+
     def _rows(self, scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """The scores as [batch, classes]."""
         if scores.ndim == 1:  # the decision function of two classes: how much it speaks for the second

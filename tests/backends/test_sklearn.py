@@ -260,7 +260,7 @@ def test_the_signature_of_mixed_columns() -> None:
     example = {name: array.tolist() for name, array in backend.example().items()}
     assert example["shade"] == ["dark"]
     assert example["garden"][0] in ("north", "south", "east")
-    assert example["length"][0] == pytest.approx(models_sklearn.table()["length"].mean())
+    assert example["length"] == [float(f"{models_sklearn.table()['length'].mean():.4g}")]
 
 
 def test_the_signature_of_a_text_pipeline() -> None:

@@ -65,6 +65,13 @@ def test_top_k_by_option_and_by_request() -> None:
     assert caught.value.field == "parameters.top_k"
 
 
+def test_the_example_is_one_text() -> None:
+    task = TextTask(profanity()[1], ModelOptions())
+    value = task.example(profanity()[0].example())
+    assert value == "This is an example."
+    assert task.decode("input", value).single
+
+
 def test_a_plain_text_body() -> None:
     task = TextTask(profanity()[1], ModelOptions())
     tensors, single = task.decode_bytes(memoryview("grüß dich".encode()), "text/plain; charset=utf-8")
