@@ -6,7 +6,7 @@ import difflib
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -22,7 +22,8 @@ class PythonBackend(base.ValueBackend):
 
     name = "python"
     summary = "Python plugins: file.py:Class, a package folder, package.module:Class, or an installed plugin's name"
-    Options = dict
+    devices = ("cpu", "cuda")
+    Options: ClassVar[type[dict[str, Any]]] = dict
     """Free: a plugin's options are its own, and it may declare them (`BasePlugin.options`)."""
 
     _plugin: BasePlugin | None = None

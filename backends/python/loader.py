@@ -73,7 +73,7 @@ class Import:
                     sys.path.remove(folder)
                 self._modules |= {
                     name: module
-                    for name, module in sys.modules.items()
+                    for name, module in list(sys.modules.items())
                     if name not in before and name.partition(".")[0] not in before and _lies_in(module, folder)
                 }
                 _SIBLINGS.update(self._modules)
