@@ -7,7 +7,7 @@ Serving's row form) and ``inputs`` (its column form). Each has its own answer fo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -221,13 +221,14 @@ class PlainDecoder:
         self._rank = len(spec.shape)
         self._tail = tuple(spec.shape[1:])
         self._dtype = np.dtype(spec.dtype)
-        self._limit = float(np.finfo(self._dtype).max) if self._dtype.kind == "f" else 0.0
-        element: Any = float if self._dtype.kind == "f" else int
-        row = element
+        row: Any = int
+        if self._dtype.kind == "f":
+            limit = float(np.finfo(self._dtype).max)
+            row = Annotated[float, msgspec.Meta(ge=-limit, le=limit)]
         for _ in self._tail:
-            row = list[row]  # type: ignore[valid-type]
+            row = list[row]
         self._row = msgspec.json.Decoder(row)
-        self._rows = msgspec.json.Decoder(list[row])  # type: ignore[valid-type]
+        self._rows = msgspec.json.Decoder(list[row])
 
     @staticmethod
     def suits(specs: Sequence[TensorSpec]) -> bool:
@@ -249,17 +250,20 @@ class PlainDecoder:
         try:
             value = (self._row if single else self._rows).decode(data)
             array = np.array([value] if single else value, self._dtype)
-        except (msgspec.DecodeError, ValueError, OverflowError, RecursionError, RuntimeWarning):
+        except (msgspec.DecodeError, ValueError, OverflowError, RecursionError):
             return None
         shape = array.shape
-        if len(shape) != self._rank or not shape[0]:
+        if shape[1:] != self._tail and not self._fits(shape):
             return None
-        for got, want in zip(shape[1:], self._tail, strict=True):
-            if got != want and not isinstance(want, str):
-                return None
-        if self._limit and not -self._limit <= float(np.add.reduce(array, None)) <= self._limit:
-            return None  # a number may not fit the dtype
+        if not shape[0]:
+            return None
         return Decoded({self._name: array}, single)
+
+    def _fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether a shape that is not the expected one to the letter differs in free dimensions alone."""
+        return len(shape) == self._rank and all(
+            isinstance(want, str) or got == want for got, want in zip(shape[1:], self._tail, strict=True)
+        )
 
 
 _BRACKET = ord("[")

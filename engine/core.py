@@ -251,7 +251,8 @@ class Engine:
             raise
         finally:
             del self.entries[draft_key]
-        entry.spec = entry.dispatcher.spec = spec
+        entry.spec = spec
+        entry.dispatcher.rename(spec)
         entry.dispatcher.metrics = self.metrics.model(spec.name, spec.version)
         self.entries[spec.key] = entry
         self._background(self._retire(spec))

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TextIO
 
-import numpy as np
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -37,7 +36,6 @@ _BACKLOG = 4096
 def run(settings: Settings, config: Mapping[str, Provenance], home_path: Path, stderr: TextIO) -> None:
     """Runs a server until it is told to stop. Raises `UniModelError` when it cannot start."""
     logs.configure(settings.monitoring.log_level, settings.monitoring.log_format, stderr)
-    np.seterr(over="ignore")  # numbers that do not fit are found by the codec, at a fraction of np.errstate's cost
     home = Home(home_path)
     home.lock()
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -46,11 +46,11 @@ class TensorInput:
     form: Form = "input"
     single: bool = False
     """The client sent one bare row, and gets one back."""
+    nbytes: int = field(init=False)
+    """Bytes that it takes in a batch."""
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes that it takes in a batch."""
-        return sum(a.nbytes for a in self.tensors.values())
+    def __post_init__(self) -> None:
+        self.nbytes = sum([a.nbytes for a in self.tensors.values()])
 
 
 @dataclass(slots=True)
@@ -111,7 +111,7 @@ class TensorAnswer:
     @property
     def nbytes(self) -> int:
         """Bytes of all outputs."""
-        return sum(a.nbytes for a in self.tensors.values())
+        return sum([a.nbytes for a in self.tensors.values()])
 
 
 @dataclass(slots=True)

@@ -153,7 +153,7 @@ def _version(text: str | None) -> int | None:
 async def _decode(request: Request, kind: type[S]) -> S:
     """The JSON body as a struct. Raises `InvalidRequest` that names the field."""
     headers = Headers(list(request.scope["headers"]))
-    media = media_type(headers.get(b"content-type"))
+    media = media_type(headers.text(b"content-type"))
     if media not in ("", JSON, "application/x-www-form-urlencoded"):
         raise UnsupportedMediaType(f"This route takes {JSON}; got {media}.", field="content-type")
     body_length(headers, MAX_ADMIN_BODY)

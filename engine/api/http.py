@@ -32,22 +32,17 @@ _ids = itertools.count(1)
 PRIORITIES = (-100, 100)
 
 
-class Headers:
-    """The request headers that the API reads, picked in one pass."""
+class Headers(dict[bytes, bytes]):
+    """The request's headers by lower-case name; of one that was sent twice, the last."""
 
-    __slots__ = ("_values",)
-
-    def __init__(self, raw: RawHeaders) -> None:
-        self._values = dict(raw)
-
-    def get(self, name: bytes) -> str | None:
-        """A header by its lower-case name; the last one when it was sent twice."""
-        value = self._values.get(name)
+    def text(self, name: bytes) -> str | None:
+        """A header's value."""
+        value = dict.get(self, name)
         return None if value is None else value.decode("latin-1")
 
     def integer(self, name: bytes, least: int, most: float = math.inf) -> int | None:
         """A whole number. Raises `InvalidRequest` that names the header."""
-        text = self.get(name)
+        text = self.text(name)
         if text is None:
             return None
         header = name.decode()
@@ -63,7 +58,7 @@ class Headers:
 
 def request_id(headers: Headers) -> str:
     """The client's own id if it is printable and short, else a new one."""
-    given = headers.get(b"x-request-id")
+    given = headers.text(b"x-request-id") if b"x-request-id" in headers else None
     if given and len(given) <= _MAX_ID and given.isascii() and given.isprintable():
         return given
     return f"{_prefix}-{next(_ids):x}"
@@ -101,7 +96,7 @@ def body_length(headers: Headers, limit: int) -> int:
     """The announced length, or `limit` for a chunked body. Raises `BodyTooLarge` beyond it."""
     announced = headers.get(b"content-length")
     if announced is None or not announced.isdigit():
-        return limit if headers.get(b"transfer-encoding") is not None else 0
+        return limit if b"transfer-encoding" in headers else 0
     if int(announced) > limit:
         raise _too_large(int(announced), limit)
     return int(announced)

@@ -94,14 +94,15 @@ class PredictEndpoint:
             try:
                 if isinstance(outcome, BaseException):
                     raise outcome
-                content, data = predict_body.answer_body(outcome, request.input, dispatcher, headers)
+                content, data = predict_body.answer_body(outcome, request, dispatcher, headers)
                 content.append((b"x-request-id", rid.encode()))
                 status = 200
             except Exception as e:
                 known = as_known(e, rid)
                 status, content, data = known.status, error_headers(known, rid), encode_json(error_body(known, rid))
             respond(status, content, data)
-            self._log(name, rid, status, begin)
+            if status >= 500 or self._access_log:
+                self._log(name, rid, status, begin)
 
         try:
             entry = self.engine.ready_now(name, version)
@@ -136,7 +137,7 @@ class PredictEndpoint:
                 await self._stream(entry, bytes(body), request, receive, send)
             else:
                 answer = await entry.dispatcher.predict(request)
-                content, data = predict_body.answer_body(answer, request.input, entry.dispatcher, headers)
+                content, data = predict_body.answer_body(answer, request, entry.dispatcher, headers)
                 content.append((b"x-request-id", rid.encode()))
                 await send_body(send, 200, content, data)
         except asyncio.CancelledError:
@@ -147,11 +148,14 @@ class PredictEndpoint:
             await send_error(send, known, rid)
         finally:
             self.budget.release(reserved)
-        self._log(name, rid, status, begin)
+        if status >= 500 or self._access_log:
+            self._log(name, rid, status, begin)
 
     def _deadline(self, headers: Headers, begin: float, entry: Entry | None) -> float:
         own = entry.options.deadline_ms if entry is not None else None
-        return begin + (headers.integer(b"x-request-timeout-ms", 1) or own or self._deadline_ms) / 1000
+        if b"x-request-timeout-ms" in headers:
+            own = headers.integer(b"x-request-timeout-ms", 1)
+        return begin + (own or self._deadline_ms) / 1000
 
     def _request(
         self,
@@ -177,23 +181,15 @@ class PredictEndpoint:
             self._deadline(headers, begin, entry),
             predict_body.wants_tensors(headers),
             parameters,
-            headers.integer(b"x-request-priority", *PRIORITIES) or 0,
+            (headers.integer(b"x-request-priority", *PRIORITIES) or 0) if b"x-request-priority" in headers else 0,
             is_gone,
         )
         return request, stream
 
     def _log(self, name: str, rid: str, status: int, begin: float) -> None:
-        if status >= 500 or self._access_log:
-            log.log(
-                logging.WARNING if status >= 500 else logging.INFO,
-                "request",
-                extra={
-                    "request_id": rid,
-                    "model": name,
-                    "status": status,
-                    "seconds": round(self.engine.clock() - begin, 6),
-                },
-            )
+        level = logging.WARNING if status >= 500 else logging.INFO
+        seconds = round(self.engine.clock() - begin, 6)
+        log.log(level, "request", extra={"request_id": rid, "model": name, "status": status, "seconds": seconds})
 
     async def _stream(self, entry: Entry, body: bytes, request: Request, receive: Receive, send: Send) -> None:
         """Server-sent events. The status line goes out with the first chunk, so that an early error has its own."""

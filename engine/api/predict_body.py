@@ -16,7 +16,7 @@ from engine.codec import ANSWER_KEY, Form
 from engine.errors import InvalidInput, InvalidJSON, InvalidRequest, UniModelError, UnsupportedMediaType, from_code
 from engine.scheduling.dispatcher import Dispatcher
 from engine.transport.messages import Loaded
-from engine.types import Answer, BytesInput, Input, JsonAnswer, JsonInput, TensorAnswer, TensorInput
+from engine.types import Answer, BytesInput, Input, JsonAnswer, JsonInput, Request, TensorAnswer, TensorInput
 
 SMALL_JSON = 32 * 1024
 """Bytes of JSON that the server decodes itself. Larger bodies are decoded in the worker, off the server's loop."""
@@ -42,6 +42,8 @@ class StreamFlag(msgspec.Struct):
 
     stream: bool = False
 
+
+_ANSWER_KEY: dict[Form, bytes] = {form: b'"%s":' % key.encode() for form, key in ANSWER_KEY.items()}
 
 _decode_envelope = msgspec.json.Decoder(PredictBody).decode
 _decode_flag = msgspec.json.Decoder(StreamFlag).decode
@@ -74,7 +76,7 @@ def parse(
 
     Raises `InvalidInput`, `InvalidJSON` or `UnsupportedMediaType`.
     """
-    kind = media_type(headers.get(b"content-type"))
+    kind = JSON if headers.get(b"content-type") == b"application/json" else media_type(headers.text(b"content-type"))
     if kind in _JSON_TYPES or kind.endswith("+json"):
         if loaded.accepts_values:
             stream = decode_json(_decode_flag, body).stream
@@ -96,18 +98,7 @@ def parse(
 def _parse_envelope(
     envelope: PredictBody, loaded: Loaded, decoder: codec.PlainDecoder | None, max_rows: int
 ) -> tuple[Input, bytes, bool]:
-    forms: list[tuple[Form, msgspec.Raw]] = []
-    for name in ANSWER_KEY:
-        raw = getattr(envelope, name)
-        if raw is not msgspec.UNSET:
-            forms.append((name, raw))
-    if len(forms) != 1:
-        given = ", ".join(name for name, _ in forms) or "none of them"
-        raise InvalidInput(
-            f"The body must have exactly one of 'input', 'instances' and 'inputs'; got {given}.", field="input"
-        )
-    form, raw = forms[0]
-    data = bytes(raw)
+    form, data = _the_input(envelope)
     parameters = bytes(envelope.parameters)
     if loaded.decodes_json and len(data) <= SMALL_JSON and _is_plain(data, loaded):
         plain = decoder.decode(data) if decoder is not None and form != "inputs" else None
@@ -121,6 +112,16 @@ def _parse_envelope(
         return TensorInput(tensors, rows_of(tensors, loaded.info), form, single), parameters, envelope.stream
     rows = max_rows if len(data) > SMALL_JSON else 1  # unknown before it is decoded: it gets a batch of its own
     return JsonInput(data, form, rows), parameters, envelope.stream
+
+
+def _the_input(envelope: PredictBody) -> tuple[Form, bytes]:
+    forms: list[Form] = [form for form in ANSWER_KEY if getattr(envelope, form) is not msgspec.UNSET]
+    if len(forms) != 1:
+        given = ", ".join(forms) or "none of them"
+        raise InvalidInput(
+            f"The body must have exactly one of 'input', 'instances' and 'inputs'; got {given}.", field="input"
+        )
+    return forms[0], bytes(getattr(envelope, forms[0]))
 
 
 def _is_plain(data: bytes, loaded: Loaded) -> bool:
@@ -154,8 +155,8 @@ def _single_input(info: ModelInfo, name: str | None) -> TensorSpec:
 
 
 def _raw_tensor(body: bytes | bytearray, headers: Headers, info: ModelInfo) -> TensorInput:
-    spec = _single_input(info, headers.get(b"x-tensor-name"))
-    dtype_name, shape_text = headers.get(b"x-tensor-dtype"), headers.get(b"x-tensor-shape")
+    spec = _single_input(info, headers.text(b"x-tensor-name"))
+    dtype_name, shape_text = headers.text(b"x-tensor-dtype"), headers.text(b"x-tensor-shape")
     if dtype_name is None or shape_text is None:
         raise InvalidRequest(
             f"A body of {OCTETS} needs the headers x-tensor-dtype and x-tensor-shape, such as "
@@ -184,7 +185,7 @@ def _raw_tensor(body: bytes | bytearray, headers: Headers, info: ModelInfo) -> T
 
 
 def _npy(body: bytes | bytearray, headers: Headers, info: ModelInfo) -> TensorInput:
-    spec = _single_input(info, headers.get(b"x-tensor-name"))
+    spec = _single_input(info, headers.text(b"x-tensor-name"))
     try:
         header = io.BytesIO(body[:65536])
         major, _ = np.lib.format.read_magic(header)
@@ -215,30 +216,27 @@ def _checked(array: np.ndarray[Any, Any], spec: TensorSpec, info: ModelInfo) -> 
 def wants_tensors(headers: Headers) -> bool:
     """Whether the client asks for a raw tensor rather than JSON."""
     accept = headers.get(b"accept")
-    return accept is not None and media_type(accept) in (OCTETS, NPY)
+    return accept is not None and accept != b"*/*" and media_type(accept.decode("latin-1")) in (OCTETS, NPY)
 
 
-def answer_body(answer: Answer, source: Input, dispatcher: Dispatcher, headers: Headers) -> tuple[RawHeaders, Body]:
+def answer_body(answer: Answer, request: Request, dispatcher: Dispatcher, headers: Headers) -> tuple[RawHeaders, Body]:
     """The content headers and body of a successful prediction."""
-    if isinstance(answer, TensorAnswer) and wants_tensors(headers):
-        return _binary(answer.tensors, media_type(headers.get(b"accept")), headers.get(b"x-tensor-output"))
-    head = b'{"model":"%s","version":%d,' % (dispatcher.spec.name.encode(), dispatcher.spec.version)
+    if isinstance(answer, TensorAnswer) and request.wants_tensors:
+        return _binary(answer.tensors, media_type(headers.text(b"accept")), headers.text(b"x-tensor-output"))
+    head = dispatcher.answer_head
     json_type: RawHeaders = [(b"content-type", b"application/json")]
-    form: Form = "input" if isinstance(source, BytesInput) else source.form
+    form: Form = "input" if isinstance(request.input, BytesInput) else request.input.form
     if isinstance(answer, JsonAnswer):
         if dispatcher.loaded is not None and dispatcher.loaded.accepts_values:
             return json_type, (head[:-1] + b"}" if answer.data == b"{}" else head + answer.data[1:])
         data = answer.data
     else:
         data = _json_answer(answer, form, dispatcher)
-    return json_type, b'%s"%s":%s}' % (head, ANSWER_KEY[form].encode(), data)
+    return json_type, b"%s%s%s}" % (head, _ANSWER_KEY[form], data)
 
 
 def _json_answer(answer: TensorAnswer, form: Form, dispatcher: Dispatcher) -> bytes:
     specs = dispatcher.loaded.info.outputs if dispatcher.loaded is not None else ()
-    if len(specs) == 1 and specs[0].batch_axis == 0:  # the commonest case, in which all forms agree
-        array = answer.tensors[specs[0].name]
-        return encode_json((array[0] if answer.single else array).tolist())
     try:
         return encode_json(codec.encode(form, answer.tensors, answer.single, specs))
     except BackendError as e:

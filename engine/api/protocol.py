@@ -9,6 +9,7 @@ answer is written, in one piece, in the very turn of the loop in which the worke
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING, Any
 
 import httptools
@@ -36,13 +37,24 @@ class _NoEvent:
 class PredictCycle:
     """One prediction on a connection. Has what uvicorn's protocol looks at in a cycle."""
 
-    __slots__ = ("body", "disconnected", "keep_alive", "length", "name", "response_complete", "version", "whole")
+    __slots__ = (
+        "body",
+        "disconnected",
+        "headers",
+        "keep_alive",
+        "length",
+        "name",
+        "response_complete",
+        "version",
+        "whole",
+    )
 
     message_event = _NoEvent()
 
-    def __init__(self, name: str, version: int | None, length: int, keep_alive: bool) -> None:
+    def __init__(self, name: str, version: int | None, headers: Headers, length: int, keep_alive: bool) -> None:
         self.name = name
         self.version = version
+        self.headers = headers
         self.length = length
         """Bytes of the body, as announced."""
         self.keep_alive = keep_alive
@@ -64,6 +76,9 @@ class PredictProtocol(HttpToolsProtocol):
     """Set on a subclass by `protocol_for`, since uvicorn makes the instances."""
     max_body: int
 
+    _idle_since = math.inf
+    """When the last response was complete; infinity while a request is under way."""
+
     def data_received(self, data: bytes) -> None:
         """Bytes of the connection. What is left of a large body after the first piece bypasses the parser."""
         super().data_received(data)
@@ -84,6 +99,9 @@ class PredictProtocol(HttpToolsProtocol):
         if type(cycle) is PredictCycle and not cycle.whole:
             cycle.whole = True
             self._release(cycle.length)
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
         super().connection_lost(exc)
 
     # --- parser callbacks --------------------------------------------------------------------------------------------
@@ -91,7 +109,6 @@ class PredictProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins. Its scope is built when it is known to need one."""
         self.url = b""
-        self.expect_100_continue = False
         self.headers = []
 
     def on_headers_complete(self) -> None:
@@ -102,6 +119,10 @@ class PredictProtocol(HttpToolsProtocol):
             super().on_headers_complete()
         else:
             self.cycle = cycle  # type: ignore[assignment]
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header line."""
+        self.headers.append((name.lower(), value))
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body; never more than the announced length, which was checked."""
@@ -129,14 +150,18 @@ class PredictProtocol(HttpToolsProtocol):
         if not (url.endswith(_PREDICT) and url.startswith(_MODELS)) or b"%" in url or b"?" in url:
             return None
         parser = self.parser
-        if parser.get_method() != b"POST" or parser.get_http_version() != "1.1" or self.expect_100_continue:
+        if parser.get_method() != b"POST" or parser.get_http_version() != "1.1":
             return None
         if self.cycle is not None and not self.cycle.response_complete:
             return None  # pipelined
         if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
             return None
-        length = self._announced()
-        if not 0 <= length <= self.max_body:
+        headers = Headers(self.headers)
+        announced = headers.get(b"content-length")
+        if announced is None or not announced.isdigit() or b"expect" in headers:
+            return None
+        length = int(announced)
+        if length > self.max_body:
             return None
         if length > _LARGE and not self.endpoint.budget.reserve(length):
             return None  # the app refuses it
@@ -145,14 +170,7 @@ class PredictProtocol(HttpToolsProtocol):
         except (UniModelError, UnicodeDecodeError):
             self._release(length)
             return None
-        return PredictCycle(name, version, length, parser.should_keep_alive())
-
-    def _announced(self) -> int:
-        """The body's length by its header; -1 when there is none."""
-        for name, value in self.headers:
-            if name == b"content-length":
-                return int(value) if value.isdigit() else -1
-        return -1
+        return PredictCycle(name, version, headers, length, parser.should_keep_alive())
 
     def _predict(self, cycle: PredictCycle, body: bytes | bytearray) -> None:
         cycle.whole = True
@@ -160,7 +178,7 @@ class PredictProtocol(HttpToolsProtocol):
         def respond(status: int, headers: RawHeaders, data: Body) -> None:
             self._respond(cycle, status, headers, data)
 
-        started = self.endpoint.start(cycle.name, cycle.version, Headers(self.headers), body, cycle.is_gone, respond)
+        started = self.endpoint.start(cycle.name, cycle.version, cycle.headers, body, cycle.is_gone, respond)
         if not started:
             self._release(cycle.length)
             self._hand_over(body)
@@ -171,10 +189,7 @@ class PredictProtocol(HttpToolsProtocol):
         if cycle.disconnected or self.transport.is_closing():
             return
         head: list[Body] = [STATUS_LINE[status]]
-        for name, value in self.server_state.default_headers:
-            head += (name, b": ", value, b"\r\n")
-        for name, value in headers:
-            head += (name, b": ", value, b"\r\n")
+        head += [b"%s: %s\r\n" % header for header in (*self.server_state.default_headers, *headers)]
         if not cycle.keep_alive:
             head.append(b"connection: close\r\n")
         head.append(b"content-length: %d\r\n\r\n" % len(data))
@@ -191,14 +206,43 @@ class PredictProtocol(HttpToolsProtocol):
         if length > _LARGE:
             self.endpoint.budget.release(length)
 
+    # --- keep-alive --------------------------------------------------------------------------------------------------
+
+    def _unset_keepalive_if_required(self) -> None:
+        """The connection is in use: its timer, if it has one, will see that."""
+        self._idle_since = math.inf
+
+    def on_response_complete(self) -> None:
+        """As uvicorn's, but with one timer that looks at the time, instead of one that is armed for each response."""
+        self._idle_since = self.loop.time()
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+        elif self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self._look_at_idleness)
+
+    def _look_at_idleness(self) -> None:
+        self.timeout_keep_alive_task = None
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left <= 0:
+            self.timeout_keep_alive_handler()
+        elif not self.transport.is_closing():
+            delay = min(left, self.timeout_keep_alive)
+            self.timeout_keep_alive_task = self.loop.call_later(delay, self._look_at_idleness)
+
     # --- the ordinary way --------------------------------------------------------------------------------------------
 
     def _build_scope(self) -> None:
         """What uvicorn does when a request begins."""
-        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        url, headers = self.url, self.headers
         super().on_message_begin()
-        self.url, self.expect_100_continue = url, expects
-        self.headers.extend(headers)
+        self.url = url
+        for name, value in headers:
+            super().on_header(name, value)
 
     def _hand_over(self, body: bytes | bytearray) -> None:
         """Gives a prediction that must wait, or stream, to the app."""

@@ -19,6 +19,7 @@ from engine.codec import PlainDecoder
 from engine.errors import Cancelled, DeadlineExceeded, ServerStopping, UniModelError, WorkerDied
 from engine.scheduling import queue
 from engine.scheduling.batcher import BatchPolicy, due_in
+from engine.scheduling.deadlines import Deadlines
 from engine.scheduling.queue import Group, ModelQueue, Pending, QueueLimits
 from engine.telemetry.metrics import ModelMetrics
 from engine.transport.messages import Loaded
@@ -41,7 +42,7 @@ class Dispatcher:
         metrics: ModelMetrics,
         clock: Callable[[], float],
     ) -> None:
-        self.spec = spec
+        self.rename(spec)
         self.policy = policy
         self.queue = ModelQueue(spec.name, limits)
         self.instances: list[Instance] = []
@@ -55,12 +56,15 @@ class Dispatcher:
         self.metrics = metrics
         self._clock = clock
         self._loop = asyncio.get_running_loop()
+        self._deadlines = Deadlines(self._loop, self._expire)
+        self._seconds_per_row = 0.0
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
         self._streams = 0
         self._lost_streams: list[Stream] = []
         self._padded: dict[str, list[int]] = {}
         self.loaded: Loaded | None = None
+        self._fixed_group: Group = None
         self.decoder: PlainDecoder | None = None
         """For the bodies of most requests, if the model's signature is simple."""
         self.on_idle: Callable[[], None] | None = None
@@ -94,7 +98,7 @@ class Dispatcher:
             except UniModelError as e:
                 raise self._refused(e) from None
         item = Pending(request, self._group(request), rows, nbytes, on_end, self._ended, now)
-        item.timer = self._loop.call_later(time_left, self._expire, item)
+        self._deadlines.add(item, time_left)
         self.queue.push(item)
         self.in_flight += 1
         self._schedule_pump()
@@ -105,6 +109,7 @@ class Dispatcher:
         return error
 
     def _ended(self, item: Pending, outcome: Answer | UniModelError) -> None:
+        self._deadlines.discard(item)
         now = self._clock()
         self.in_flight -= 1
         self.requests += 1
@@ -121,14 +126,15 @@ class Dispatcher:
 
     def _predicted_wait(self) -> float:
         """Seconds until a request that joins now would start, going by the speed so far."""
-        per_row = max((i.speed.seconds_per_row for i in self.instances), default=0.0)
-        return self.queue.rows * per_row / max(1, len(self.instances))
+        return self.queue.rows * self._seconds_per_row / (len(self.instances) or 1)
 
     def _group(self, request: Request) -> Group:
         """Requests of one group can share a batch."""
         if not isinstance(request.input, TensorInput):
             return "values"
         tensors = request.input.tensors
+        if self._fixed_group is not None:
+            return self._fixed_group
         if self._padded:
             return tuple(
                 (a.dtype, tuple(n for i, n in enumerate(a.shape) if i and i not in self._padded[name]))
@@ -147,6 +153,8 @@ class Dispatcher:
         """Adds an instance that is ready."""
         self.loaded = loaded
         self.decoder = PlainDecoder(loaded.info.inputs[0]) if PlainDecoder.suits(loaded.info.inputs) else None
+        if not any(free_dims(s) for s in loaded.info.inputs):
+            self._fixed_group = "rows"  # the signature allows one shape alone
         instance.loaded = loaded
         if loaded.padding_reason is None:
             self._padded = {s.name: [axis for axis, _ in free_dims(s)] for s in loaded.info.inputs}
@@ -157,6 +165,11 @@ class Dispatcher:
         for stream in streams:
             instance.start_stream(stream)
         self._schedule_pump()
+
+    def rename(self, spec: ModelSpec) -> None:
+        """Takes the identity that the model has been given."""
+        self.spec = spec
+        self.answer_head = b'{"model":"%s","version":%d,' % (spec.name.encode(), spec.version)
 
     def detach(self, instance: Instance) -> None:
         """Removes an instance that has nothing outstanding."""
@@ -240,6 +253,7 @@ class Dispatcher:
             item.end(answer)
         if batch.items[0].suspect:
             instance.worker.suspect_done()
+        self._seconds_per_row = max(i.speed.seconds_per_row for i in self.instances)
         self.metrics.batch(sum(i.rows for i in batch.items), len(batch.items), seconds)
         if self.queue.requests:
             self._schedule_pump()

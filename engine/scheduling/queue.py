@@ -7,7 +7,6 @@ group.
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -34,7 +33,8 @@ class Pending:
     accepted: float
     """When it was accepted, on the engine's clock."""
     ended: bool = False
-    timer: asyncio.TimerHandle | None = None
+    tick: int = 0
+    """Where `Deadlines` keeps it."""
     waiting: bool = True
     """Whether it still waits; a batch, its deadline or its client took it otherwise."""
     suspect: bool = False
@@ -44,8 +44,6 @@ class Pending:
         """Gives the request its answer or error, unless it ended before."""
         if not self.ended:
             self.ended = True
-            if self.timer is not None:
-                self.timer.cancel()
             self.on_end(self, outcome)
 
 
@@ -215,5 +213,5 @@ def drop_gone(batch: list[Pending], now: float) -> list[Pending]:
             item.end(Cancelled("The client closed the connection before its request was computed."))
         elif item.request.deadline > now:
             wanted.append(item)
-        # a request past its deadline is ended by its timer, which is due in this same turn of the loop
+        # a request past its deadline is about to be ended by `Deadlines`
     return wanted

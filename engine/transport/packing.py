@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 
 from backends.base import Tensors
@@ -26,6 +27,8 @@ from engine.transport.messages import (
     encode,
 )
 from engine.types import Answer, BytesInput, JsonAnswer, JsonInput, Request, TensorAnswer, TensorInput
+
+encode_json = msgspec.json.Encoder().encode
 
 
 def pack_batch(batch_id: int, slot: int, slots: Slots, requests: Sequence[Request]) -> bytes:
@@ -113,12 +116,19 @@ def unpack_answers(done: BatchDone, slots: Slots, requests: Sequence[Request]) -
     else:
         arena = slots.arena(done.slot)[done.start :]
     stacked = {b.name: view(arena, b) for b in done.stacked}
+    # a single output looks the same in every form of JSON answer: it becomes numbers for the whole batch at once
+    plain = len(stacked) == 1 and not all(r.wants_tensors for r in requests)
+    rows = next(iter(stacked.values())).tolist() if plain else None
     row = 0
     answers: list[Answer | errors.UniModelError] = []
     for result, request in zip(done.results, requests, strict=True):
         if isinstance(result, RowsResult):
             end = row + result.rows
             single = isinstance(request.input, TensorInput) and request.input.single
+            if rows is not None and not request.wants_tensors:
+                answers.append(JsonAnswer(encode_json(rows[row] if single else rows[row:end])))
+                row = end
+                continue
             answers.append(TensorAnswer({n: a[row:end].copy() for n, a in stacked.items()}, single))
             row = end
         elif isinstance(result, JsonResult):
