@@ -161,6 +161,9 @@ class Backend(ABC):
     """The model options that this backend understands: a struct with ``forbid_unknown_fields=True``, or `dict` when
     they are for the model's own code to understand."""
 
+    trusted: bool = False
+    """Whether the user allows the file to run code. Set before `load`."""
+
     @classmethod
     @abstractmethod
     def sniff(cls, path: Path) -> Match:

@@ -402,6 +402,7 @@ class Engine:
                 slots=MAX_OUTSTANDING,
                 slot_bytes=instance.slots.slot_bytes,
                 batch_rows=entry.options.batching.max_batch_size or engine.default_batch_size,
+                trusted=entry.spec.trusted,
                 dynamic_padding=_first(entry.options.batching.dynamic_padding, engine.dynamic_padding),
             )
             try:

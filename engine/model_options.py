@@ -50,13 +50,16 @@ class PreprocessOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     """Height and width fed to the model."""
     resize: int | None = None
     """Length that the short side is scaled to before the centre crop."""
-    crop: bool = True
-    interpolation: str = "bilinear"
+    crop: bool | None = None
+    """Whether the middle is cut out, rather than the whole squeezed."""
+    interpolation: str | None = None
+    """``bilinear``, ``bicubic``, ``lanczos``, ``nearest`` …"""
     mean: tuple[float, ...] | None = None
     """Subtracted from each channel, in units of 0–255."""
     std: tuple[float, ...] | None = None
     """Divides each channel after the mean, in units of 0–255."""
-    color: str = "rgb"
+    color: str | None = None
+    """``rgb`` or ``bgr``."""
     layout: str | None = None
     """``nchw`` or ``nhwc``; found from the signature."""
 

@@ -53,9 +53,9 @@ class OnnxBackend(TensorBackend):
     def sniff(cls, path: Path) -> Match:
         """By the structure of the file; its extension alone is a guess, and tells of truncated files."""
         named = path.suffix.lower() in file.SUFFIXES
-        if not path.is_file():
-            return NO_MATCH
         try:
+            if not path.is_file():
+                return NO_MATCH
             kind = file.look(path)
         except OSError:
             return Match(0.5) if named else NO_MATCH

@@ -169,17 +169,11 @@ def _raw_tensor(body: bytes | bytearray, headers: Headers, info: ModelInfo) -> T
         shape = (-1,)
     if any(d < 0 for d in shape):
         raise InvalidRequest(f"x-tensor-shape must be like '1,3,224,224'; got {shape_text!r}.", field="x-tensor-shape")
-    if dtype_name != spec.dtype:
-        raise InvalidInput(
-            f"Input {spec.name!r} is {spec.dtype}; got x-tensor-dtype {dtype_name!r}.", field="x-tensor-dtype"
-        )
-    if spec.dtype == "string":
-        raise InvalidInput(f"Input {spec.name!r} holds strings; send JSON.", field="content-type")
-    dtype = np.dtype(spec.dtype)
+    dtype = _sendable(dtype_name, spec, "x-tensor-dtype")
     need = math.prod(shape) * dtype.itemsize
     if need != len(body):
         raise InvalidInput(
-            f"Shape [{shape_text}] of {spec.dtype} needs {need} bytes; the body has {len(body)}.", field="body"
+            f"Shape [{shape_text}] of {dtype.name} needs {need} bytes; the body has {len(body)}.", field="body"
         )
     return _checked(np.frombuffer(body, dtype).reshape(shape), spec, info)
 
@@ -198,10 +192,21 @@ def _npy(body: bytes | bytearray, headers: Headers, info: ModelInfo) -> TensorIn
         raise InvalidInput(f"The body is not a .npy array: {str(e).splitlines()[0]}.", field="body") from None
     if header.tell() + flat.nbytes != len(body):
         raise InvalidInput("The body has bytes behind its .npy array.", field="body")
-    array = np.ascontiguousarray(flat.reshape(shape, order="F" if fortran else "C"))
-    if array.dtype != np.dtype("O" if spec.dtype == "string" else spec.dtype):
-        raise InvalidInput(f"Input {spec.name!r} is {spec.dtype}; the array is {array.dtype.name}.", field="body")
-    return _checked(array, spec, info)
+    _sendable(dtype.name, spec, "body")
+    return _checked(flat.reshape(shape, order="F" if fortran else "C"), spec, info)
+
+
+def _sendable(name: str, spec: TensorSpec, field: str) -> np.dtype[Any]:
+    """The dtype of that name, if a client may send it for an input: its own, or one that loses nothing becoming it."""
+    if spec.dtype == "string":
+        raise InvalidInput(f"Input {spec.name!r} holds strings; send JSON.", field="content-type")
+    try:
+        dtype = np.dtype(name)
+    except TypeError:
+        dtype = None
+    if dtype is None or dtype.kind not in "biuf" or not np.can_cast(dtype, spec.dtype, "safe"):
+        raise InvalidInput(f"Input {spec.name!r} is {spec.dtype}; got {name!r}.", field=field)
+    return dtype
 
 
 def _checked(array: np.ndarray[Any, Any], spec: TensorSpec, info: ModelInfo) -> TensorInput:
@@ -209,7 +214,7 @@ def _checked(array: np.ndarray[Any, Any], spec: TensorSpec, info: ModelInfo) -> 
         codec.check_shape(array.shape, spec, "body")
     except BackendError as e:
         raise translated(e) from None
-    tensors = {spec.name: array}
+    tensors = {spec.name: np.ascontiguousarray(array, spec.dtype)}
     return TensorInput(tensors, rows_of(tensors, info))
 
 

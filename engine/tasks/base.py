@@ -28,12 +28,14 @@ class TensorTask:
     """
 
     name: ClassVar[str] = "tensor"
-    plain_answers: ClassVar[bool] = True
+    plain_answers: bool = True
     """Whether an answer is the output tensors themselves, so that the server may encode it without this task."""
 
     def __init__(self, info: ModelInfo, options: ModelOptions) -> None:
         self.info = info
         self.options = options
+        self.notes: tuple[str, ...] = ()
+        """What the task guessed about this model, and how to override it."""
 
     def decode(self, form: Form, value: Any) -> Decoded:
         """A parsed JSON value as tensors."""

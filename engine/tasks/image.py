@@ -45,7 +45,7 @@ class ImageClassificationTask(TensorTask):
     """
 
     name: ClassVar[str] = "image-classification"
-    plain_answers: ClassVar[bool] = False
+    plain_answers = False
 
     def __init__(self, info: ModelInfo, options: ModelOptions) -> None:
         super().__init__(info, options)

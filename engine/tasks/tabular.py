@@ -42,7 +42,6 @@ class TabularTask(TensorTask):
     """
 
     name = "tabular"
-    plain_answers = False
 
     def __init__(self, info: ModelInfo, options: ModelOptions) -> None:
         super().__init__(info, options)
@@ -56,6 +55,7 @@ class TabularTask(TensorTask):
         self._missing_text = info.metadata.get("missing")
         self._classes = _classes(info, options)
         """The names of the classes, when an answer shows the probabilities by name."""
+        self.plain_answers = self._classes is None
         self._renamed = dict(zip(info.labels or (), self._classes or (), strict=False)) if options.labels else {}
 
     # --- requests -------------------------------------------------------------------------------------------------

@@ -44,6 +44,8 @@ class Load(msgspec.Struct, array_like=True, tag=1):
     batch_rows: int
     """Most rows in a batch; drives the self-check."""
     dynamic_padding: bool
+    trusted: bool
+    """Whether the user allows the file to run code."""
 
 
 class Hello(msgspec.Struct, array_like=True, tag=3):

@@ -36,6 +36,7 @@ def load(message: Load, slots: Slots) -> LoadedModel:
     backend, info, options = _create(message)
     name = message.task or info.task
     task = tasks.create(name, info, options)
+    info = msgspec.structs.replace(info, notes=(*info.notes, *task.notes))
     if isinstance(backend, ValueBackend):
         return _values(message, backend, info, task, slots, begin)
     pad = Padding(info, options.batching.padding)
@@ -74,6 +75,7 @@ def _create(message: Load) -> tuple[TensorBackend | ValueBackend, ModelInfo, Mod
     backend = cls()
     if not isinstance(backend, TensorBackend | ValueBackend):
         raise TypeError(f"backend {message.backend!r} must subclass TensorBackend or ValueBackend")
+    backend.trusted = message.trusted
     info = backend.load(Path(message.path), message.device, own)
     return backend, info, options
 
