@@ -28,6 +28,8 @@ class TensorTask:
     """
 
     name: ClassVar[str] = "tensor"
+    decodes_in_parallel: ClassVar[bool] = False
+    """Whether `decode` and `decode_bytes` spend their time outside the interpreter's lock, as image decoders do."""
     plain_answers: bool = True
     """Whether an answer is the output tensors themselves, so that the server may encode it without this task."""
 

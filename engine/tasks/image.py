@@ -45,6 +45,7 @@ class ImageClassificationTask(TensorTask):
     """
 
     name: ClassVar[str] = "image-classification"
+    decodes_in_parallel = True
     plain_answers = False
 
     def __init__(self, info: ModelInfo, options: ModelOptions) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +88,7 @@ class BatchRunner:
         slots: Slots,
         chunk_rows: int,
         pad: Padding | None,
+        threads: int = 1,
     ) -> None:
         self.backend = backend
         self.task = task
@@ -94,6 +96,7 @@ class BatchRunner:
         self.chunk_rows = chunk_rows
         """Most rows in one call of the backend."""
         self.padding = pad
+        self._decoders = ThreadPoolExecutor(threads) if task.decodes_in_parallel and threads > 1 else None
 
     def run(self, batch: RunBatch) -> bytes:
         """The encoded `BatchDone` of a batch. Never raises."""
@@ -176,7 +179,10 @@ class BatchRunner:
         self, backend: TensorBackend, items: Sequence[Item], arena: bytes | memoryview
     ) -> tuple[list[_Answer], float]:
         """Requests that are decoded here, or whose rows differ in length."""
-        works = [self._decode(item, arena) for item in items]
+        if self._decoders is not None and len(items) > 1:
+            works = list(self._decoders.map(lambda item: self._decode(item, arena), items))
+        else:
+            works = [self._decode(item, arena) for item in items]
         begin = time.perf_counter()
         for group in self._groups(w for w in works if w.result is None):
             self._compute_group(backend, group)

@@ -51,7 +51,8 @@ def load(message: Load, slots: Slots) -> LoadedModel:
     if batch_reason is not None and info.batchable:
         info = msgspec.structs.replace(info, batchable=False, unbatched_reason=batch_reason)
         task.info = info
-    runner = BatchRunner(backend, task, slots, message.batch_rows, None if padding_reason else pad)
+    used_pad = None if padding_reason else pad
+    runner = BatchRunner(backend, task, slots, message.batch_rows, used_pad, message.device.threads)
     numeric = all(s.dtype != "string" for s in info.inputs)
     reply = Loaded(
         key=message.key,
