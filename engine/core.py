@@ -23,6 +23,7 @@ from engine.errors import (
     DeadlineExceeded,
     InsufficientMemory,
     ModelFailed,
+    ModelFileError,
     ServerStopping,
     UniModelError,
     UntrustedModel,
@@ -342,12 +343,22 @@ class Engine:
 
     async def _load_registered(self, entry: Entry) -> None:
         try:
+            await self._verify(entry.spec)
             await self._load_entry(entry)
         except UniModelError as e:
             entry.state, entry.error, entry.failed_at = "failed", e, self.clock()
             raise ModelFailed(f"Model {entry.spec.name!r} failed to load: {e.message}", details={"code": e.code}) from e
         finally:
             entry.loading = None
+
+    async def _verify(self, spec: ModelSpec) -> None:
+        """Raises `ModelFileError` when the file is not the one that was registered."""
+        source = self.backend(spec.backend).source(spec.path)
+        if not spec.sha256:
+            return  # an installed plugin, whose version is its package's
+        sha256, size = await asyncio.to_thread(digest.digest, source)
+        if (sha256, size) != (spec.sha256, spec.size_bytes):
+            raise ModelFileError(f"{source} has changed since it was registered; register it again as a new version.")
 
     async def _load_entry(self, entry: Entry) -> Loaded:
         """Makes room, chooses workers and loads an instance on each."""
