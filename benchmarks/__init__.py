@@ -1,0 +1,1 @@
+"""UniModel against its peers, as ratios from one run: ``python -m benchmarks NAME``."""

@@ -1,0 +1,115 @@
+"""ONE table of every bar: what is compared with what, and the limit. A missed bar is a result, not an error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from benchmarks.harness import OURS, Spread, Study
+
+
+@dataclass(frozen=True)
+class Bar:
+    """UniModel's `metric`, as a ratio to (or a difference from) another system's, must keep to `limit`."""
+
+    workload: str
+    metric: str
+    relation: Literal[">=", "<="]
+    limit: float
+    against: str | None = None
+    """The system that it is divided by; `None` compares the value itself."""
+    difference: bool = False
+    """Subtracts `against` instead of dividing by it."""
+
+    def __str__(self) -> str:
+        if self.against is None:
+            return f"{self.metric} {self.relation} {self.limit:g}"
+        if self.difference:
+            return f"{self.metric} - {self.against} {self.relation} {self.limit:g}"
+        return f"{self.metric} {self.relation} {self.limit:g} x {self.against}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How UniModel stands to one bar. `got` is `None` when one side was not measured."""
+
+    bar: Bar
+    got: Spread | None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the bar is met; `None` when it could not be judged."""
+        if self.got is None:
+            return None
+        return self.got.median >= self.bar.limit if self.bar.relation == ">=" else self.got.median <= self.bar.limit
+
+    @property
+    def margin(self) -> float | None:
+        """By how much: the share of the limit that is left over; negative when missed."""
+        if self.got is None:
+            return None
+        gap = self.got.median - self.bar.limit
+        return (gap if self.bar.relation == ">=" else -gap) / self.bar.limit
+
+    def __str__(self) -> str:
+        if self.got is None or self.margin is None:
+            return "not measured"
+        word = "met" if self.met else "MISSED"
+        return f"{word} by {abs(self.margin):.0%}"
+
+
+def judge(study: Study) -> list[Verdict]:
+    """Every bar of the study's workload, judged."""
+    return [Verdict(bar, _measured(study, bar)) for bar in BARS if bar.workload == study.workload]
+
+
+def _measured(study: Study, bar: Bar) -> Spread | None:
+    if bar.against is None:
+        values = study.values(bar.metric, OURS)
+        return Spread.of(values) if values else None
+    if bar.difference:
+        return study.difference(bar.metric, OURS, bar.against)
+    return study.ratio(bar.metric, OURS, bar.against)
+
+
+def _overhead() -> list[Bar]:
+    bars = []
+    for model in ("iris", "iris-sklearn"):
+        bars.append(Bar("overhead", f"{model} c=1 p50", "<=", 0.35, "mosec"))
+        for connections in (32, 128):
+            metric = f"{model} c={connections} throughput"
+            bars.append(Bar("overhead", metric, ">=", 1.1, "mosec"))
+            bars.append(Bar("overhead", metric, ">=", 4, "triton"))
+            bars.append(Bar("overhead", metric, ">=", 10, "litserve"))
+            bars.append(Bar("overhead", metric, ">=", 10, "mlserver"))
+            bars.append(Bar("overhead", metric, ">=", 0.55, "uvicorn echo"))
+    return bars
+
+
+def _large_tensors() -> list[Bar]:
+    return [
+        Bar("large-tensors", f"{model} {megabytes} MB binary", ">=", 0.6, "memcpy bound")
+        for model in ("mean", "echo")
+        for megabytes in (1, 6, 24)
+    ]
+
+
+def _cold_start() -> list[Bar]:
+    peers = ("mosec", "triton", "litserve", "mlserver")
+    return [
+        Bar("cold-start", "start to ready", "<=", 1.0),
+        Bar("cold-start", "register to first answer", "<=", 2.0),
+        Bar("cold-start", "idle memory of the server process", "<=", 90),
+        *(Bar("cold-start", "start to first answer", "<=", 1.0, peer) for peer in peers),
+    ]
+
+
+BARS: tuple[Bar, ...] = (
+    *_overhead(),
+    Bar("compute", "binary throughput", ">=", 0.95, "bare onnxruntime"),
+    Bar("compute", "image throughput", ">=", 0.95, "bare onnxruntime"),
+    Bar("compute", "binary c=1 p50", "<=", 1.0, "in-process call", difference=True),
+    *_large_tensors(),
+    *_cold_start(),
+    Bar("memory", "growth", "<=", 2.0),
+)

@@ -1,0 +1,91 @@
+"""The peers' virtual environments under the bench cache: pinned, made when they are not there, one a peer."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.models import cache
+
+RUNTIMES = ("onnxruntime==1.32.0", "scikit-learn==1.9.1", "pillow==13.0.0")
+"""What every peer computes with; UniModel's own environment should hold the same versions (the report says)."""
+
+_VERSIONS = (
+    "import importlib.metadata as m, json; print(json.dumps({d.name.lower(): d.version for d in m.distributions()}))"
+)
+
+
+class PeerMissing(Exception):
+    """A peer could not be installed or started. Its text is the reason that the report gives."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """One peer's packages. `python` makes the environment."""
+
+    name: str
+    packages: tuple[str, ...]
+    python: str = sys.executable
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return cache() / self.name
+
+    def ensure(self) -> Path:
+        """The environment's interpreter, installed when missing or when a pin changed. Raises `PeerMissing`."""
+        wanted = self.packages + RUNTIMES
+        interpreter = self.folder / "bin" / "python"
+        if unmet(wanted, self.versions()):
+            print(f"installing {self.name} into {self.folder} …", file=sys.stderr, flush=True)
+            self._run(self.python, "-m", "venv", "--clear", str(self.folder))
+            self._run(str(interpreter), "-m", "pip", "install", "--quiet", *wanted)
+        if missing := unmet(wanted, self.versions()):
+            raise PeerMissing(f"its environment {self.folder} lacks {', '.join(missing)}")
+        return interpreter
+
+    def versions(self) -> dict[str, str]:
+        """Every package in it and its version; empty when there is no such environment."""
+        try:
+            answer = subprocess.run(
+                [self.folder / "bin" / "python", "-c", _VERSIONS],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=True,
+            )
+        except (OSError, subprocess.SubprocessError):
+            return {}
+        versions: dict[str, str] = json.loads(answer.stdout)
+        return versions
+
+    def _run(self, *command: str) -> None:
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
+        except (OSError, subprocess.TimeoutExpired) as e:
+            raise PeerMissing(f"{Path(command[0]).name} failed: {e}") from None
+        if done.returncode:
+            lines = (done.stderr or done.stdout).strip().splitlines()
+            raise PeerMissing(f"`{' '.join(command[1:4])} …` failed: {lines[-1] if lines else done.returncode}")
+
+
+def unmet(wanted: Sequence[str], installed: dict[str, str]) -> list[str]:
+    """The requirements that are absent, or pinned with ``==`` to another version than is installed."""
+    missing = []
+    for requirement in wanted:
+        name, _, pin = requirement.partition("==")
+        name = name.partition("<")[0].lower()
+        if name not in installed or (pin and installed[name] != pin):
+            missing.append(requirement)
+    return missing
+
+
+MOSEC = Environment("mosec", ("mosec==0.9.8", "msgspec==0.22.0"))
+LITSERVE = Environment("litserve", ("litserve==0.2.19", "python-multipart"))
+MLSERVER = Environment("mlserver", ("mlserver==1.7.1", "mlserver-sklearn==1.7.1", "uvloop<0.22"))
+# Its Python stub embeds the distribution's libpython, whose standard library must be the environment's own.
+PYTRITON = Environment("pytriton", ("nvidia-pytriton==0.7.0",), python="/usr/bin/python3")

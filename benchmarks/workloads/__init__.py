@@ -1,0 +1,1 @@
+"""One module a workload. Each has ``run(options) -> Result``."""
