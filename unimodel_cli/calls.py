@@ -1,0 +1,56 @@
+"""Example calls of a model, for the command line, curl and Python."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+
+from engine.schema import ModelView
+
+SHOWN_CHARACTERS = 300
+"""Longer example bodies are taken from a file instead."""
+
+
+def first_call(view: ModelView) -> str:
+    """One command that predicts with the model."""
+    if view.task == "image-classification":
+        return f"unimodel predict {view.name} cat.jpg"
+    body = _short_body(view)
+    if body is None:
+        return f"unimodel show {view.name} --example > body.json && unimodel predict {view.name} body.json"
+    value = body["input"] if body.keys() == {"input"} else body
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return f"unimodel predict {view.name} {shlex.quote(text)}"
+
+
+def calls(view: ModelView, url: str) -> list[tuple[str, str]]:
+    """Title and text of each example."""
+    address = f"{url}/v1/models/{view.name}:predict"
+    body = _short_body(view)
+    if view.task == "image-classification":
+        curl = f"curl {address} -H 'content-type: image/jpeg' --data-binary @cat.jpg"
+        send = "content=open('cat.jpg', 'rb').read(), headers={'content-type': 'image/jpeg'}"
+    elif body is None:
+        curl = f"curl {address} -H 'content-type: application/json' --data-binary @body.json"
+        send = "content=open('body.json', 'rb').read(), headers={'content-type': 'application/json'}"
+    else:
+        text = json.dumps(body, ensure_ascii=False)
+        curl = f"curl {address} -H 'content-type: application/json' -d {shlex.quote(text)}"
+        send = f"json={body!r}"
+    python = f"import httpx\nanswer = httpx.post({address!r}, {send}).json()"
+    return [("Command line", first_call(view)), ("curl", curl), ("Python", python)]
+
+
+def _short_body(view: ModelView) -> dict[str, object] | None:
+    """The model's example body, if it has one that fits on a screen. Its numbers are rounded, for people to read."""
+    body = _rounded(view.example)
+    return body if isinstance(body, dict) and len(json.dumps(body)) <= SHOWN_CHARACTERS else None
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, list):
+        return [_rounded(v) for v in value]
+    return {k: _rounded(v) for k, v in value.items()} if isinstance(value, dict) else value
