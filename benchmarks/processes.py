@@ -82,7 +82,9 @@ class Process:
             with contextlib.suppress(psutil.NoSuchProcess):
                 member.kill()
         self._popen.wait()
-        psutil.wait_procs(members, timeout=STOP_SECONDS)
+        deadline = time.perf_counter() + STOP_SECONDS
+        while any(map(_lives, members)) and time.perf_counter() < deadline:
+            time.sleep(0.01)
 
 
 def family(pid: int) -> list[psutil.Process]:
@@ -92,6 +94,14 @@ def family(pid: int) -> list[psutil.Process]:
         return [leader, *leader.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Whether it still runs. An orphan that nobody reaps stays a zombie, which holds nothing."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def answers(port: int, path: str) -> bool:

@@ -22,8 +22,8 @@ BATCH_SIZES = (1, 2, 4, 8)
 CONNECTIONS = 8
 BARE, CALL = "bare onnxruntime", "in-process call"
 THROUGHPUT = "images/s"
-PAUSE = 0.02
-"""Seconds between single calls: onnxruntime's threads spin for a moment after a call, in either process."""
+PAUSE = 0.1
+"""Seconds between single calls: after one, onnxruntime's threads spin for up to 50 ms on cores that the next needs."""
 
 
 def run(options: Options) -> Study:
