@@ -89,6 +89,7 @@ async def _serve(
         url = home.announce(host, port)
         log.info("serving", extra={"url": url, "version": __version__, "workers": list(engine.workers)})
         gc.freeze()  # what start-up made stays; the collector need not walk it on every full collection
+        gc.set_threshold(10_000, 20, 50)  # requests make many objects and few cycles
         await serving[0]
     finally:
         log.info("stopping")

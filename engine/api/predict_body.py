@@ -15,6 +15,7 @@ from engine.api.http import Body, Headers, RawHeaders, encode_json
 from engine.codec import ANSWER_KEY, Form
 from engine.errors import InvalidInput, InvalidJSON, InvalidRequest, UniModelError, UnsupportedMediaType, from_code
 from engine.scheduling.dispatcher import Dispatcher
+from engine.tasks.base import Parameters
 from engine.transport.messages import Loaded
 from engine.types import Answer, BytesInput, Input, JsonAnswer, JsonInput, Request, TensorAnswer, TensorInput
 
@@ -81,7 +82,14 @@ def parse(
         if loaded.accepts_values:
             stream = decode_json(_decode_flag, body).stream
             return JsonInput(body), b"", stream
-        return _parse_envelope(decode_json(_decode_envelope, body), loaded, decoder, max_rows)
+        if decoder is not None and len(body) <= SMALL_JSON:
+            plain = decoder.decode(body)
+            if plain is not None:
+                if plain.parameters:
+                    _check_parameters(plain.parameters, loaded)
+                source = TensorInput({decoder.name: plain.array}, len(plain.array), plain.form, plain.single)
+                return source, plain.parameters, plain.stream
+        return _parse_envelope(decode_json(_decode_envelope, body), loaded, max_rows)
     if loaded.accepts_values:
         raise UnsupportedMediaType(f"This model takes {JSON}; got {kind}.", field="content-type")
     if kind == OCTETS:
@@ -95,16 +103,12 @@ def parse(
     )
 
 
-def _parse_envelope(
-    envelope: PredictBody, loaded: Loaded, decoder: codec.PlainDecoder | None, max_rows: int
-) -> tuple[Input, bytes, bool]:
+def _parse_envelope(envelope: PredictBody, loaded: Loaded, max_rows: int) -> tuple[Input, bytes, bool]:
     form, data = _the_input(envelope)
     parameters = bytes(envelope.parameters)
+    if parameters:
+        _check_parameters(parameters, loaded)
     if loaded.decodes_json and len(data) <= SMALL_JSON and _is_plain(data, loaded):
-        plain = decoder.decode(data) if decoder is not None and form != "inputs" else None
-        if plain is not None and not (plain.single and form == "instances"):
-            rows = len(next(iter(plain.tensors.values())))
-            return TensorInput(plain.tensors, rows, form, plain.single), parameters, envelope.stream
         try:
             tensors, single = codec.decode(form, decode_json(_decode_any, data), loaded.info.inputs)
         except BackendError as e:
@@ -112,6 +116,16 @@ def _parse_envelope(
         return TensorInput(tensors, rows_of(tensors, loaded.info), form, single), parameters, envelope.stream
     rows = max_rows if len(data) > SMALL_JSON else 1  # unknown before it is decoded: it gets a batch of its own
     return JsonInput(data, form, rows), parameters, envelope.stream
+
+
+def _check_parameters(raw: bytes, loaded: Loaded) -> None:
+    """Raises `InvalidInput` for parameters that are unknown, or mean nothing to this model."""
+    try:
+        parameters = msgspec.json.decode(raw, type=Parameters)
+    except msgspec.DecodeError as e:
+        raise InvalidInput(f"parameters: {str(e).partition(' - at')[0]}.", field="parameters") from None
+    if parameters.top_k is not None and loaded.plain_answers:
+        raise InvalidInput("top_k means nothing to this model: its answer has no classes.", field="parameters.top_k")
 
 
 def _the_input(envelope: PredictBody) -> tuple[Form, bytes]:

@@ -9,6 +9,7 @@ answer is written, in one piece, in the very turn of the loop in which the worke
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,17 @@ if TYPE_CHECKING:
 _MODELS, _PREDICT = MODELS.encode(), PREDICT.encode()
 _LARGE = BodyBudget.LARGE
 """Bytes from which a body is received in place, and an answer is written apart from its head."""
+
+
+@functools.lru_cache(maxsize=4096)
+def _target(url: bytes) -> tuple[str, int | None] | None:
+    """The model and version that a URL predicts with; `None` when it does not, or needs a closer look."""
+    if not (url.endswith(_PREDICT) and url.startswith(_MODELS)) or b"%" in url or b"?" in url:
+        return None
+    try:
+        return parse_target(url[len(_MODELS) : -len(_PREDICT)].decode("ascii"))
+    except (UniModelError, UnicodeDecodeError):
+        return None
 
 
 class _NoEvent:
@@ -146,8 +158,8 @@ class PredictProtocol(HttpToolsProtocol):
 
     def _short_cut(self) -> PredictCycle | None:
         """The cycle of a request that can go the short way; `None` for any doubt."""
-        url = self.url
-        if not (url.endswith(_PREDICT) and url.startswith(_MODELS)) or b"%" in url or b"?" in url:
+        target = _target(self.url)
+        if target is None:
             return None
         parser = self.parser
         if parser.get_method() != b"POST" or parser.get_http_version() != "1.1":
@@ -165,12 +177,7 @@ class PredictProtocol(HttpToolsProtocol):
             return None
         if length > _LARGE and not self.endpoint.budget.reserve(length):
             return None  # the app refuses it
-        try:
-            name, version = parse_target(url[len(_MODELS) : -len(_PREDICT)].decode("ascii"))
-        except (UniModelError, UnicodeDecodeError):
-            self._release(length)
-            return None
-        return PredictCycle(name, version, headers, length, parser.should_keep_alive())
+        return PredictCycle(*target, headers, length, parser.should_keep_alive())
 
     def _predict(self, cycle: PredictCycle, body: bytes | bytearray) -> None:
         cycle.whole = True
@@ -188,16 +195,13 @@ class PredictProtocol(HttpToolsProtocol):
         self._release(cycle.length)
         if cycle.disconnected or self.transport.is_closing():
             return
-        head: list[Body] = [STATUS_LINE[status]]
-        head += [b"%s: %s\r\n" % header for header in (*self.server_state.default_headers, *headers)]
-        if not cycle.keep_alive:
-            head.append(b"connection: close\r\n")
-        head.append(b"content-length: %d\r\n\r\n" % len(data))
+        lines = b"".join([b"%s: %s\r\n" % header for header in (*self.server_state.default_headers, *headers)])
+        close = b"" if cycle.keep_alive else b"connection: close\r\n"
+        head = b"%s%s%scontent-length: %d\r\n\r\n" % (STATUS_LINE[status], lines, close, len(data))
         if len(data) < _LARGE:
-            head.append(data)
-            self.transport.write(b"".join(head))
+            self.transport.write(head + data)
         else:
-            self.transport.writelines((b"".join(head), data))
+            self.transport.writelines((head, data))
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()

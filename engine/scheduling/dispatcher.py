@@ -152,7 +152,8 @@ class Dispatcher:
     def attach(self, instance: Instance, loaded: Loaded) -> None:
         """Adds an instance that is ready."""
         self.loaded = loaded
-        self.decoder = PlainDecoder(loaded.info.inputs[0]) if PlainDecoder.suits(loaded.info.inputs) else None
+        if loaded.decodes_json and PlainDecoder.suits(loaded.info.inputs):
+            self.decoder = PlainDecoder(loaded.info.inputs[0])
         if not any(free_dims(s) for s in loaded.info.inputs):
             self._fixed_group = "rows"  # the signature allows one shape alone
         instance.loaded = loaded

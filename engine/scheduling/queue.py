@@ -37,6 +37,8 @@ class Pending:
     """Where `Deadlines` keeps it."""
     waiting: bool = True
     """Whether it still waits; a batch, its deadline or its client took it otherwise."""
+    lane: _Lane | None = None
+    """Where it waits for a batch; none for a suspect."""
     suspect: bool = False
     """It was computing when a worker died: it runs once more, alone."""
 
@@ -58,11 +60,21 @@ class QueueLimits:
 
 
 @dataclass(slots=True)
+class _Lane:
+    """The waiting requests of one priority and group."""
+
+    items: deque[Pending] = field(default_factory=deque)
+    requests: int = 0
+    """Those that wait; taken ones stay in `items` until they reach the front."""
+    rows: int = 0
+
+
+@dataclass(slots=True)
 class _Level:
     """The waiting requests of one priority. Taken ones stay in the deques until they reach the front."""
 
     arrivals: deque[Pending] = field(default_factory=deque)
-    groups: dict[Group, deque[Pending]] = field(default_factory=dict)
+    lanes: dict[Group, _Lane] = field(default_factory=dict)
 
 
 class ModelQueue:
@@ -76,8 +88,6 @@ class ModelQueue:
         self.bytes = 0
         self._levels: dict[int, _Level] = {}
         self._order: list[int] = []
-        self._rows_of: dict[Group, int] = {}
-        self._requests_of: dict[Group, int] = {}
         self._suspects: deque[Pending] = deque()
 
     def admit(self, nbytes: int, predicted_wait: float, time_left: float) -> None:
@@ -97,10 +107,7 @@ class ModelQueue:
         """Adds an admitted request at the end of its priority."""
         level = self._level(item.request.priority)
         level.arrivals.append(item)
-        group = level.groups.get(item.group)
-        if group is None:
-            group = level.groups[item.group] = deque()
-        group.append(item)
+        self._lane(level, item).items.append(item)
         self._count(item, 1)
 
     def put_back(self, item: Pending) -> None:
@@ -108,10 +115,11 @@ class ModelQueue:
         item.waiting = True
         if item.suspect:
             self._suspects.append(item)
+            item.lane = None
         else:
             level = self._level(item.request.priority)
             level.arrivals.appendleft(item)
-            level.groups.setdefault(item.group, deque()).appendleft(item)
+            self._lane(level, item).items.appendleft(item)
         self._count(item, 1)
 
     def remove(self, item: Pending) -> None:
@@ -135,16 +143,21 @@ class ModelQueue:
     def head(self) -> Pending | None:
         """The request that is next, suspects aside."""
         for priority in self._order:
-            arrivals = self._levels[priority].arrivals
+            level = self._levels[priority]
+            arrivals = level.arrivals
             while arrivals and not arrivals[0].waiting:
-                arrivals.popleft()
+                gone = arrivals.popleft()
+                lane = level.lanes.get(gone.group)
+                if lane is not None and not lane.requests:
+                    del level.lanes[gone.group]  # all in it ended without being computed
             if arrivals:
                 return arrivals[0]
         return None
 
     def waiting_with(self, head: Pending) -> tuple[int, int]:
         """How many requests and rows could join the batch of `head`, itself included."""
-        return self._requests_of.get(head.group, 0), self._rows_of.get(head.group, 0)
+        lanes = [lane for p in self._order if (lane := self._levels[p].lanes.get(head.group)) is not None]
+        return sum([lane.requests for lane in lanes]), sum([lane.rows for lane in lanes])
 
     def take(self, head: Pending, max_rows: int, max_bytes: int) -> list[Pending]:
         """The batch of `head`: it and the requests of its group, in order, up to the limits.
@@ -154,9 +167,10 @@ class ModelQueue:
         batch: list[Pending] = []
         rows = nbytes = 0
         for priority in self._order:
-            group = self._levels[priority].groups.get(head.group)
-            while group:
-                item = group[0]
+            level = self._levels[priority]
+            lane = level.lanes.get(head.group)
+            while lane is not None and lane.items:
+                item = lane.items[0]
                 if item.waiting:
                     full = rows + item.rows > max_rows or nbytes + item.nbytes > max_bytes or len(batch) >= MAX_ITEMS
                     if batch and full:
@@ -165,9 +179,9 @@ class ModelQueue:
                     batch.append(item)
                     rows += item.rows
                     nbytes += item.nbytes
-                group.popleft()
-            if group is not None:
-                del self._levels[priority].groups[head.group]
+                lane.items.popleft()
+            if lane is not None:
+                del level.lanes[head.group]
         return batch
 
     def drain(self, error: Callable[[], UniModelError]) -> None:
@@ -190,16 +204,22 @@ class ModelQueue:
             self._order = sorted(self._levels, reverse=True)
         return level
 
+    def _lane(self, level: _Level, item: Pending) -> _Lane:
+        lane = level.lanes.get(item.group)
+        if lane is None:
+            lane = level.lanes[item.group] = _Lane()
+        item.lane = lane
+        return lane
+
     def _count(self, item: Pending, sign: int) -> None:
+        rows = sign * item.rows
         self.requests += sign
-        self.rows += sign * item.rows
+        self.rows += rows
         self.bytes += sign * item.nbytes
-        if not item.suspect:
-            group = item.group
-            self._requests_of[group] = requests = self._requests_of.get(group, 0) + sign
-            self._rows_of[group] = self._rows_of.get(group, 0) + sign * item.rows
-            if not requests:
-                del self._requests_of[group], self._rows_of[group]
+        lane = item.lane
+        if lane is not None:
+            lane.requests += sign
+            lane.rows += rows
 
 
 def drop_gone(batch: list[Pending], now: float) -> list[Pending]:
