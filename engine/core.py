@@ -1,76 +1,28 @@
-"""The engine: predict, stream, load, unload, register. Everything between the dialects and the workers.
-
-Owns the entries (one for each version that is loaded, or failed to), the workers and the state of the server.
-"""
+"""The engine: predict, stream, register. Everything between the dialects and the pool of loaded models."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import itertools
 import logging
-import math
-import os
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from backends import discovery
-from backends.base import Backend, BackendError, Device, ModelInfo
+from backends.base import BackendError, ModelInfo
 from engine import digest, model_options
-from engine.errors import (
-    DeadlineExceeded,
-    InsufficientMemory,
-    ModelFailed,
-    ModelFileError,
-    ServerStopping,
-    UniModelError,
-    UntrustedModel,
-    WorkerDied,
-    from_code,
-)
-from engine.model_options import ModelOptions
+from engine.errors import DeadlineExceeded, ServerStopping, UniModelError, UntrustedModel, from_code
+from engine.pool import Entry, Pool
 from engine.registry import Registry, check_name
-from engine.scheduling.batcher import MAX_OUTSTANDING, BatchPolicy
-from engine.scheduling.dispatcher import Dispatcher
-from engine.scheduling.placement import Resident, Seat, choose_victim, choose_workers
-from engine.scheduling.queue import QueueLimits
-from engine.schema import ModelState, RegisterRequest
+from engine.schema import RegisterRequest
 from engine.settings import Settings
-from engine.telemetry import gpu
-from engine.telemetry.metrics import Metrics, ModelMetrics
-from engine.transport.messages import Load, Loaded
+from engine.telemetry.metrics import Metrics
 from engine.types import Answer, ModelSpec, Request
-from engine.worker.instance import Instance, Stream
-from engine.worker.supervisor import Worker
+from engine.worker.instance import Stream
 
 log = logging.getLogger("unimodel.engine")
-
-_MIB = 1 << 20
-_RELOADS = 3
-"""Tries to load a model again after its worker died, before it counts as failed."""
-_BUSY_PATIENCE = 0.5
-"""Seconds that a load waits for an idle model to make room, before a busy one must."""
-_FAILURE_MEMORY = 10.0
-"""Seconds during which requests to a model that failed to load are answered without another try."""
-_TRIM_EVERY = 5.0
-"""Seconds between two looks for idle slots whose memory can go back."""
-
-
-@dataclass(eq=False)
-class Entry:
-    """One version that is loaded, loading, or failed to load."""
-
-    spec: ModelSpec
-    options: ModelOptions
-    dispatcher: Dispatcher
-    state: ModelState = "loading"
-    error: UniModelError | None = None
-    failed_at: float = 0.0
-    loading: asyncio.Task[None] | None = None
-    workers: list[Worker] = field(default_factory=list)
-    """Of its instances, also while one is being replaced."""
 
 
 class Engine:
@@ -87,62 +39,24 @@ class Engine:
         self.registry = registry
         self.metrics = metrics
         self.clock = clock
+        self.pool = Pool(settings, metrics, clock)
         self.started = time.time()
         self.state: Literal["starting", "ready", "draining"] = "starting"
-        self.workers: dict[str, Worker] = {}
-        self.entries: dict[tuple[str, int], Entry] = {}
-        """By `ModelSpec.key`."""
-        self._backends = discovery.available()
-        self._loads = 0
-        self._room = asyncio.Lock()
-        self._idle = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._stream_ids = itertools.count(1)
 
     # --- life --------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Starts a worker for each device, and returns when they are up."""
-        for name, device in self._devices():
-            self.workers[name] = Worker(name, device, self.settings.monitoring)
-            self.workers[name].spawn()
-        for worker in self.workers.values():
-            await worker.ready()
+        """Starts the workers, and returns when they are up."""
+        await self.pool.start()
         self.state = "ready"
-        self._background(self._trim_forever())
         if self.settings.engine.preload:
-            self._background(self._preload())
-
-    def _devices(self) -> list[tuple[str, Device]]:
-        settings = self.settings
-        cores = len(os.sched_getaffinity(0))
-        threads = settings.engine.cpu_threads or cores
-        devices = []
-        for g in gpu.select(gpu.find_gpus(), settings.gpu.device_ids):
-            limit = int(g.memory_bytes * settings.gpu.memory_fraction)
-            devices.append((f"cuda:{g.index}", Device("cuda", g.index, threads, limit)))
-        count = settings.engine.cpu_workers
-        for i in range(count):
-            name = "cpu" if count == 1 else f"cpu:{i}"
-            devices.append((name, Device("cpu", 0, max(1, threads // count))))
-        return devices
+            self.pool.background(self._preload())
 
     async def stop(self, drain_seconds: float) -> None:
         """Takes no new requests, lets the accepted ones end, and stops the workers."""
         self.state = "draining"
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(drain_seconds):
-                while any(not e.dispatcher.idle for e in self.entries.values()):
-                    await asyncio.sleep(0.02)
-        for task in self._tasks:
-            task.cancel()
-        for entry in self.entries.values():
-            entry.dispatcher.end_all(entry.dispatcher.stopping)
-        await asyncio.gather(*(w.stop() for w in self.all_workers()))
-
-    def all_workers(self) -> list[Worker]:
-        """The workers of the devices and of the isolated models."""
-        isolated = {w.name: w for e in self.entries.values() for w in e.workers}
-        return list({**isolated, **self.workers}.values())
+        await self.pool.stop(drain_seconds)
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
@@ -156,8 +70,7 @@ class Engine:
 
     async def stream(self, entry: Entry, body: bytes, request_id: str, deadline: float) -> AsyncGenerator[bytes, None]:
         """The chunks of one streamed request, as JSON. Closing the iterator cancels it in the worker."""
-        self._loads += 1
-        stream = Stream(self._loads, body, request_id)
+        stream = Stream(next(self._stream_ids), body, request_id)
         dispatcher = entry.dispatcher
         begin = self.clock()
         dispatcher.open_stream(stream)
@@ -181,7 +94,7 @@ class Engine:
 
     def ready_now(self, name: str, version: int | None) -> Entry | None:
         """The entry that serves a name, or `None` when it must be loaded first, or the server is not serving."""
-        entry = self.entries.get(self.registry.get(name, version).key)
+        entry = self.pool.entries.get(self.registry.get(name, version).key)
         return entry if entry is not None and entry.state == "ready" and self.state == "ready" else None
 
     async def ready(self, name: str, version: int | None, deadline: float) -> Entry:
@@ -189,15 +102,13 @@ class Engine:
         entry = self.ready_now(name, version)
         if entry is not None:
             return entry
-        spec = self.registry.get(name, version)
-        entry = self.entries.get(spec.key)
         if self.state == "draining":
             raise ServerStopping("The server is stopping and takes no new requests.")
-        if entry is not None and entry.error is not None and self.clock() - entry.failed_at < _FAILURE_MEMORY:
-            raise ModelFailed(f"Model {name!r} failed to load: {entry.error.message}", retry_after=_FAILURE_MEMORY)
+        spec = self.registry.get(name, version)
+        self.pool.check_recent_failure(spec)
         try:
             async with asyncio.timeout(max(0.0, deadline - self.clock())):
-                return await self.load(spec)
+                return await self.pool.load(spec)
         except TimeoutError:
             raise DeadlineExceeded(f"Model {name!r} was still loading when the deadline passed.") from None
 
@@ -230,12 +141,8 @@ class Engine:
             created=time.time(),
             info=ModelInfo(task=""),
         )
-        entry = self._entry(draft, options)
-        self._loads += 1
-        draft_key = (f"{draft.name}/{self._loads}", 0)
-        self.entries[draft_key] = entry  # counted among the loaded models from now on
+        entry, loaded = await self.pool.load_new(draft, options)
         try:
-            loaded = await self._load_entry(entry)
             spec = self.registry.add(
                 name=draft.name,
                 path=draft.path,
@@ -248,275 +155,38 @@ class Engine:
                 info=loaded.info,
             )
         except BaseException:
-            await self._drop_instances(entry)
+            await self.pool.discard(entry)
             raise
-        finally:
-            del self.entries[draft_key]
-        entry.spec = spec
-        entry.dispatcher.rename(spec)
-        entry.dispatcher.metrics = self.metrics.model(spec.name, spec.version)
-        self.entries[spec.key] = entry
-        self._background(self._retire(spec))
+        self.pool.adopt(entry, spec)
+        self.pool.background(self._retire(spec))
         return spec
 
     async def _retire(self, newest: ModelSpec) -> None:
         """Unloads the versions that a new one replaced, when they are idle. Asked for by number, they load again."""
         serving = self.registry.get(newest.name)
-        for entry in list(self.entries.values()):
+        for entry in list(self.pool.entries.values()):
             if entry.spec.name == newest.name and entry.spec.version not in (newest.version, serving.version):
-                await self.unload(entry.spec)
-
-    async def load(self, spec: ModelSpec) -> Entry:
-        """Loads a registered version, or joins a load that is under way. Raises the error of the load."""
-        entry = self.entries.get(spec.key)
-        while entry is not None and entry.state == "unloading":
-            await asyncio.sleep(0.005)
-            entry = self.entries.get(spec.key)
-        if entry is None or entry.state == "failed":
-            backend = self.backend(spec.backend)
-            options, _ = model_options.split(spec.config, backend.Options)
-            entry = self._entry(spec, options)
-            self.entries[spec.key] = entry
-            entry.loading = asyncio.create_task(self._load_registered(entry))
-            entry.loading.add_done_callback(_retrieve)
-        if entry.state == "loading" and entry.loading is not None:
-            await asyncio.shield(entry.loading)
-        return entry
-
-    async def unload(self, spec: ModelSpec) -> None:
-        """Takes a version off its workers when its accepted requests have ended. It stays registered."""
-        entry = self.entries.get(spec.key)
-        if entry is None or entry.state == "unloading":
-            return
-        if entry.loading is not None:
-            with contextlib.suppress(UniModelError):
-                await asyncio.shield(entry.loading)
-        entry.state = "unloading"
-        while not entry.dispatcher.idle:
-            await asyncio.sleep(0.005)
-        await self._drop_instances(entry)
-        if self.entries.get(spec.key) is entry:
-            del self.entries[spec.key]
-        self._idle.set()
+                await self.pool.unload(entry.spec)
 
     async def unregister(self, name: str, version: int | None) -> list[int]:
         """Removes one version, or all of a name, once its accepted requests have ended. Returns their numbers."""
         keys = [self.registry.get(name, v).key for v in ([version] if version else self.registry.versions(name))]
         removed = self.registry.remove(name, version)
         for key in keys:
-            entry = self.entries.get(key)
+            entry = self.pool.entries.get(key)
             if entry is not None:
-                await self.unload(entry.spec)
+                await self.pool.unload(entry.spec)
             self.metrics.remove(*key)
         return removed
-
-    def backend(self, name: str) -> type[Backend]:
-        """A backend by name. Raises `ModelFailed` when it was there at registration and no longer is."""
-        backend = self._backends.get(name)
-        if backend is None:
-            raise ModelFailed(f"The backend {name!r} is not installed any more.")
-        return backend
-
-    # --- loading -----------------------------------------------------------------------------------------------------
-
-    def _entry(self, spec: ModelSpec, options: ModelOptions) -> Entry:
-        engine = self.settings.engine
-        batching, limits = options.batching, options.queue
-        wait = engine.max_batch_wait_ms if batching.max_batch_wait_ms is None else batching.max_batch_wait_ms
-        policy = BatchPolicy(batching.max_batch_size or engine.default_batch_size, wait / 1000)
-        dispatcher = Dispatcher(
-            spec,
-            policy,
-            QueueLimits(
-                limits.max_requests or engine.max_queue_requests,
-                (limits.max_mb or engine.max_queue_mb) * _MIB,
-                math.inf if limits.max_wait_ms is None else limits.max_wait_ms / 1000,
-            ),
-            engine.max_batch_mb * _MIB // 2,  # the other half of a slot is for the outputs
-            self.metrics.model(spec.name, spec.version) if spec.version else ModelMetrics(),
-            self.clock,
-        )
-        entry = Entry(spec, options, dispatcher)
-        dispatcher.on_idle = self._idle.set
-        dispatcher.on_deficit = lambda lost: self._background(self._replace(entry, lost.worker))
-        return entry
-
-    async def _load_registered(self, entry: Entry) -> None:
-        try:
-            await self._verify(entry.spec)
-            await self._load_entry(entry)
-        except UniModelError as e:
-            entry.state, entry.error, entry.failed_at = "failed", e, self.clock()
-            raise ModelFailed(f"Model {entry.spec.name!r} failed to load: {e.message}", details={"code": e.code}) from e
-        finally:
-            entry.loading = None
-
-    async def _verify(self, spec: ModelSpec) -> None:
-        """Raises `ModelFileError` when the file is not the one that was registered."""
-        source = self.backend(spec.backend).source(spec.path)
-        if not spec.sha256:
-            return  # an installed plugin, whose version is its package's
-        sha256, size = await asyncio.to_thread(digest.digest, source)
-        if (sha256, size) != (spec.sha256, spec.size_bytes):
-            raise ModelFileError(f"{source} has changed since it was registered; register it again as a new version.")
-
-    async def _load_entry(self, entry: Entry) -> Loaded:
-        """Makes room, chooses workers and loads an instance on each."""
-        async with self._room:
-            await self._make_room(entry)
-        try:
-            for worker in self._place(entry):
-                entry.workers.append(worker)
-                loaded = await self._load_instance(entry, worker)
-        except BaseException:
-            await self._drop_instances(entry)
-            raise
-        entry.state = "ready"
-        log.info("model loaded", extra={"model": entry.spec.name, "seconds": round(loaded.seconds, 3)})
-        if loaded.batch_reason:
-            log.warning("model is served unbatched", extra={"model": entry.spec.name, "reason": loaded.batch_reason})
-        return loaded
-
-    def _place(self, entry: Entry) -> list[Worker]:
-        options = entry.options
-        backend = self.backend(entry.spec.backend)
-        seats = [
-            Seat(w.name, str(w.device), sum(w in e.workers for e in self.entries.values()))
-            for w in self.workers.values()
-        ]
-        replicas = 1 if options.isolated else options.replicas
-        names = choose_workers(seats, options.device, replicas, backend.devices)
-        if not options.isolated:
-            return [self.workers[n] for n in names]
-        workers = []
-        for i in range(options.replicas):
-            self._loads += 1
-            device = self.workers[names[0]].device
-            worker = Worker(f"{names[0]}/{entry.spec.name}-{self._loads}.{i}", device, self.settings.monitoring)
-            worker.spawn()
-            workers.append(worker)
-        return workers
-
-    async def _load_instance(self, entry: Entry, worker: Worker) -> Loaded:
-        """One instance on one worker; tried again when the worker dies of something else meanwhile."""
-        engine = self.settings.engine
-        for attempt in range(_RELOADS):
-            self._loads += 1
-            instance = Instance(worker, f"{entry.spec.name}#{self._loads}", engine.max_batch_mb * _MIB)
-            message = Load(
-                key=instance.key,
-                path=entry.spec.path,
-                backend=entry.spec.backend,
-                task=entry.spec.task or None,
-                config=entry.spec.config,
-                device=worker.device,
-                slots=MAX_OUTSTANDING,
-                slot_bytes=instance.slots.slot_bytes,
-                batch_rows=entry.options.batching.max_batch_size or engine.default_batch_size,
-                trusted=entry.spec.trusted,
-                dynamic_padding=_first(entry.options.batching.dynamic_padding, engine.dynamic_padding),
-            )
-            try:
-                loaded = await worker.load(message, instance, engine.load_timeout_s)
-            except WorkerDied:
-                instance.close()
-                if attempt + 1 == _RELOADS:
-                    raise
-            except BaseException:
-                instance.close()
-                raise
-            else:
-                if loaded.batch_reason is not None:
-                    entry.dispatcher.policy = BatchPolicy(1, 0.0)
-                entry.dispatcher.attach(instance, loaded)
-                return loaded
-        raise AssertionError("unreachable")
-
-    async def _replace(self, entry: Entry, worker: Worker) -> None:
-        """A worker died with an instance: load it again, or give up on the model."""
-        if entry.state != "ready" or self.state == "draining":
-            return
-        try:
-            await self._load_instance(entry, worker)
-        except UniModelError as e:
-            log.error("model could not be loaded again", extra={"model": entry.spec.name, "reason": e.message})
-            if not entry.dispatcher.instances:
-                entry.state, entry.error, entry.failed_at = "failed", e, self.clock()
-                reason = f"Model {entry.spec.name!r} failed to load again: {e.message}"
-                entry.dispatcher.end_all(lambda: ModelFailed(reason))
-
-    async def _drop_instances(self, entry: Entry) -> None:
-        for instance in list(entry.dispatcher.instances):
-            entry.dispatcher.detach(instance)
-            await instance.worker.unload(instance)
-        for worker in entry.workers:
-            if worker.name not in self.workers:
-                await worker.stop()
-        entry.workers.clear()
-
-    async def _make_room(self, newcomer: Entry) -> None:
-        """Waits until one more model may be loaded; the least recently used one goes when there is no room."""
-        limit = self.settings.engine.max_models
-        impatient = self.clock() + _BUSY_PATIENCE
-        while True:
-            held = [
-                e for e in self.entries.values() if e is not newcomer and e.state in ("ready", "loading", "unloading")
-            ]
-            if len(held) < limit:
-                return
-            if not self.settings.gpu.enable_pooling:
-                raise InsufficientMemory(
-                    f"{len(held)} models are loaded, and engine.max_models is {limit}; unload one or raise the limit."
-                )
-            ready = [
-                Resident(e.spec.key, e.dispatcher.idle, e.dispatcher.last_used) for e in held if e.state == "ready"
-            ]
-            victim = choose_victim(ready)
-            if victim is not None and (victim.idle or self.clock() > impatient):
-                log.info("model makes room", extra={"model": victim.key[0]})
-                await self.unload(self.entries[victim.key].spec)
-                continue
-            self._idle.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(0.05):
-                    await self._idle.wait()
 
     async def _preload(self) -> None:
         """Loads the registered models, the newest first, as many as may be loaded at once."""
         specs = sorted(self.registry.list(), key=lambda s: s.created, reverse=True)
         for spec in specs[: self.settings.engine.max_models]:
             try:
-                await self.load(spec)
+                await self.pool.load(spec)
             except UniModelError as e:
                 log.error("model failed to load", extra={"model": spec.name, "reason": e.message})
-
-    async def _trim_forever(self) -> None:
-        while True:
-            await asyncio.sleep(_TRIM_EVERY)
-            for entry in self.entries.values():
-                for instance in entry.dispatcher.instances:
-                    instance.trim(_TRIM_EVERY)
-
-    def _background(self, work: Coroutine[Any, Any, None]) -> None:
-        task: asyncio.Task[None] = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(_log_crash)
-
-
-def _first(value: bool | None, default: bool) -> bool:
-    return default if value is None else value
-
-
-def _retrieve(task: asyncio.Task[None]) -> None:
-    """Marks a load's error as seen: whoever waits gets it too, but nobody may be waiting any more."""
-    if not task.cancelled():
-        task.exception()
-
-
-def _log_crash(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and task.exception() is not None:
-        log.error("background task failed", exc_info=task.exception())
 
 
 T = TypeVar("T")

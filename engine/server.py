@@ -87,7 +87,7 @@ async def _serve(
             log.warning("server.grpc_port is set, but this version serves no gRPC")
         host, port = sock.getsockname()[:2]
         url = home.announce(host, port)
-        log.info("serving", extra={"url": url, "version": __version__, "workers": list(engine.workers)})
+        log.info("serving", extra={"url": url, "version": __version__, "workers": list(engine.pool.workers)})
         gc.freeze()  # what start-up made stays; the collector need not walk it on every full collection
         gc.set_threshold(10_000, 20, 50)  # requests make many objects and few cycles
         await serving[0]

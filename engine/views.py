@@ -14,7 +14,8 @@ import psutil
 from backends import discovery
 from backends.base import TensorSpec
 from engine import model_options, schema
-from engine.core import Engine, Entry
+from engine.core import Engine
+from engine.pool import Entry
 from engine.settings import TABLE, Provenance
 from engine.types import ModelSpec
 from engine.version import __version__
@@ -22,7 +23,7 @@ from engine.version import __version__
 
 def model_view(engine: Engine, spec: ModelSpec) -> schema.ModelView:
     """One registered version."""
-    entry = engine.entries.get(spec.key)
+    entry = engine.pool.entries.get(spec.key)
     aliases = [a.alias for a in engine.registry.aliases() if a.model == spec.name and a.version in (None, spec.version)]
     example = entry.dispatcher.loaded.example if entry is not None and entry.dispatcher.loaded is not None else b""
     return schema.ModelView(
@@ -64,7 +65,7 @@ def batching_view(engine: Engine, spec: ModelSpec, entry: Entry | None) -> schem
     if entry is not None:
         options = entry.options.batching
     else:
-        options = model_options.split(spec.config, engine.backend(spec.backend).Options)[0].batching
+        options = model_options.split(spec.config, engine.pool.backend(spec.backend).Options)[0].batching
     wait = defaults.max_batch_wait_ms if options.max_batch_wait_ms is None else options.max_batch_wait_ms
     loaded = entry.dispatcher.loaded if entry is not None else None
     reason = loaded.batch_reason if loaded is not None else spec.info.unbatched_reason
@@ -81,7 +82,7 @@ def batching_view(engine: Engine, spec: ModelSpec, entry: Entry | None) -> schem
 
 def status_view(engine: Engine, spec: ModelSpec) -> schema.StatusView:
     """How one version is doing."""
-    entry = engine.entries.get(spec.key)
+    entry = engine.pool.entries.get(spec.key)
     if entry is None:
         return schema.StatusView(
             name=spec.name,
@@ -135,8 +136,8 @@ def _instance_view(entry: Entry, worker: Any) -> schema.InstanceView:
 def server_view(engine: Engine) -> schema.ServerView:
     """The server as a whole."""
     workers = []
-    for w in engine.all_workers():
-        models = [e.spec.name for e in engine.entries.values() if w in e.workers]
+    for w in engine.pool.all_workers():
+        models = [e.spec.name for e in engine.pool.entries.values() if w in e.workers]
         workers.append(
             schema.WorkerView(
                 name=w.name,
@@ -148,7 +149,7 @@ def server_view(engine: Engine) -> schema.ServerView:
                 models=sorted(models),
             )
         )
-    entries = list(engine.entries.values())
+    entries = list(engine.pool.entries.values())
     return schema.ServerView(
         version=__version__,
         pid=os.getpid(),
@@ -201,13 +202,13 @@ def backend_list() -> schema.BackendList:
 def refresh_gauges(engine: Engine) -> None:
     """Sets the gauges, just before they are rendered."""
     engine.metrics.clear_gauges()
-    for entry in engine.entries.values():
+    for entry in engine.pool.entries.values():
         m, d = entry.dispatcher.metrics, entry.dispatcher
         m.queue_requests = d.queue.requests
         m.in_flight_requests = d.in_flight
         m.loaded = len(d.instances)
         m.memory_bytes = sum(i.loaded.memory_bytes for i in d.instances if i.loaded is not None)
-    for worker in engine.all_workers():
+    for worker in engine.pool.all_workers():
         numbers = engine.metrics.worker(worker.name)
         numbers.up = worker.state == "ready"
         numbers.restarts = worker.restarts

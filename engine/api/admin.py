@@ -81,13 +81,13 @@ class Admin:
     async def load_model(self, request: Request) -> Reply:
         """``POST /v1/models/{name}:load``"""
         spec = self._spec(request)
-        await self.engine.load(spec)
+        await self.engine.pool.load(spec)
         return _json(views.status_view(self.engine, spec))
 
     async def unload_model(self, request: Request) -> Reply:
         """``POST /v1/models/{name}:unload``"""
         spec = self._spec(request)
-        await self.engine.unload(spec)
+        await self.engine.pool.unload(spec)
         return _json(views.status_view(self.engine, spec))
 
     def _spec(self, request: Request) -> ModelSpec:

@@ -36,8 +36,9 @@ from engine.api.http import (
     send_body,
     send_error,
 )
-from engine.core import Engine, Entry
+from engine.core import Engine
 from engine.errors import InvalidRequest, NotFound, UniModelError
+from engine.pool import Entry
 from engine.types import Answer, Request
 
 log = logging.getLogger("unimodel.http")

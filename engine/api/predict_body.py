@@ -14,6 +14,7 @@ from engine import codec
 from engine.api.http import Body, Headers, RawHeaders, encode_json
 from engine.codec import ANSWER_KEY, Form
 from engine.errors import InvalidInput, InvalidJSON, InvalidRequest, UniModelError, UnsupportedMediaType, from_code
+from engine.plain_decoder import PlainDecoder
 from engine.scheduling.dispatcher import Dispatcher
 from engine.tasks.base import Parameters
 from engine.transport.messages import Loaded
@@ -71,7 +72,7 @@ def decode_json(error_free: Any, body: bytes | bytearray) -> Any:
 
 
 def parse(
-    body: bytes | bytearray, headers: Headers, loaded: Loaded, decoder: codec.PlainDecoder | None, max_rows: int
+    body: bytes | bytearray, headers: Headers, loaded: Loaded, decoder: PlainDecoder | None, max_rows: int
 ) -> tuple[Input, bytes, bool]:
     """The input, its undecoded ``parameters``, and whether a stream is asked for.
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from engine.api.body_receiver import BodyReceiver
 from engine.api.http import Body, BodyBudget, Headers, RawHeaders
 from engine.api.native import MODELS, PREDICT, parse_target
 from engine.errors import UniModelError
@@ -98,9 +99,10 @@ class PredictProtocol(HttpToolsProtocol):
         if type(cycle) is PredictCycle and cycle.length > _LARGE and not cycle.response_complete:
             got = sum(map(len, cycle.body))
             if cycle.body and got < cycle.length and not self.transport.is_closing():
-                _BodyReceiver(self, cycle, got)
+                BodyReceiver(self, cycle.length, b"".join(cycle.body), functools.partial(self._body_received, cycle))
+                cycle.body = []
 
-    def body_received(self, cycle: PredictCycle, body: bytearray) -> None:
+    def _body_received(self, cycle: PredictCycle, body: bytearray) -> None:
         """A large body is here. The parser never saw its end, so the next request gets a new one."""
         self.parser = httptools.HttpRequestParser(self)
         self._predict(cycle, body)
@@ -257,54 +259,6 @@ class PredictProtocol(HttpToolsProtocol):
         cycle.body += body
         cycle.more_body = False
         cycle.message_event.set()
-
-
-class _BodyReceiver(asyncio.BufferedProtocol):
-    """Receives the rest of one large body: the kernel writes it into its place, without a copy in between."""
-
-    def __init__(self, connection: PredictProtocol, cycle: PredictCycle, got: int) -> None:
-        self._connection = connection
-        self._cycle = cycle
-        self._body = bytearray(cycle.length)
-        self._body[:got] = b"".join(cycle.body)
-        cycle.body = []
-        self._view = memoryview(self._body)
-        self._got = got
-        self._switch(self)
-
-    def _switch(self, protocol: asyncio.BaseProtocol) -> None:
-        """Reading is restarted, since the event loop decides then how it reads."""
-        transport = self._connection.transport
-        transport.pause_reading()
-        transport.set_protocol(protocol)
-        transport.resume_reading()
-
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - never beyond this body, whatever the hint
-        """Where the next bytes go."""
-        return self._view[self._got :]
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Bytes are there; after the last one the connection goes on as before."""
-        self._got += nbytes
-        if self._got == self._cycle.length:
-            self._view.release()
-            self._switch(self._connection)
-            self._connection.body_received(self._cycle, self._body)
-
-    def eof_received(self) -> None:
-        """The client will not send the rest."""
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The client is gone; nothing was computed."""
-        self._connection.connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        """An earlier answer is still on its way."""
-        self._connection.pause_writing()
-
-    def resume_writing(self) -> None:
-        """The earlier answer is out."""
-        self._connection.resume_writing()
 
 
 def protocol_for(endpoint: PredictEndpoint, max_body: int) -> type[asyncio.Protocol]:

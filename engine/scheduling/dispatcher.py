@@ -15,8 +15,8 @@ import logging
 import math
 from collections.abc import Callable
 
-from engine.codec import PlainDecoder
 from engine.errors import Cancelled, DeadlineExceeded, ServerStopping, UniModelError, WorkerDied
+from engine.plain_decoder import PlainDecoder
 from engine.scheduling import queue
 from engine.scheduling.batcher import BatchPolicy, due_in
 from engine.scheduling.deadlines import Deadlines
