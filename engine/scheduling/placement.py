@@ -39,14 +39,14 @@ def choose_workers(seats: Sequence[Seat], wanted: str, replicas: int, supported:
     if not fitting:
         have = ", ".join(sorted({s.device for s in seats}))
         raise InvalidOption(f"No worker for device {wanted!r}; this server has {have}.", field="config.device")
+    if wanted == "auto":
+        fitting = [s for s in fitting if s.device != "cpu"] or fitting
     if replicas > len(fitting):
+        remedy = "raise engine.cpu_workers" if fitting[0].device == "cpu" else "ask for fewer, or for device 'cpu'"
         raise InvalidOption(
-            f"replicas is {replicas}, but only {len(fitting)} workers fit device {wanted!r}; raise engine.cpu_workers.",
+            f"replicas is {replicas}, but only {len(fitting)} workers fit device {wanted!r}; {remedy}.",
             field="config.replicas",
         )
-    if wanted == "auto" and any(s.device != "cpu" for s in fitting):
-        fitting = [s for s in fitting if s.device != "cpu"] or fitting
-        replicas = min(replicas, len(fitting))
     return [s.name for s in sorted(fitting, key=lambda s: s.models)[:replicas]]
 
 
