@@ -14,6 +14,7 @@ from pathlib import Path
 
 from benchmarks import models, report
 from benchmarks.harness import Options, Study
+from benchmarks.servers import NAMES
 from benchmarks.workloads import cold_start, compute, large_tensors, memory, overhead
 
 WORKLOADS: dict[str, Callable[[Options], Study]] = {
@@ -29,11 +30,15 @@ RESULTS = Path(__file__).parent / "results"
 
 def main() -> int:
     """Runs what the command line asks for. Returns the exit code."""
-    arguments = _parser().parse_args()
+    parser = _parser()
+    arguments = parser.parse_args()
+    only = frozenset(arguments.systems.split(",")) if arguments.systems else None
+    if unknown := sorted((only or frozenset()) - set(NAMES)):
+        parser.error(f"no system is named {', '.join(unknown)}; they are {', '.join(NAMES)}")
     options = Options(
         rounds=arguments.rounds or (1 if arguments.quick else 3),
         scale=0.3 if arguments.quick else 1.0,
-        only=frozenset(arguments.systems.split(",")) if arguments.systems else None,
+        only=only,
     )
     # A smoke run must not replace the results of a full one.
     folder = arguments.output or (models.cache() / "quick" if arguments.quick else RESULTS)

@@ -26,6 +26,8 @@ class Options:
     rounds: int = 3
     scale: float = 1.0
     """Multiplies every duration; the smoke run uses a small one."""
+    settle: float = 0.5
+    """Seconds between two systems: what the last one left behind (closing sockets, unmapping) ends in them."""
     only: frozenset[str] | None = None
     """Names of the systems to run; `None` runs all."""
 
@@ -139,4 +141,4 @@ def interleave(
             else:
                 if system.name not in study.versions:
                     study.versions[system.name] = system.versions()
-            time.sleep(0.5)  # lets what the last system left behind (closing sockets, unmapping) end
+            time.sleep(options.settle)

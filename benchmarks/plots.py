@@ -1,4 +1,4 @@
-"""Plots of a study: a panel a unit, a group of bars a metric, a bar a system; and curves where there are some."""
+"""Plots of a study: a panel a unit, a group of bars a metric, a bar a system; or curves, where a study has them."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ def draw(study: Study, path: Path) -> None:
     from matplotlib import pyplot
 
     by_unit: dict[str, list[Metric]] = {}
-    for metric in study.samples:
-        by_unit.setdefault(metric.unit, []).append(metric)
-    panels = len(by_unit) + bool(study.series)
+    if not study.series:  # curves say it all
+        for metric in study.samples:
+            by_unit.setdefault(metric.unit, []).append(metric)
+    panels = len(by_unit) or 1
     figure, axes = pyplot.subplots(panels, 1, figsize=(12, 3.8 * panels + 0.6), squeeze=False, layout="constrained")
     figure.suptitle(study.title)
     for axis, (unit, metrics) in zip(axes[:, 0], by_unit.items(), strict=False):
         _bars(axis, study, unit, metrics)
     if study.series:
-        _curves(axes[-1, 0], study.series)
+        _curves(axes[0, 0], study.series)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
@@ -57,7 +58,7 @@ def _bars(axis: Any, study: Study, unit: str, metrics: list[Metric]) -> None:
     axis.set_ylabel(f"{unit} ({better} is better)")
     axis.set_xticks(range(len(metrics)), [m.name for m in metrics], rotation=0 if len(metrics) < 5 else 15, fontsize=8)
     axis.grid(axis="y", alpha=0.3)
-    axis.legend(fontsize=8, ncols=min(len(systems), 8))
+    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def _curves(axis: Any, series: dict[str, list[tuple[float, float]]]) -> None:

@@ -15,7 +15,9 @@ from pathlib import Path
 import psutil
 
 START_SECONDS = 120.0
-STOP_SECONDS = 8.0
+STOP_SECONDS = 15.0
+ORPHAN_SECONDS = 2.0
+"""How long what a server left running gets to end by itself, and to remove its shared memory."""
 
 
 class StartFailed(Exception):
@@ -33,8 +35,15 @@ def free_port() -> int:
 class Process:
     """A running server and its descendants."""
 
-    def __init__(self, command: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        log: Path,
+        env: Mapping[str, str] | None = None,
+        stop_signal: signal.Signals = signal.SIGTERM,
+    ) -> None:
         self.log = log
+        self._stop_signal = stop_signal
         self.started = time.perf_counter()
         with log.open("wb") as output:
             self._popen = subprocess.Popen(
@@ -70,21 +79,20 @@ class Process:
         return family(self.pid)
 
     def stop(self) -> None:
-        """Ends it and everything it started: first politely, after `STOP_SECONDS` by force."""
+        """Ends it and everything it started: first politely, then by force."""
         members = self.family()
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGTERM)
+            os.kill(self.pid, self._stop_signal)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._popen.wait(STOP_SECONDS)
+        _wait_until_ended(members, ORPHAN_SECONDS)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         for member in members:
             with contextlib.suppress(psutil.NoSuchProcess):
                 member.kill()
         self._popen.wait()
-        deadline = time.perf_counter() + STOP_SECONDS
-        while any(map(_lives, members)) and time.perf_counter() < deadline:
-            time.sleep(0.01)
+        _wait_until_ended(members, STOP_SECONDS)
 
 
 def family(pid: int) -> list[psutil.Process]:
@@ -94,6 +102,12 @@ def family(pid: int) -> list[psutil.Process]:
         return [leader, *leader.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
+
+
+def _wait_until_ended(processes: Sequence[psutil.Process], seconds: float) -> None:
+    deadline = time.perf_counter() + seconds
+    while any(map(_lives, processes)) and time.perf_counter() < deadline:
+        time.sleep(0.01)
 
 
 def _lives(process: psutil.Process) -> bool:

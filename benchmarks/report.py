@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks import machine
 from benchmarks.bars import Verdict, judge
-from benchmarks.harness import OURS, Options, Spread, Study
+from benchmarks.harness import OURS, Metric, Options, Spread, Study
 
 
 def as_json(study: Study, options: Options, seconds: float, where: dict[str, Any]) -> dict[str, Any]:
@@ -48,17 +48,11 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
 
 
 def as_text(study: Study) -> str:
-    """The tables of the study: every absolute with its ratio, then the bars, then what is missing."""
-    lines = [f"\n{study.title}", ""]
-    for metric, systems in study.samples.items():
-        lines.append(f"{metric.name} [{metric.unit}]")
-        for system, values in systems.items():
-            spread = Spread.of(values)
-            line = f"  {system:18} {spread.median:12,.2f}   ({spread.least:,.2f} – {spread.greatest:,.2f})"
-            if system != OURS and (ratio := study.ratio(metric.name, OURS, system)):
-                line += f"   unimodel is {ratio.median:.2f} x ({ratio.least:.2f} – {ratio.greatest:.2f})"
-            lines.append(line)
-    lines.append("\nbars")
+    """The tables of the study: medians with UniModel's ratio to each, the bars, and what is missing."""
+    lines = [f"\n{study.title}"]
+    for unit in dict.fromkeys(metric.unit for metric in study.samples):
+        lines += _table(study, [metric for metric in study.samples if metric.unit == unit], unit)
+    lines.append("\nbars: UniModel's median (least and greatest of the rounds)")
     for verdict in judge(study):
         got = verdict.got
         measured = f"{got.median:.2f} ({got.least:.2f} – {got.greatest:.2f})" if got else ""
@@ -66,6 +60,25 @@ def as_text(study: Study) -> str:
     lines += [f"  missing: {name}: {reason}" for name, reason in study.missing.items()]
     lines += [f"  note: {note}" for note in study.notes]
     return "\n".join(lines)
+
+
+def _table(study: Study, metrics: list[Metric], unit: str) -> list[str]:
+    systems = list(dict.fromkeys(system for metric in metrics for system in study.samples[metric]))
+    name_width = max(len(metric.name) for metric in metrics)
+    lines = [f"\n{unit}, median (UniModel's is so many times it)"]
+    lines.append("  " + " " * name_width + "".join(f"{system:>19}" for system in systems))
+    for metric in metrics:
+        cells = (_cell(study, metric, system) for system in systems)
+        lines.append(f"  {metric.name:{name_width}}" + "".join(f"{cell:>19}" for cell in cells))
+    return lines
+
+
+def _cell(study: Study, metric: Metric, system: str) -> str:
+    values = study.samples[metric].get(system)
+    if not values:
+        return "–"
+    ratio = study.ratio(metric.name, OURS, system) if system != OURS else None
+    return f"{Spread.of(values).median:,.2f}" + (f" ({ratio.median:.2f} x)" if ratio else "")
 
 
 def write(study: Study, options: Options, seconds: float, where: dict[str, Any], folder: Path) -> tuple[Path, Path]:

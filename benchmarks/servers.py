@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -174,6 +175,8 @@ class Peer:
     script: str
     dialect: Callable[[Served], Call]
     flags: tuple[str, ...] = ()
+    stop_signal: signal.Signals = signal.SIGTERM
+    """What it takes as a request to end in order."""
 
     def versions(self) -> dict[str, str]:
         names = [p.partition("=")[0].partition("<")[0] for p in self.environment.packages + environments.RUNTIMES]
@@ -194,7 +197,8 @@ class Peer:
         for each in served:
             shape = "x".join(map(str, each.model.shape)) if each.model.is_image else "-1"
             command += ["--serve", f"{each.model.name}:{each.kind}:{shape}:{each.max_batch_size}:{each.model.path}"]
-        process = Process([*command, *self.flags], folder / f"{self.name}.txt", {"TMPDIR": str(folder)})
+        log, env = folder / f"{self.name}.txt", {"TMPDIR": str(folder)}
+        process = Process([*command, *self.flags], log, env, self.stop_signal)
         return Running(port, process, self.dialect)
 
 
@@ -203,8 +207,8 @@ _MOSEC_FLAGS = ("--address", "127.0.0.1", "--log-level", "error", "--max-request
 PEERS: tuple[Peer, ...] = (
     Peer("mosec", environments.MOSEC, "mosec_server.py", dialects.plain, _MOSEC_FLAGS),
     Peer("mosec+msgspec", environments.MOSEC, "mosec_server.py", dialects.plain, (*_MOSEC_FLAGS, "--msgspec")),
-    Peer("triton", environments.PYTRITON, "triton_server.py", dialects.triton),
-    Peer("litserve", environments.LITSERVE, "litserve_server.py", dialects.plain),
+    Peer("triton", environments.PYTRITON, "triton_server.py", dialects.triton, stop_signal=signal.SIGINT),
+    Peer("litserve", environments.LITSERVE, "litserve_server.py", dialects.plain, stop_signal=signal.SIGINT),
     Peer("mlserver", environments.MLSERVER, "mlserver_server.py", dialects.mlserver),
 )
 
@@ -248,3 +252,9 @@ class Floor:
         server = Running(port, process, dialects.floor)
         wait_answering(server, served)
         return server
+
+
+FLOORS = (Floor("memcpy bound", with_model=True), Floor("bare transport", with_model=False))
+
+NAMES = (UniModel.name, *(peer.name for peer in PEERS), Echo.name, *(floor.name for floor in FLOORS))
+"""Every system by the name that results and ``--systems`` have for it."""

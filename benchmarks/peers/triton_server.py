@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,9 +35,8 @@ def main() -> None:
         http_thread_count=8,
         allow_grpc=False,
         allow_metrics=False,
-        exit_timeout_secs=2,
     )
-    with Triton(config=config) as triton:
+    with Triton(config=config, workspace=Path(tempfile.mkdtemp(), "workspace")) as triton:
         served: Served
         for served in args.serve:
             triton.bind(

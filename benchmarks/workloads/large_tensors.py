@@ -21,7 +21,7 @@ from benchmarks import load, models
 from benchmarks.dialects import Kind, Served
 from benchmarks.harness import OURS, Metric, Options, Study, interleave
 from benchmarks.models import Array, Model
-from benchmarks.servers import PEERS, Floor, Running, System, UniModel, started
+from benchmarks.servers import FLOORS, PEERS, Floor, Running, System, UniModel, started
 
 MEGABYTES = (1, 6, 24)
 MOST_JSON_OF_PEERS = 6
@@ -69,8 +69,7 @@ def run(options: Options) -> Study:
                 _measure(study, system, server, point, options)
 
     peers = [p for p in PEERS if p.name != "mosec+msgspec"]
-    floors = [Floor("memcpy bound", with_model=True), Floor("bare transport", with_model=False)]
-    interleave(study, options, [UniModel(), *floors, *peers], measure)
+    interleave(study, options, [UniModel(), *FLOORS, *peers], measure)
     study.notes.append("MB are of the tensor, not of its JSON. MLServer has no raw tensors over REST: it gets base64.")
     return study
 
@@ -80,7 +79,7 @@ def _points(system: str) -> list[Point]:
     points = [Point(model, "binary", megabytes) for model in MODELS for megabytes in MEGABYTES]
     if system == OURS:
         return points + [Point("mean", "json", megabytes) for megabytes in MEGABYTES]
-    if system in ("memcpy bound", "bare transport"):
+    if system in {floor.name for floor in FLOORS}:
         return points
     return points + [Point("mean", "json", megabytes) for megabytes in MEGABYTES if megabytes <= MOST_JSON_OF_PEERS]
 

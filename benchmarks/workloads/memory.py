@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import load, models
@@ -36,7 +37,7 @@ def run(options: Options) -> Study:
         study.add(Metric("growth", "%"), system.name, growth_percent([mb for _, mb in own]))
         study.add(Metric("growth, all processes", "%"), system.name, growth_percent([mb for _, mb in everyone]))
 
-    interleave(study, Options(1, options.scale, options.only), [UniModel()], measure)
+    interleave(study, replace(options, rounds=1), [UniModel()], measure)
     study.notes.append("Growth is the median of the run's last sixth over that of its first sixth, after a warm-up.")
     return study
 

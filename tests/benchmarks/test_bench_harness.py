@@ -101,7 +101,7 @@ def test_rounds_are_interleaved() -> None:
     order: list[str] = []
     study = Study("w", "title")
     systems = [Named("unimodel"), Named("peer")]
-    interleave(study, Options(rounds=3), systems, lambda system, _: order.append(system.name))
+    interleave(study, Options(rounds=3, settle=0), systems, lambda system, _: order.append(system.name))
     assert order == ["unimodel", "peer"] * 3
     assert study.versions == {"unimodel": {"unimodel": "1.0"}, "peer": {"peer": "1.0"}}
 
@@ -109,7 +109,7 @@ def test_rounds_are_interleaved() -> None:
 def test_only_the_chosen_systems_run() -> None:
     order: list[str] = []
     systems = [Named("unimodel"), Named("peer")]
-    options = Options(rounds=1, only=frozenset({"peer"}))
+    options = Options(rounds=1, settle=0, only=frozenset({"peer"}))
     interleave(Study("w", "title"), options, systems, lambda system, _: order.append(system.name))
     assert order == ["peer"]
 
@@ -124,7 +124,7 @@ def test_a_peer_that_fails_is_missing_with_its_reason_and_not_asked_again() -> N
             raise PeerMissing("no such package")
 
     study = Study("w", "title")
-    interleave(study, Options(rounds=2), [Named("unimodel"), Named("peer")], measure)
+    interleave(study, Options(rounds=2, settle=0), [Named("unimodel"), Named("peer")], measure)
     assert order == ["unimodel", "peer", "unimodel"]
     assert study.missing == {"peer": "no such package"}
     assert "peer" not in study.versions
@@ -142,7 +142,7 @@ def test_reports_hold_absolutes_ratios_and_what_is_missing() -> None:
     study = study_of(unimodel=[100, 110, 90], peer=[50, 50, 60])
     study.missing["other"] = "not installable"
     text = as_text(study)
-    assert "2.00 x" in text
+    assert "50.00 (2.00 x)" in text
     assert "missing: other: not installable" in text
     data = as_json(study, Options(), 1.0, {"cpu": "x"})
     peer = data["metrics"][0]["systems"]["peer"]
