@@ -18,6 +18,7 @@ class PaddingOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How rows of different lengths are padded, for one input."""
 
     value: float = 0.0
+    """What the missing places are filled with."""
     buckets: tuple[int, ...] = ()
     """Lengths that rows are padded up to, ascending; without any, to the longest row of the batch."""
 
@@ -26,8 +27,11 @@ class BatchingOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How requests are batched. `None` means the server's default."""
 
     max_batch_size: int | None = None
+    """Most rows in one batch, 1 for none; ``engine.default_batch_size`` when not given."""
     max_batch_wait_ms: float | None = None
+    """Longest that a request waits for company; ``engine.max_batch_wait_ms`` when not given."""
     dynamic_padding: bool | None = None
+    """Whether rows of different lengths are padded together; ``engine.dynamic_padding`` when not given."""
     padding: dict[str, PaddingOptions] = {}
     """By input name."""
     self_check: bool = True
@@ -38,7 +42,9 @@ class QueueOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """When a request is refused with 429 instead of queued. `None` means the server's default."""
 
     max_requests: int | None = None
+    """Requests that may wait; ``engine.max_queue_requests`` when not given."""
     max_mb: int | None = None
+    """MiB of inputs that may wait; ``engine.max_queue_mb`` when not given."""
     max_wait_ms: float | None = None
     """Longest predicted wait; unset, only the request's own deadline bounds it."""
 
@@ -76,9 +82,11 @@ class ModelOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     isolated: bool = False
     """Gives the model a process of its own."""
     deadline_ms: int | None = None
+    """Deadline of a request that brings none; ``server.deadline_ms`` when not given."""
     labels: str | tuple[str, ...] | None = None
     """Class names: a list, or a text file with one a line."""
     top_k: int = 5
+    """How many of the best classes an answer has, unless the request's parameters say."""
     softmax: bool | None = None
     """Whether scores are passed through softmax; found by probing (outputs that do not sum to 1 are logits)."""
     preprocess: PreprocessOptions = PreprocessOptions()

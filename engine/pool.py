@@ -40,8 +40,8 @@ _BUSY_PATIENCE = 0.5
 """Seconds that a load waits for an idle model to make room, before a busy one must."""
 _FAILURE_MEMORY = 10.0
 """Seconds during which requests to a model that failed to load are answered without another try."""
-_TRIM_EVERY = 5.0
-"""Seconds between two looks for idle slots whose memory can go back."""
+_HOUSEKEEPING = 5.0
+"""Seconds between two looks for hung models, and for idle slots whose memory can go back."""
 
 
 @dataclass(eq=False)
@@ -86,7 +86,7 @@ class Pool:
             self.workers[name].spawn()
         for worker in self.workers.values():
             await worker.ready()
-        self.background(self._trim_forever())
+        self.background(self._keep_house())
 
     def _devices(self) -> list[tuple[str, Device]]:
         settings = self.settings
@@ -358,12 +358,17 @@ class Pool:
                 async with asyncio.timeout(0.05):
                     await self._idle.wait()
 
-    async def _trim_forever(self) -> None:
+    async def _keep_house(self) -> None:
+        """Replaces workers that hang, and gives the memory of idle slots back."""
+        patience = self.settings.engine.hang_timeout_s
         while True:
-            await asyncio.sleep(_TRIM_EVERY)
+            await asyncio.sleep(min(_HOUSEKEEPING, patience / 2))
             for entry in self.entries.values():
                 for instance in entry.dispatcher.instances:
-                    instance.trim(_TRIM_EVERY)
+                    instance.trim(_HOUSEKEEPING)
+                    if instance.computing_for(self.clock()) > patience:
+                        log.error("model hangs, its worker is replaced", extra={"model": entry.spec.name})
+                        instance.worker.kill()
 
     def background(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs work that nobody waits for; what it raises is logged."""

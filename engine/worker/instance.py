@@ -34,7 +34,8 @@ class Batch:
     id: int
     slot: int
     items: list[Pending]
-    sent: float
+    since: float
+    """When it was sent, or, if it had to follow another, when that one was done."""
 
 
 class Stream:
@@ -117,6 +118,10 @@ class Instance:
         if self.streams.pop(stream.id, None) is not None:
             self._channel.send(messages.encode(CancelStream(stream.id)))
 
+    def computing_for(self, now: float) -> float:
+        """Seconds since the batch that computes was sent; 0 when none does."""
+        return now - self.outstanding[0].since if self.outstanding else 0.0
+
     def trim(self, idle_seconds: float) -> None:
         """Gives back the memory of slots that nobody used for a while."""
         if not self.outstanding and time.monotonic() - self._last_done > idle_seconds:
@@ -144,6 +149,8 @@ class Instance:
         answers = packing.unpack_answers(message, self.slots, [i.request for i in batch.items])
         self._free_slots.append(batch.slot)
         self._last_done = time.monotonic()
+        if self.outstanding:
+            self.outstanding[0].since = self._last_done
         self._last_requests = len(batch.items)
         self.speed.record(sum(i.rows for i in batch.items), message.compute_seconds)
         if self.on_done is not None:

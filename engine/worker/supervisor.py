@@ -32,6 +32,8 @@ WorkerState = Literal["starting", "ready", "restarting", "stopped"]
 
 _FIRST_DELAY = 0.05
 _LONGEST_DELAY = 5.0
+_UNLOAD_PATIENCE = 10.0
+"""Seconds that a model may take to unload."""
 _USEFUL_LIFE = 1.0
 """Seconds of life after which a death does not count as one of a series."""
 
@@ -142,13 +144,22 @@ class Worker:
                 self._tell_calm()
 
     async def unload(self, instance: Instance) -> None:
-        """Unloads a model that has nothing outstanding, and waits until its memory is free."""
+        """Unloads a model that nobody waits for, and waits until its memory is free.
+
+        A model that does not let go, since it hangs in a computation, costs the process.
+        """
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._unloads[instance.key] = future
         instance.close()
-        if self.state == "ready":
-            await future
-        self._unloads.pop(instance.key, None)
+        try:
+            if self.state == "ready":
+                async with asyncio.timeout(_UNLOAD_PATIENCE):
+                    await future
+        except TimeoutError:
+            log.error("model does not unload, its worker is replaced", extra={"worker": self.name})
+            self.kill()
+        finally:
+            del self._unloads[instance.key]
 
     def kill(self) -> None:
         """Kills the process; it is replaced."""
