@@ -7,7 +7,7 @@ group.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
@@ -38,7 +38,7 @@ class Pending:
     waiting: bool = True
     """Whether it still waits; a batch, its deadline or its client took it otherwise."""
     lane: _Lane | None = None
-    """Where it waits for a batch; none for a suspect."""
+    """Where it waits, or waited, for a batch; none for a suspect."""
     suspect: bool = False
     """It was computing when a worker died: it runs once more, alone."""
 
@@ -60,21 +60,20 @@ class QueueLimits:
 
 
 @dataclass(slots=True)
-class _Lane:
-    """The waiting requests of one priority and group."""
+class _Level:
+    """The waiting requests of one priority, in order. Dictionaries, so that any of them can leave at once."""
 
-    items: deque[Pending] = field(default_factory=deque)
-    requests: int = 0
-    """Those that wait; taken ones stay in `items` until they reach the front."""
-    rows: int = 0
+    arrivals: OrderedDict[Pending, None] = field(default_factory=OrderedDict)
+    lanes: dict[Group, _Lane] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
-class _Level:
-    """The waiting requests of one priority. Taken ones stay in the deques until they reach the front."""
+class _Lane:
+    """The waiting requests of one priority and group, in order."""
 
-    arrivals: deque[Pending] = field(default_factory=deque)
-    lanes: dict[Group, _Lane] = field(default_factory=dict)
+    level: _Level
+    items: OrderedDict[Pending, None] = field(default_factory=OrderedDict)
+    rows: int = 0
 
 
 class ModelQueue:
@@ -88,7 +87,7 @@ class ModelQueue:
         self.bytes = 0
         self._levels: dict[int, _Level] = {}
         self._order: list[int] = []
-        self._suspects: deque[Pending] = deque()
+        self._suspects: OrderedDict[Pending, None] = OrderedDict()
 
     def admit(self, nbytes: int, predicted_wait: float, time_left: float) -> None:
         """Raises `Overloaded` when a request of `nbytes` must not join."""
@@ -105,59 +104,58 @@ class ModelQueue:
 
     def push(self, item: Pending) -> None:
         """Adds an admitted request at the end of its priority."""
-        level = self._level(item.request.priority)
-        level.arrivals.append(item)
-        self._lane(level, item).items.append(item)
-        self._count(item, 1)
+        self._join(item)
 
     def put_back(self, item: Pending) -> None:
         """Takes a request back that was sent to a worker which died: to the front, alone if it is a suspect."""
         item.waiting = True
         if item.suspect:
-            self._suspects.append(item)
             item.lane = None
+            self._suspects[item] = None
+            self._count(item, 1)
         else:
-            level = self._level(item.request.priority)
-            level.arrivals.appendleft(item)
-            self._lane(level, item).items.appendleft(item)
-        self._count(item, 1)
+            lane = self._join(item)
+            lane.items.move_to_end(item, last=False)
+            lane.level.arrivals.move_to_end(item, last=False)
 
     def remove(self, item: Pending) -> None:
-        """Forgets a waiting request that ended: its deadline passed, or its client went away."""
-        if item.waiting:
-            item.waiting = False
-            self._count(item, -1)
+        """Forgets a waiting request: a batch took it, its deadline passed, or its client went away."""
+        if not item.waiting:
+            return
+        item.waiting = False
+        self._count(item, -1)
+        lane = item.lane
+        if lane is None:
+            del self._suspects[item]
+            return
+        lane.rows -= item.rows
+        del lane.items[item]
+        del lane.level.arrivals[item]
+        if not lane.items:
+            del lane.level.lanes[item.group]
 
     def has_suspect(self) -> bool:
         """Whether a request waits that must run alone."""
-        while self._suspects and not self._suspects[0].waiting:
-            self._suspects.popleft()
         return bool(self._suspects)
 
     def take_suspect(self) -> list[Pending]:
         """The next request that must run alone, as a batch."""
-        item = self._suspects.popleft()
+        item = next(iter(self._suspects))
         self.remove(item)
         return [item]
 
     def head(self) -> Pending | None:
         """The request that is next, suspects aside."""
         for priority in self._order:
-            level = self._levels[priority]
-            arrivals = level.arrivals
-            while arrivals and not arrivals[0].waiting:
-                gone = arrivals.popleft()
-                lane = level.lanes.get(gone.group)
-                if lane is not None and not lane.requests:
-                    del level.lanes[gone.group]  # all in it ended without being computed
+            arrivals = self._levels[priority].arrivals
             if arrivals:
-                return arrivals[0]
+                return next(iter(arrivals))
         return None
 
     def waiting_with(self, head: Pending) -> tuple[int, int]:
         """How many requests and rows could join the batch of `head`, itself included."""
         lanes = [lane for p in self._order if (lane := self._levels[p].lanes.get(head.group)) is not None]
-        return sum([lane.requests for lane in lanes]), sum([lane.rows for lane in lanes])
+        return sum([len(lane.items) for lane in lanes]), sum([lane.rows for lane in lanes])
 
     def take(self, head: Pending, max_rows: int, max_bytes: int) -> list[Pending]:
         """The batch of `head`: it and the requests of its group, in order, up to the limits.
@@ -167,59 +165,44 @@ class ModelQueue:
         batch: list[Pending] = []
         rows = nbytes = 0
         for priority in self._order:
-            level = self._levels[priority]
-            lane = level.lanes.get(head.group)
+            lane = self._levels[priority].lanes.get(head.group)
             while lane is not None and lane.items:
-                item = lane.items[0]
-                if item.waiting:
-                    full = rows + item.rows > max_rows or nbytes + item.nbytes > max_bytes or len(batch) >= MAX_ITEMS
-                    if batch and full:
-                        return batch
-                    self.remove(item)
-                    batch.append(item)
-                    rows += item.rows
-                    nbytes += item.nbytes
-                lane.items.popleft()
-            if lane is not None:
-                del level.lanes[head.group]
+                item = next(iter(lane.items))
+                full = rows + item.rows > max_rows or nbytes + item.nbytes > max_bytes or len(batch) >= MAX_ITEMS
+                if batch and full:
+                    return batch
+                self.remove(item)
+                batch.append(item)
+                rows += item.rows
+                nbytes += item.nbytes
         return batch
 
     def drain(self, error: Callable[[], UniModelError]) -> None:
         """Ends everything that waits with an error."""
-        items = list(self._suspects)
-        for level in self._levels.values():
-            items.extend(level.arrivals)
-        self._levels.clear()
-        self._order.clear()
-        self._suspects.clear()
+        items = [*self._suspects, *(item for level in self._levels.values() for item in level.arrivals)]
         for item in items:
-            if item.waiting:
-                self.remove(item)
-                item.end(error())
+            self.remove(item)
+            item.end(error())
 
-    def _level(self, priority: int) -> _Level:
-        level = self._levels.get(priority)
+    def _join(self, item: Pending) -> _Lane:
+        level = self._levels.get(item.request.priority)
         if level is None:
-            level = self._levels[priority] = _Level()
+            level = self._levels[item.request.priority] = _Level()
             self._order = sorted(self._levels, reverse=True)
-        return level
-
-    def _lane(self, level: _Level, item: Pending) -> _Lane:
         lane = level.lanes.get(item.group)
         if lane is None:
-            lane = level.lanes[item.group] = _Lane()
+            lane = level.lanes[item.group] = _Lane(level)
         item.lane = lane
+        level.arrivals[item] = None
+        lane.items[item] = None
+        lane.rows += item.rows
+        self._count(item, 1)
         return lane
 
     def _count(self, item: Pending, sign: int) -> None:
-        rows = sign * item.rows
         self.requests += sign
-        self.rows += rows
+        self.rows += sign * item.rows
         self.bytes += sign * item.nbytes
-        lane = item.lane
-        if lane is not None:
-            lane.requests += sign
-            lane.rows += rows
 
 
 def drop_gone(batch: list[Pending], now: float) -> list[Pending]:
