@@ -12,6 +12,9 @@ from engine.scheduling.queue import Pending
 TICK = 0.01
 """Seconds by which a deadline may be late."""
 
+_HORIZON = 60.0
+"""Seconds after which a later deadline is looked at again, so that ticks (and timers) do not pile up until then."""
+
 
 class Deadlines:
     """Calls `on_expire(item)` for every item that was not discarded before its deadline."""
@@ -19,23 +22,32 @@ class Deadlines:
     def __init__(self, loop: asyncio.AbstractEventLoop, on_expire: Callable[[Pending], None]) -> None:
         self._loop = loop
         self._on_expire = on_expire
-        self._ticks: dict[int, set[Pending]] = {}
+        self._ticks: dict[int, dict[Pending, float]] = {}
+        """By number of the tick: its items, and when they expire."""
 
     def add(self, item: Pending, seconds_left: float) -> None:
         """Watches an item."""
-        tick = item.tick = int((self._loop.time() + seconds_left) / TICK) + 1
+        now = self._loop.time()
+        self._watch(item, now + seconds_left, now)
+
+    def _watch(self, item: Pending, when: float, now: float) -> None:
+        tick = item.tick = int(min(when, now + _HORIZON) / TICK) + 1
         items = self._ticks.get(tick)
         if items is None:
-            items = self._ticks[tick] = set()
+            items = self._ticks[tick] = {}
             self._loop.call_at(tick * TICK, self._expire, tick)
-        items.add(item)
+        items[item] = when
 
     def discard(self, item: Pending) -> None:
         """Stops watching an item that ended."""
         items = self._ticks.get(item.tick)
         if items is not None:
-            items.discard(item)
+            items.pop(item, None)
 
     def _expire(self, tick: int) -> None:
-        for item in self._ticks.pop(tick):
-            self._on_expire(item)
+        now = self._loop.time()
+        for item, when in self._ticks.pop(tick).items():
+            if when > now + TICK:
+                self._watch(item, when, now)
+            else:
+                self._on_expire(item)
