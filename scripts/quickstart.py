@@ -24,6 +24,8 @@ from typing import Any
 import fetch_models
 import sklearn_models
 
+from unimodel_cli.home import Home
+
 ROOT = Path(__file__).resolve().parents[1]
 UNIMODEL = Path(sys.executable).with_name("unimodel")
 DEFAULT_PORT = 8000
@@ -137,9 +139,12 @@ def _examples() -> list[Example]:
 
 def _start(home: Path, port: int | None) -> str:
     """Starts the server unless it runs, and returns its URL."""
-    if port is None:
-        port = DEFAULT_PORT if _is_free(DEFAULT_PORT) else 0
-    _run("start", "--port", str(port))
+    if Home(home).locked():
+        _run("start")  # says that one runs
+    else:
+        if port is None:
+            port = DEFAULT_PORT if _is_free(DEFAULT_PORT) else 0
+        _run("start", "--port", str(port))
     record = json.loads((home / "server.json").read_text())
     return str(record["url"])
 
@@ -181,7 +186,7 @@ def _predict(example: Example, url: str) -> None:
         _show_and_run(call)
         print()
     else:
-        print(f"(curl is not installed, so this was not run: {shlex.join(call)})")
+        print(f"(curl is not installed: sudo apt-get install curl. This was not run: {shlex.join(call)})")
     print()
 
 
