@@ -10,7 +10,7 @@ function __unimodel_at
             continue
         end
         switch $word
-            case --access-log --api-key --as --backend --concurrency --config --cpu-threads --cpu-workers --deadline-ms --default-batch-size --device-ids --dir --drain-seconds --duration --dynamic-padding --enable-pooling --grpc-port --home --host --input --jobs --lines --load-timeout-s --log-format --log-level --max-batch-mb --max-batch-wait-ms --max-body-mb --max-buffered-mb --max-connections --max-models --max-queue-mb --max-queue-requests --memory-fraction --output --params --plot --port --preload --priority --prometheus-port --set --stop-timeout --task --tensor --timeout -c -j -n -o
+            case --access-log --api-key --as --backend --concurrency --config --cpu-threads --cpu-workers --deadline-ms --default-batch-size --device-ids --dir --drain-seconds --duration --dynamic-padding --enable-pooling --grpc-port --hang-timeout-s --home --host --input --jobs --lines --load-timeout-s --log-format --log-level --max-batch-mb --max-batch-wait-ms --max-body-mb --max-buffered-mb --max-connections --max-models --max-queue-mb --max-queue-requests --memory-fraction --output --params --plot --port --preload --priority --prometheus-port --set --stop-timeout --task --tensor --timeout -c -j -n -o
                 set skip 1
             case '-*'
             case '*'
@@ -79,6 +79,7 @@ complete -c unimodel -n '__unimodel_at "/serve"' -l max-queue-requests -x -d 'Re
 complete -c unimodel -n '__unimodel_at "/serve"' -l max-queue-mb -x -d 'MiB of inputs that may wait for one model; more get 429'
 complete -c unimodel -n '__unimodel_at "/serve"' -l cpu-workers -x -d 'CPU worker processes; models are spread over them'
 complete -c unimodel -n '__unimodel_at "/serve"' -l load-timeout-s -x -d 'A model that takes longer to load fails'
+complete -c unimodel -n '__unimodel_at "/serve"' -l hang-timeout-s -x -d 'A batch that computes longer than this is taken for hung, and its worker is replaced'
 complete -c unimodel -n '__unimodel_at "/serve"' -l preload -x -a 'true false' -d 'Load the registered models when the server starts, newest first, up to max_models'
 complete -c unimodel -n '__unimodel_at "/serve"' -l memory-fraction -x -d 'Share of each GPU\'s memory that models may take'
 complete -c unimodel -n '__unimodel_at "/serve"' -l enable-pooling -x -a 'true false' -d 'Unload idle models to make room for others; when false, a load that does not fit is refused'
@@ -112,6 +113,7 @@ complete -c unimodel -n '__unimodel_at "/start"' -l max-queue-requests -x -d 'Re
 complete -c unimodel -n '__unimodel_at "/start"' -l max-queue-mb -x -d 'MiB of inputs that may wait for one model; more get 429'
 complete -c unimodel -n '__unimodel_at "/start"' -l cpu-workers -x -d 'CPU worker processes; models are spread over them'
 complete -c unimodel -n '__unimodel_at "/start"' -l load-timeout-s -x -d 'A model that takes longer to load fails'
+complete -c unimodel -n '__unimodel_at "/start"' -l hang-timeout-s -x -d 'A batch that computes longer than this is taken for hung, and its worker is replaced'
 complete -c unimodel -n '__unimodel_at "/start"' -l preload -x -a 'true false' -d 'Load the registered models when the server starts, newest first, up to max_models'
 complete -c unimodel -n '__unimodel_at "/start"' -l memory-fraction -x -d 'Share of each GPU\'s memory that models may take'
 complete -c unimodel -n '__unimodel_at "/start"' -l enable-pooling -x -a 'true false' -d 'Unload idle models to make room for others; when false, a load that does not fit is refused'
@@ -154,6 +156,7 @@ complete -c unimodel -n '__unimodel_at "/restart"' -l max-queue-requests -x -d '
 complete -c unimodel -n '__unimodel_at "/restart"' -l max-queue-mb -x -d 'MiB of inputs that may wait for one model; more get 429'
 complete -c unimodel -n '__unimodel_at "/restart"' -l cpu-workers -x -d 'CPU worker processes; models are spread over them'
 complete -c unimodel -n '__unimodel_at "/restart"' -l load-timeout-s -x -d 'A model that takes longer to load fails'
+complete -c unimodel -n '__unimodel_at "/restart"' -l hang-timeout-s -x -d 'A batch that computes longer than this is taken for hung, and its worker is replaced'
 complete -c unimodel -n '__unimodel_at "/restart"' -l preload -x -a 'true false' -d 'Load the registered models when the server starts, newest first, up to max_models'
 complete -c unimodel -n '__unimodel_at "/restart"' -l memory-fraction -x -d 'Share of each GPU\'s memory that models may take'
 complete -c unimodel -n '__unimodel_at "/restart"' -l enable-pooling -x -a 'true false' -d 'Unload idle models to make room for others; when false, a load that does not fit is refused'
@@ -280,7 +283,7 @@ complete -c unimodel -n '__unimodel_at "/doctor"' -l api-key -x -d 'Sent as bear
 complete -c unimodel -n '__unimodel_at "/doctor"' -l home -x -a '(__fish_complete_directories)' -d 'Server\'s folder'
 
 # unimodel alias
-complete -c unimodel -n '__unimodel_at "/alias"' -a set -d 'Let ALIAS stand for a model, or with NAME@VERSION for that version'
+complete -c unimodel -n '__unimodel_at "/alias"' -a set -d 'Let ALIAS stand for a model, or for NAME@VERSION'
 complete -c unimodel -n '__unimodel_at "/alias"' -a list -d 'List the aliases'
 complete -c unimodel -n '__unimodel_at "/alias"' -a remove -d 'Remove an alias; the model stays'
 complete -c unimodel -n '__unimodel_at "/alias"' -s h -l help -d 'Show the help.'
@@ -310,9 +313,9 @@ complete -c unimodel -n '__unimodel_at "/alias/remove"' -l home -x -a '(__fish_c
 complete -c unimodel -n '__unimodel_at "/alias/remove" = 0' -a '(unimodel completion names 2>/dev/null)'
 
 # unimodel config
-complete -c unimodel -n '__unimodel_at "/config"' -a show -d 'Show every setting in force: its value, and which flag, variable or file set it'
+complete -c unimodel -n '__unimodel_at "/config"' -a show -d 'Show every setting in force, and what set it'
 complete -c unimodel -n '__unimodel_at "/config"' -a path -d 'Show the folders and files that the server on this machine uses'
-complete -c unimodel -n '__unimodel_at "/config"' -a init -d 'Write a configuration file with every setting, explained and commented out'
+complete -c unimodel -n '__unimodel_at "/config"' -a init -d 'Write a file with every setting, explained'
 complete -c unimodel -n '__unimodel_at "/config"' -s h -l help -d 'Show the help.'
 
 # unimodel config show
@@ -337,7 +340,7 @@ complete -c unimodel -n '__unimodel_at "/config/init"' -l home -x -a '(__fish_co
 complete -c unimodel -n '__unimodel_at "/config/init" = 0' -F
 
 # unimodel backend
-complete -c unimodel -n '__unimodel_at "/backend"' -a list -d 'List the backends of the server, and how to install those whose runtime is missing'
+complete -c unimodel -n '__unimodel_at "/backend"' -a list -d 'List the backends, and how to install what is missing'
 complete -c unimodel -n '__unimodel_at "/backend"' -s h -l help -d 'Show the help.'
 
 # unimodel backend list
@@ -348,7 +351,7 @@ complete -c unimodel -n '__unimodel_at "/backend/list"' -l api-key -x -d 'Sent a
 complete -c unimodel -n '__unimodel_at "/backend/list"' -l home -x -a '(__fish_complete_directories)' -d 'Server\'s folder'
 
 # unimodel plugin
-complete -c unimodel -n '__unimodel_at "/plugin"' -a new -d 'Write a new plugin: a working model with its own test, ready to be changed and registered'
+complete -c unimodel -n '__unimodel_at "/plugin"' -a new -d 'Write a new plugin, with its own test'
 complete -c unimodel -n '__unimodel_at "/plugin"' -s h -l help -d 'Show the help.'
 
 # unimodel plugin new

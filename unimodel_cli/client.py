@@ -42,6 +42,10 @@ class Client:
             verify=self.url.startswith("https:"),  # certificates take time to load, and plain HTTP needs none
         )
 
+    def close(self) -> None:
+        """Ends the connections."""
+        self._http.close()
+
     def call(
         self,
         answer: type[T],
@@ -186,9 +190,7 @@ def normalize_url(url: str) -> str:
     except ValueError:
         valid = False
     if not valid:
-        raise UsageError(
-            f"{url!r} is not the address of a server; expected one like http://127.0.0.1:8000.", field="host"
-        )
+        raise UsageError(f"{url!r} is no server's address; expected one like http://127.0.0.1:8000.", field="host")
     return full.rstrip("/")
 
 

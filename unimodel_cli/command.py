@@ -111,6 +111,11 @@ class Session:
 
         return Client(self.url, self.api_key)
 
+    def close(self) -> None:
+        """Ends the connections, if there are any."""
+        if "client" in self.__dict__:
+            self.client.close()
+
 
 def _remote(
     json: Annotated[bool, typer.Option("--json", help="Print JSON, and errors as JSON on stderr.")] = False,
@@ -155,14 +160,15 @@ def command(
         def run(ctx: typer.Context, **values: Any) -> None:
             outer = ctx.find_root().obj or Common()
             if local and (outer.host or outer.api_key):
-                raise UsageError(
-                    f"'unimodel {name}' works on this machine's server; it takes no --host URL or --api-key."
-                )
+                raise UsageError(f"'unimodel {name}' is about this machine; it takes no --host URL and no --api-key.")
             common = Common(**{p.name: values.pop(p.name) for p in shared})
+            session = Session(common.over(outer))
             try:
-                function(Session(common.over(outer)), **values)
+                function(session, **values)
             except BrokenPipeError:
                 raise PipeClosed from None
+            finally:
+                session.close()
 
         _set_parameters(run, [*own, *flags, *shared])
         app.command(

@@ -50,11 +50,10 @@ def sink(path: Path | None, resume: bool) -> Iterator[IO[bytes]]:
         yield sys.stdout.buffer
         return
     try:
-        f = path.open("ab" if resume else "wb")
-    except OSError as e:
+        with path.open("ab" if resume else "wb") as f:
+            yield f
+    except OSError as e:  # also of the close, which writes what is left
         raise storage_error(e, path) from None
-    with f:
-        yield f
 
 
 def resume_point(path: Path) -> tuple[int, int]:

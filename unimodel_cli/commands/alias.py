@@ -26,7 +26,7 @@ def add(app: typer.Typer) -> None:
 
 
 def set_alias(session: Session, alias: AliasName, name: ModelName) -> None:
-    """Let ALIAS stand for a model, or with NAME@VERSION for that version.
+    """Let ALIAS stand for a model, or for NAME@VERSION.
 
     An alias that is a model's own name pins the version that the name serves.
     """

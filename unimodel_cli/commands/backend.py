@@ -15,7 +15,7 @@ def add(app: typer.Typer) -> None:
 
 
 def list_backends(session: Session) -> None:
-    """List the backends of the server, and how to install those whose runtime is missing."""
+    """List the backends, and how to install what is missing."""
     answer = session.client.call(BackendList, "GET", "/v1/backends")
     if session.json:
         session.out.json(answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,7 +37,7 @@ def show(
         Path | None, typer.Option(metavar="FILE", help="What a server started here with FILE would get.")
     ] = None,
 ) -> None:
-    """Show every setting in force: its value, and which flag, variable or file set it.
+    """Show every setting in force, and what set it.
 
     Asks the running server; if none runs, shows what one started here would get.
     """
@@ -48,7 +49,7 @@ def show(
         return
     session.out.table(
         ["SETTING", "VALUE", "SOURCE"],
-        [[s.key, "unset" if s.value is None else str(s.value), s.source] for s in view.settings],
+        [[s.key, _shown(s.value), s.source] for s in view.settings],
         empty="Every setting is at its default.",
     )
 
@@ -77,7 +78,10 @@ def init(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it.")] = Path("unimodel.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite FILE if it exists.")] = False,
 ) -> None:
-    """Write a configuration file with every setting, explained and commented out."""
+    """Write a file with every setting, explained.
+
+    All are commented out, at their defaults.
+    """
     if file.exists() and not force:
         raise Conflict(f"{file} exists already; overwrite it with --force, or name another file.")
     try:
@@ -113,6 +117,13 @@ def _from_here(config: Path | None) -> ConfigView:
     )
 
 
+def _shown(value: Any) -> str:
+    """A value as one would write it in the file."""
+    if value is None:
+        return "unset"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def _template() -> str:
     lines = ["# Settings of a UniModel server. Flags and UNIMODEL_* variables override this file.", ""]
     section = ""
@@ -126,6 +137,4 @@ def _template() -> str:
 
 
 def _yaml(row: Setting, value: Any) -> str:
-    import json
-
     return f"null  # {row.type_name}" if value is None else json.dumps(value)

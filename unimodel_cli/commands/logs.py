@@ -36,7 +36,9 @@ def add(app: typer.Typer) -> None:
 def logs(
     session: Session,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing what the server logs.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines to print.")] = 50,
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", metavar="N", min=0, help="How many of the last lines to print.")
+    ] = 50,
 ) -> None:
     """Print the log of the background server.
 

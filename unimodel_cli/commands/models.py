@@ -47,8 +47,10 @@ def register(
     path: Annotated[
         str, typer.Argument(metavar="PATH", help="A model file or folder, plugin.py:Class or package.module:Class.")
     ],
-    backend: Annotated[str | None, typer.Option(help="Runtime to load it with; found by looking.")] = None,
-    task: Annotated[str | None, typer.Option(help="What it is for; found by probing.")] = None,
+    backend: Annotated[
+        str | None, typer.Option(metavar="BACKEND", help="Runtime to load it with; found by looking.")
+    ] = None,
+    task: Annotated[str | None, typer.Option(metavar="TASK", help="What it is for; found by probing.")] = None,
     options: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A model option, such as top_k=3; repeatable."),

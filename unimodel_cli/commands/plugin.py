@@ -28,7 +28,10 @@ def new(
         Path | None, typer.Option("--dir", metavar="DIR", help="Where to write it; ./NAME by default.")
     ] = None,
 ) -> None:
-    """Write a new plugin: a working model with its own test, ready to be changed and registered."""
+    """Write a new plugin, with its own test.
+
+    It works as it is: change it, and register it.
+    """
     from unimodel_cli import plugin_template
 
     target = folder or Path(name)

@@ -61,7 +61,9 @@ def predict(
     ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Print strings without quotes.")] = False,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="Predict each line of INPUT or stdin, in order.")] = False,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=4096, help="With --jsonl: requests in flight.")] = 16,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", metavar="N", min=1, max=4096, help="With --jsonl: requests in flight.")
+    ] = 16,
     resume: Annotated[bool, typer.Option("--resume", help="With --jsonl -o: go on after the lines there.")] = False,
 ) -> None:
     """Predict with a model, and print what it answers.
