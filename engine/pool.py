@@ -279,7 +279,10 @@ class Pool:
         engine = self.settings.engine
         for attempt in range(_RELOADS):
             self._counter += 1
-            instance = Instance(worker, f"{entry.spec.name}#{self._counter}", engine.max_batch_mb * _MIB)
+            try:
+                instance = Instance(worker, f"{entry.spec.name}#{self._counter}", engine.max_batch_mb * _MIB)
+            except OSError as e:
+                raise InsufficientMemory(f"No shared memory for the batch queue: {e.strerror}.") from None
             message = Load(
                 key=instance.key,
                 path=entry.spec.path,

@@ -1,0 +1,206 @@
+"""A real server process, and the models that the end-to-end tests serve on it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import onnx
+import psutil
+from onnx import TensorProto, helper
+
+PLUGIN = '''
+import os, time
+from unimodel.plugins import BasePlugin, InvalidInput
+
+
+class Model(BasePlugin):
+    """Does what its input says."""
+
+    def load_model(self, config):
+        self.options = dict(config.options)
+
+    def predict(self, input_data):
+        wish = input_data.get("input")
+        if isinstance(wish, dict):
+            if "log" in wish:
+                with open(wish["log"], "a") as file:
+                    file.write(str(wish.get("id")) + "\\n")
+            if "sleep" in wish:
+                time.sleep(wish["sleep"])
+            if wish.get("abort"):
+                os.abort()
+            if "raise" in wish:
+                raise RuntimeError(wish["raise"])
+            if "refuse" in wish:
+                raise InvalidInput(wish["refuse"], field="input.refuse")
+        return {"output": wish, "pid": os.getpid()}
+
+    def stream(self, input_data):
+        try:
+            for i in range(input_data.get("count", 3)):
+                if i == input_data.get("fail_at"):
+                    raise RuntimeError("in the middle")
+                time.sleep(input_data.get("pause", 0))
+                yield {"number": i}
+        finally:
+            if "closed" in input_data:
+                open(input_data["closed"], "w").close()
+
+
+class AbortOnLoad(BasePlugin):
+    def load_model(self, config):
+        os.abort()
+
+    def predict(self, input_data):
+        return {}
+'''
+
+
+class Server:
+    """``python -m engine`` on a free port, with its output in a file."""
+
+    def __init__(self, home: Path, *flags: str, env: dict[str, str] | None = None) -> None:
+        self.home = home
+        self.flags = flags
+        self.log = home.parent / f"{home.name}.log"
+        self.env = env or {}
+        self.process: subprocess.Popen[bytes] | None = None
+        self.http = httpx.Client(timeout=60)
+
+    def __enter__(self) -> Server:
+        self.launch()
+        deadline = time.monotonic() + 30
+        while not self._announced():
+            assert self.process is not None
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"the server did not start: {self.log.read_text()[-2000:]}")
+            time.sleep(0.02)
+        self.url = json.loads((self.home / "server.json").read_text())["url"]
+        self.http.base_url = httpx.URL(self.url)
+        return self
+
+    def _announced(self) -> bool:
+        """Whether this very process has said where it listens; a killed one leaves its file behind."""
+        file = self.home / "server.json"
+        return self.process is not None and file.exists() and json.loads(file.read_text())["pid"] == self.process.pid
+
+    def launch(self) -> subprocess.Popen[bytes]:
+        """Starts the process without waiting for it."""
+        command = [sys.executable, "-m", "engine", "--home", str(self.home), "--port", "0", *self.flags]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **self.env}
+            )
+        return self.process
+
+    def __exit__(self, *_: object) -> None:
+        self.http.close()
+        if self.process is None:
+            return
+        workers = self.worker_pids() if self.process.poll() is None else []
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+                raise AssertionError(f"the server did not stop: {self.log.read_text()[-2000:]}") from None
+        wait_until(lambda: not any(psutil.pid_exists(pid) for pid in workers))
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def worker_pids(self) -> list[int]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return [p.pid for p in psutil.Process(self.pid).children()]
+        return []
+
+    def kill_workers(self) -> None:
+        for pid in self.worker_pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def register(self, name: str, path: Path | str, status: int = 201, **fields: Any) -> dict[str, Any]:
+        """Registers a model, and checks the answer's status."""
+        body = {"name": name, "model_path": str(path), **fields}
+        return checked(self.http.post("/v1/models", json=body), status)
+
+    def predict(self, name: str, body: Any, status: int = 200, **headers: str) -> dict[str, Any]:
+        """A JSON prediction, and a check of its status. Underscores in header names stand for dashes."""
+        names = {k.replace("_", "-"): v for k, v in headers.items()}
+        return checked(self.http.post(f"/v1/models/{name}:predict", json=body, headers=names), status)
+
+    def get(self, path: str, status: int = 200) -> dict[str, Any]:
+        return checked(self.http.get(path), status)
+
+    def status(self, name: str) -> dict[str, Any]:
+        return self.get(f"/v1/models/{name}/status")
+
+
+def checked(response: httpx.Response, status: int) -> dict[str, Any]:
+    """The JSON body, if the status is the expected one."""
+    assert response.status_code == status, f"{response.status_code}: {response.text[:500]}"
+    assert response.headers["x-request-id"]
+    body: dict[str, Any] = response.json()
+    if status >= 400:
+        assert body["error"]["request_id"] == response.headers["x-request-id"]
+        assert "Traceback" not in response.text
+    return body
+
+
+def wait_until(condition: Any, seconds: float = 10.0) -> None:
+    """Polls until the condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to be"
+        time.sleep(0.02)
+
+
+def plugin(folder: Path) -> str:
+    """The path of a plugin that does what its input says."""
+    file = folder / "obedient.py"
+    file.write_text(PLUGIN)
+    return f"{file}:Model"
+
+
+def onnx_model(
+    path: Path,
+    nodes: list[onnx.NodeProto],
+    inputs: dict[str, tuple[int, list[int | str]]],
+    outputs: dict[str, tuple[int, list[int | str]]],
+    constants: tuple[onnx.TensorProto, ...] = (),
+) -> Path:
+    """Writes an ONNX model."""
+    graph = helper.make_graph(
+        nodes,
+        "model",
+        [helper.make_tensor_value_info(n, t, s) for n, (t, s) in inputs.items()],
+        [helper.make_tensor_value_info(n, t, s) for n, (t, s) in outputs.items()],
+        list(constants),
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    onnx.save(model, path)
+    return path
+
+
+FLOAT = TensorProto.FLOAT
+
+
+def doubler(path: Path, batch: int | str = "batch") -> Path:
+    """``y = 2x`` over rows of four numbers."""
+    two = helper.make_tensor("two", FLOAT, [], [2.0])
+    node = helper.make_node("Mul", ["x", "two"], ["y"])
+    return onnx_model(path, [node], {"x": (FLOAT, [batch, 4])}, {"y": (FLOAT, [batch, 4])}, (two,))

@@ -1,0 +1,156 @@
+"""Deadlines, priorities, cancellation and full queues: who is computed, and who is told to come back."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from serving import Server, checked, doubler, plugin, wait_until
+
+
+@pytest.fixture(scope="module")
+def slow(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Server:
+    server.register("slow", plugin(tmp_path_factory.mktemp("plugin")), trust=True)
+    return server
+
+
+class Blocked:
+    """Keeps the model busy, so that what comes next has to wait."""
+
+    def __init__(self, server: Server, seconds: float) -> None:
+        self.server = server
+        body = {"input": {"sleep": seconds}}
+        self.thread = threading.Thread(target=lambda: httpx.post(self.url, json=body, timeout=60))
+
+    @property
+    def url(self) -> str:
+        return f"{self.server.url}/v1/models/slow:predict"
+
+    def __enter__(self) -> Blocked:
+        self.thread.start()
+        wait_until(lambda: self.server.status("slow")["in_flight"] > 0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.thread.join()
+
+
+def test_a_request_past_its_deadline_is_never_computed(slow: Server, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with Blocked(slow, 0.8):
+        slow.predict("slow", {"input": {}}, x_request_timeout_ms="5000")  # fills the place behind the blocked one
+    with Blocked(slow, 0.8):
+        threading.Thread(target=lambda: slow.predict("slow", {"input": {}})).start()
+        wait_until(lambda: slow.status("slow")["in_flight"] == 2)
+        body = {"input": {"log": str(log)}}
+        error = slow.predict("slow", body, 504, x_request_timeout_ms="100")["error"]
+        assert error["code"] == "deadline_exceeded"
+    slow.predict("slow", {"input": {}})
+    assert not log.exists()
+
+
+def test_a_client_that_leaves_is_not_computed(slow: Server, tmp_path: Path) -> None:
+    """Also guards the probe in engine/api: uvicorn's own state, which is not part of its API."""
+    log = tmp_path / "log"
+    with Blocked(slow, 0.8):
+        threading.Thread(target=lambda: slow.predict("slow", {"input": {}})).start()
+        wait_until(lambda: slow.status("slow")["in_flight"] == 2)
+        host, port = slow.url.removeprefix("http://").split(":")
+        body = b'{"input": {"log": "%s"}}' % str(log).encode()
+        with socket.create_connection((host, int(port))) as connection:
+            head = b"POST /v1/models/slow:predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body)
+            connection.sendall(head + body)
+            wait_until(lambda: slow.status("slow")["in_flight"] == 3)
+    slow.predict("slow", {"input": {}})
+    assert not log.exists()
+
+
+def test_priorities(slow: Server, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+
+    def ask(number: int, priority: int) -> None:
+        body = {"input": {"log": str(log), "id": number}}
+        httpx.post(f"{slow.url}/v1/models/slow:predict", json=body, headers={"x-request-priority": str(priority)})
+
+    with Blocked(slow, 1.0):
+        threads = []
+        for number, priority in enumerate((0, 0, -5, 7)):
+            threads.append(threading.Thread(target=ask, args=(number, priority)))
+            threads[-1].start()
+            wait_until(lambda n=number: slow.status("slow")["in_flight"] == n + 2)
+    for thread in threads:
+        thread.join()
+    order = [int(line) for line in log.read_text().split()]
+    assert order.index(3) < order.index(1) < order.index(2)
+    error = slow.predict("slow", {"input": 1}, 400, x_request_priority="high")["error"]
+    assert error["param"] == "x-request-priority"
+
+
+def test_a_full_queue_says_when_to_come_back(start: Callable[..., Server], tmp_path: Path) -> None:
+    server = start()
+    server.register("slow", plugin(tmp_path), trust=True, config={"queue": {"max_requests": 2}})
+    with Blocked(server, 1.0):
+        url = f"{server.url}/v1/models/slow:predict"
+        threads = [threading.Thread(target=lambda: httpx.post(url, json={"input": 1})) for _ in range(3)]
+        for i, thread in enumerate(threads):
+            thread.start()
+            wait_until(lambda i=i: server.status("slow")["in_flight"] == i + 2)
+        answer = server.http.post(url, json={"input": 1})
+        assert checked(answer, 429)["error"]["code"] == "overloaded"
+        assert int(answer.headers["retry-after"]) >= 1
+    for thread in threads:
+        thread.join()
+
+
+def test_ten_thousand_requests_at_once(start: Callable[..., Server], tmp_path: Path) -> None:
+    """Each gets a result, or is told to come back; none is lost."""
+    server = start("--max-queue-requests", "2000")
+    server.register("double", doubler(tmp_path / "double.onnx"))
+    host, port = server.url.removeprefix("http://").split(":")
+    body = b'{"input": [1, 2, 3, 4]}'
+    request = b"POST /v1/models/double:predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+    connections, each = 500, 20
+
+    async def client() -> list[bytes]:
+        reader, writer = await asyncio.open_connection(host, int(port))
+        statuses = []
+        writer.write(request * each)  # pipelined: all at once
+        for _ in range(each):
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = next(int(h.split(b":")[1]) for h in head.split(b"\r\n") if h.startswith(b"content-length"))
+            await reader.readexactly(length)
+            statuses.append(head.split()[1])
+        writer.close()
+        return statuses
+
+    async def everyone() -> list[bytes]:
+        return [s for statuses in await asyncio.gather(*(client() for _ in range(connections))) for s in statuses]
+
+    statuses = asyncio.run(asyncio.wait_for(everyone(), 120))
+    assert len(statuses) == connections * each
+    assert set(statuses) <= {b"200", b"429"}
+    assert b"200" in statuses
+
+
+def test_bodies_that_are_too_large(start: Callable[..., Server], tmp_path: Path) -> None:
+    server = start("--max-body-mb", "1")
+    server.register("double", doubler(tmp_path / "double.onnx"))
+    error = checked(server.http.post("/v1/models/double:predict", content=b"x" * (2 << 20)), 413)["error"]
+    assert error["code"] == "body_too_large"
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(b"POST /v1/models/double:predict HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000000\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 413"), "refused before any of it came"
+
+    def chunks() -> object:
+        for _ in range(40):
+            yield b"x" * 65536
+
+    response = server.http.post("/v1/models/double:predict", content=chunks())  # type: ignore[arg-type]
+    assert response.status_code == 413
+    assert server.predict("double", {"input": [1, 2, 3, 4]})["output"] == [2, 4, 6, 8]

@@ -1,0 +1,310 @@
+"""Predictions in every form, over real HTTP, on real models."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from onnx import helper
+from serving import FLOAT, Server, checked, doubler, onnx_model, plugin, wait_until
+
+from tests import models, models_sklearn
+
+CATS = {281, 282, 285}
+
+
+@pytest.fixture(scope="module")
+def served(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Server:
+    folder = tmp_path_factory.mktemp("models")
+    server.register("double", doubler(folder / "double.onnx"))
+    server.register("obedient", plugin(folder), trust=True)
+    server.register("cats", models.efficientnet())
+    return server
+
+
+def picture(name: str) -> bytes:
+    import skimage.data
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(getattr(skimage.data, name)()).save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+def batches(server: Server, name: str) -> float:
+    """How many batches of a model were computed."""
+    text = server.http.get("/metrics").text
+    line = next(x for x in text.splitlines() if x.startswith(f'unimodel_batch_rows_count{{model="{name}"'))
+    return float(line.split()[-1])
+
+
+def test_the_forms_of_a_json_prediction(served: Server) -> None:
+    row, doubled = [1.0, 2.0, 3.0, 4.5], [2.0, 4.0, 6.0, 9.0]
+    assert served.predict("double", {"input": [row, row]}) == {
+        "model": "double",
+        "version": 1,
+        "output": [doubled, doubled],
+    }
+    assert served.predict("double", {"input": row})["output"] == doubled
+    assert served.predict("double", {"instances": [row]})["predictions"] == [doubled]
+    assert served.predict("double", {"instances": [{"x": row}]})["predictions"] == [doubled]
+    assert served.predict("double", {"inputs": {"x": [row]}})["outputs"] == [doubled]
+    assert served.predict("double", {"inputs": [row]})["outputs"] == [doubled]
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "field"),
+    [
+        (b'{"input": [[1, 2, 3]]}', "invalid_input", "input"),
+        (b'{"input": [[1, 2, 3, "x"]]}', "invalid_input", "input"),
+        (b'{"input": [[1, 2, 3, 1e39]]}', "invalid_input", "input"),
+        (b'{"input": [[1, 2, 3, 4], [1]]}', "invalid_input", "input"),
+        (b'{"input": {"z": [[1, 2, 3, 4]]}}', "invalid_input", "input"),
+        (b'{"input": [[1, 2, 3, NaN]]}', "invalid_json", None),
+        (b'{"input": [[1, 2, 3', "invalid_json", None),
+        (b"", "invalid_json", None),
+        (b"[1]", "invalid_input", None),
+        (b"{}", "invalid_input", "input"),
+        (b'{"input": [1, 2, 3, 4], "instances": [[1, 2, 3, 4]]}', "invalid_input", "input"),
+        (b'{"input": [1, 2, 3, 4], "colour": 1}', "invalid_input", "colour"),
+        (b'{"input": [1, 2, 3, 4], "parameters": {"top": 1}}', "invalid_input", "parameters"),
+        (b'{"input": [1, 2, 3, 4], "parameters": {"top_k": 1}}', "invalid_input", "parameters.top_k"),
+        (b'{"input": [1, 2, 3, 4], "stream": true}', "invalid_request", "stream"),
+        (b'{"input": ' + b"[" * 5000 + b"]" * 5000 + b"}", "invalid_json", None),
+    ],
+)
+def test_bad_json_names_the_field(served: Server, body: bytes, code: str, field: str | None) -> None:
+    error = checked(served.http.post("/v1/models/double:predict", content=body), 400)["error"]
+    assert error["code"] == code
+    assert error["param"] == field
+
+
+def test_binary_tensors(served: Server) -> None:
+    rows = np.arange(12, dtype=np.float32).reshape(3, 4)
+    url = "/v1/models/double:predict"
+    raw = {"content-type": "application/octet-stream", "x-tensor-dtype": "float32", "x-tensor-shape": "3,4"}
+    answer = served.http.post(url, content=rows.tobytes(), headers={**raw, "accept": "application/octet-stream"})
+    assert (answer.headers["x-tensor-shape"], answer.headers["x-tensor-dtype"]) == ("3,4", "float32")
+    assert np.array_equal(np.frombuffer(answer.content, np.float32).reshape(3, 4), rows * 2)
+
+    file = io.BytesIO()
+    np.save(file, rows)
+    npy = {"content-type": "application/x-npy", "accept": "application/x-npy"}
+    answer = served.http.post(url, content=file.getvalue(), headers=npy)
+    assert np.array_equal(np.load(io.BytesIO(answer.content)), rows * 2)
+
+    answer = served.http.post(url, content=rows.tobytes(), headers=raw)
+    assert answer.json()["output"] == (rows * 2).tolist()
+
+    for change, field in (
+        ({"x-tensor-dtype": "float64"}, "x-tensor-dtype"),
+        ({"x-tensor-dtype": "nonsense"}, "x-tensor-dtype"),
+        ({"x-tensor-shape": "3,5"}, "body"),
+        ({"x-tensor-shape": "3,-4"}, "x-tensor-shape"),
+        ({"x-tensor-name": "z"}, "x-tensor-name"),
+    ):
+        error = checked(served.http.post(url, content=rows.tobytes(), headers={**raw, **change}), 400)["error"]
+        assert error["param"] == field
+    error = checked(served.http.post(url, content=b"x", headers={"content-type": "text/csv"}), 415)["error"]
+    assert error["code"] == "unsupported_media_type"
+
+
+def test_a_large_tensor_goes_in_and_out_whole(server: Server, tmp_path: Path) -> None:
+    path = onnx_model(
+        tmp_path / "same.onnx",
+        [helper.make_node("Identity", ["x"], ["y"])],
+        {"x": (FLOAT, ["batch", "n"])},
+        {"y": (FLOAT, ["batch", "n"])},
+    )
+    server.register("same", path)
+    tensor = np.random.default_rng(0).random((1, 6_000_000), np.float32)
+    headers = {
+        "content-type": "application/octet-stream",
+        "accept": "application/octet-stream",
+        "x-tensor-dtype": "float32",
+        "x-tensor-shape": "1,6000000",
+    }
+    for _ in range(3):  # the connection goes on after a body that bypassed the parser
+        answer = server.http.post("/v1/models/same:predict", content=tensor.tobytes(), headers=headers)
+        assert answer.content == tensor.tobytes()
+    assert len(server.predict("same", {"input": tensor[:, :100_000].tolist()})["output"][0]) == 100_000
+
+
+def test_images(served: Server) -> None:
+    cat = picture("chelsea")
+    answer = served.http.post("/v1/models/cats:predict", content=cat, headers={"content-type": "image/jpeg"}).json()
+    assert {c["index"] for c in answer["output"][:3]} == CATS
+    several = [base64.b64encode(picture(n)).decode() for n in ("coffee", "chelsea")]
+    coffee, again = served.predict("cats", {"input": several, "parameters": {"top_k": 3}})["output"]
+    assert coffee[0]["index"] == 967
+    assert coffee[0]["score"] > 0.9
+    assert {c["index"] for c in again} == CATS
+    error = served.predict("cats", {"input": base64.b64encode(cat[:100]).decode()}, 400)["error"]
+    assert (error["code"], error["param"]) == ("invalid_input", "input")
+
+
+def test_answers_are_batched_and_never_swapped(served: Server) -> None:
+    requests, calls = served.status("double")["requests"], batches(served, "double")
+
+    def ask(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        with httpx.Client(base_url=served.url) as http:
+            for _ in range(40):
+                rows = rng.integers(0, 1000, (int(rng.integers(1, 5)), 4)).tolist()
+                answer = http.post("/v1/models/double:predict", json={"input": rows}).json()
+                assert answer["output"] == [[2 * x for x in row] for row in rows]
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(ask, range(16)))
+    assert served.status("double")["requests"] - requests == 640
+    assert batches(served, "double") - calls < 500, "many came together"
+
+
+def test_a_poisoned_row_takes_no_other_along(server: Server, tmp_path: Path) -> None:
+    """Gather fails on an index that is out of range; its neighbours in the batch are answered."""
+    from onnx import TensorProto
+
+    table = helper.make_tensor("table", FLOAT, [3], [10.0, 20.0, 30.0])
+    path = onnx_model(
+        tmp_path / "lookup.onnx",
+        [helper.make_node("Gather", ["table", "i"], ["y"])],
+        {"i": (TensorProto.INT64, ["batch", 1])},
+        {"y": (FLOAT, ["batch", 1])},
+        (table,),
+    )
+    server.register("lookup", path)
+
+    def ask(i: int) -> tuple[int, httpx.Response]:
+        return i, httpx.post(f"{server.url}/v1/models/lookup:predict", json={"input": [[i]]})
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(ask, [0, 1, 2, 9] * 16))
+    for i, answer in answers:
+        if i == 9:
+            assert answer.status_code in (400, 500)
+        else:
+            assert answer.json()["output"] == [[10.0 * (i + 1)]]
+
+
+def test_rows_of_different_lengths(server: Server, tmp_path: Path) -> None:
+    """A sum does not mind zeros, so it is padded; a mean does, so the self-check refuses it."""
+    for name, operator in (("sum", "ReduceSum"), ("mean", "ReduceMean")):
+        axes = helper.make_tensor("axes", 7, [1], [1])
+        node = (
+            helper.make_node(operator, ["x", "axes"], ["y"], keepdims=1)
+            if operator == "ReduceSum"
+            else helper.make_node(operator, ["x"], ["y"], axes=[1], keepdims=1)
+        )
+        path = onnx_model(
+            tmp_path / f"{name}.onnx",
+            [node],
+            {"x": (FLOAT, ["batch", "length"])},
+            {"y": (FLOAT, ["batch", 1])},
+            (axes,) if operator == "ReduceSum" else (),
+        )
+        server.register(name, path, config={"batching": {"padding": {"x": {"buckets": [8, 16]}}}})
+    assert server.status("sum")["batching"]["dynamic_padding"]
+    refused = server.status("mean")["batching"]
+    assert not refused["dynamic_padding"]
+    assert "padding changes the result" in refused["padding_reason"]
+
+    def ask(n: int) -> None:
+        row = [float(n)] * n
+        with httpx.Client(base_url=server.url) as http:
+            assert http.post("/v1/models/sum:predict", json={"input": [row]}).json()["output"] == [[float(n * n)]]
+            assert http.post("/v1/models/mean:predict", json={"input": [row]}).json()["output"] == [[float(n)]]
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(ask, [n for n in range(1, 21)] * 6))
+    assert batches(server, "sum") < 120, "some came together"
+
+
+def test_models_that_cannot_be_batched_say_why(server: Server, tmp_path: Path) -> None:
+    server.register("fixed", doubler(tmp_path / "fixed.onnx", batch=1))
+    view = server.get("/v1/models/fixed")
+    assert not view["batching"]["enabled"]
+    assert view["batching"]["reason"]
+    assert server.predict("fixed", {"input": [1, 2, 3, 4]})["output"] == [2, 4, 6, 8]
+
+    # each row's result depends on the whole batch: the self-check must find that out
+    path = onnx_model(
+        tmp_path / "normalised.onnx",
+        [
+            helper.make_node("ReduceMean", ["x"], ["m"], axes=[0], keepdims=1),
+            helper.make_node("Sub", ["x", "m"], ["y"]),
+        ],
+        {"x": (FLOAT, ["batch", 4])},
+        {"y": (FLOAT, ["batch", 4])},
+    )
+    server.register("normalised", path)
+    batching = server.get("/v1/models/normalised")["batching"]
+    assert not batching["enabled"]
+    assert "differs from the same row computed alone" in batching["reason"]
+    assert "unbatched" in server.log.read_text()
+
+
+def test_stateful_and_integer_models(server: Server) -> None:
+    server.register("silero", models.silero())
+    assert not server.get("/v1/models/silero")["batching"]["enabled"]
+    inputs = {"input": np.zeros((1, 512)).tolist(), "state": np.zeros((2, 1, 128)).tolist(), "sr": 16000}
+    outputs = server.predict("silero", {"inputs": inputs})["outputs"]
+    assert outputs["output"][0][0] < 0.05, "silence is no speech"
+    server.register("magika", models.magika())
+    answer = server.predict("magika", {"input": [256] * 2048})
+    assert len(next(iter(answer["output"].values())) if isinstance(answer["output"], dict) else answer["output"]) == 214
+
+
+def test_tables_and_texts(server: Server) -> None:
+    server.register("iris", models_sklearn.path("iris"), trust=True)
+    answer = server.predict("iris", {"input": [5.1, 3.5, 1.4, 0.2]})["output"]
+    assert max(answer["probabilities"].values()) > 0.9
+    assert server.predict("iris", {"input": [[5.1, 3.5, 1.4, 0.2]] * 2})["output"] == [answer, answer]
+    server.register("profanity", models_sklearn.path("profanity"), trust=True)
+    polite, rude = server.predict("profanity", {"input": ["have a nice day", "you are an idiot"]})["output"]
+    assert (polite[0]["index"], rude[0]["index"]) == (0, 1)
+
+
+def test_plugins(served: Server) -> None:
+    assert served.predict("obedient", {"input": {"any": ["thing", None]}})["output"] == {"any": ["thing", None]}
+    error = served.predict("obedient", {"input": {"raise": "oops"}}, 500)["error"]
+    assert error["code"] == "model_error"
+    assert "oops" in error["message"]
+    error = served.predict("obedient", {"input": {"refuse": "not today"}}, 400)["error"]
+    assert (error["message"], error["param"]) == ("not today", "input.refuse")
+
+
+def test_streams(served: Server, tmp_path: Path) -> None:
+    url = "/v1/models/obedient:predict"
+    with served.http.stream("POST", url, json={"stream": True, "count": 3}) as response:
+        assert response.headers["content-type"] == "text/event-stream"
+        lines = [line for line in response.iter_lines() if line]
+    assert [json.loads(line.removeprefix("data: ")) for line in lines[:-1]] == [{"number": i} for i in range(3)]
+    assert lines[-1] == "data: [DONE]"
+
+    with served.http.stream("POST", url, json={"stream": True, "count": 9, "fail_at": 2}) as response:
+        text = response.read().decode()
+    assert text.count("number") == 2
+    assert "event: error" in text
+    assert "in the middle" in text
+    assert checked(served.http.post(url, json={"stream": True, "fail_at": 0}), 500)["error"]["code"] == "model_error"
+
+    closed = tmp_path / "closed"
+    body = {"stream": True, "count": 10_000, "pause": 0.01, "closed": str(closed)}
+    with served.http.stream("POST", url, json=body) as response:
+        next(response.iter_lines())
+    wait_until(closed.exists)  # the generator was closed when its reader left
+
+
+def test_request_ids(served: Server) -> None:
+    answer = served.http.post(
+        "/v1/models/double:predict", json={"input": [1, 2, 3, 4]}, headers={"x-request-id": "mine-1"}
+    )
+    assert answer.headers["x-request-id"] == "mine-1"
+    bad = served.http.get("/v1/models/nothing", headers={"x-request-id": "x" * 200})
+    assert bad.headers["x-request-id"] != "x" * 200
