@@ -221,4 +221,4 @@ def test_a_full_disk_loses_nothing(small_disk: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_in_shared_memory() -> None:
-    assert not [name for name in os.listdir("/dev/shm") if "unimodel" in name]
+    assert not list(Path("/dev/shm").glob("*unimodel*"))

@@ -221,7 +221,7 @@ def test_rows_of_different_lengths(server: Server, tmp_path: Path) -> None:
             assert http.post("/v1/models/mean:predict", json={"input": [row]}).json()["output"] == [[float(n)]]
 
     with ThreadPoolExecutor(16) as pool:
-        list(pool.map(ask, [n for n in range(1, 21)] * 6))
+        list(pool.map(ask, list(range(1, 21)) * 6))
     assert batches(server, "sum") < 120, "some came together"
 
 
