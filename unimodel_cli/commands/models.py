@@ -171,8 +171,6 @@ def ps(session: Session) -> None:
             i.device,
             i.pid,
             size(i.memory_bytes),
-            m.in_flight,
-            m.queue_requests,
             m.requests,
             ago(m.last_used),
         ]
@@ -180,7 +178,7 @@ def ps(session: Session) -> None:
         for i in m.instances
     ]
     session.out.table(
-        ["MODEL", "STATE", "WORKER", "DEVICE", "PID", "MEMORY", "IN FLIGHT", "QUEUE", "REQUESTS", "LAST USED"],
+        ["MODEL", "STATE", "WORKER", "DEVICE", "PID", "MEMORY", "REQUESTS", "LAST USED"],
         rows,
         empty="No model is loaded. The first request to a registered model loads it.",
     )

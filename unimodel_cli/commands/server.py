@@ -13,7 +13,7 @@ from engine.schema import ServerView
 from unimodel_cli import setting_flags
 from unimodel_cli.command import Session, command
 from unimodel_cli.home import ServerRecord
-from unimodel_cli.output import ago, duration, fields, size
+from unimodel_cli.output import duration, fields, size
 
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="How long to wait until it is ready.")]
 StopTimeout = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="How long to wait until it has drained.")]
@@ -130,7 +130,7 @@ def status(session: Session) -> None:
     )
     out.line("")
     out.table(
-        ["MODEL", "STATE", "IN FLIGHT", "QUEUE", "REQUESTS", "ERRORS", "ROWS/BATCH", "MS/BATCH", "LAST USED"],
+        ["MODEL", "STATE", "IN FLIGHT", "QUEUE", "REQUESTS", "ERRORS", "ROWS/BATCH", "MS/BATCH"],
         [
             [
                 f"{m.name}@{m.version}",
@@ -141,7 +141,6 @@ def status(session: Session) -> None:
                 m.errors,
                 f"{m.mean_batch_rows:.1f}",
                 f"{m.compute_ms_per_batch:.2f}",
-                ago(m.last_used),
             ]
             for m in view.models
         ],
