@@ -19,6 +19,8 @@ import msgspec
 from engine.errors import Conflict, InsufficientStorage
 from engine.version import __version__
 
+_LOCK_TRIES = 5
+
 
 class Home:
     """An opened home folder."""
@@ -38,12 +40,15 @@ class Home:
             raise InsufficientStorage(
                 f"The home folder {self.path} cannot be used ({e.strerror}); choose another with --home."
             ) from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise Conflict(
-                f"A server runs already with the home folder {self.path}; stop it, or choose another with --home."
-            ) from None
+        for attempt in range(_LOCK_TRIES):
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            if attempt + 1 < _LOCK_TRIES:
+                time.sleep(0.05)  # a command that looks whether a server runs holds the lock for a moment
+        raise Conflict(
+            f"A server runs already with the home folder {self.path}; stop it, or choose another with --home."
+        )
 
     def announce(self, host: str, port: int) -> str:
         """Writes ``server.json``, at once and whole, and returns the URL for clients on this machine."""

@@ -21,11 +21,12 @@ from engine.types import ModelSpec
 from engine.version import __version__
 
 
-def model_view(engine: Engine, spec: ModelSpec) -> schema.ModelView:
-    """One registered version."""
+def model_view(engine: Engine, spec: ModelSpec, *, with_example: bool = True) -> schema.ModelView:
+    """One registered version. A list goes without the examples, which can be large."""
     entry = engine.pool.entries.get(spec.key)
     aliases = [a.alias for a in engine.registry.aliases() if a.model == spec.name and a.version in (None, spec.version)]
-    example = entry.dispatcher.loaded.example if entry is not None and entry.dispatcher.loaded is not None else b""
+    loaded = entry.dispatcher.loaded if entry is not None and with_example else None
+    example = loaded.example if loaded is not None else b""
     return schema.ModelView(
         id=spec.name,
         created=int(spec.created),

@@ -57,7 +57,7 @@ class Admin:
     async def list_models(self, _: Request) -> Reply:
         """``GET /v1/models``"""
         specs = self.engine.registry.list()
-        return _json(schema.ModelList(data=[views.model_view(self.engine, s) for s in specs]))
+        return _json(schema.ModelList(data=[views.model_view(self.engine, s, with_example=False) for s in specs]))
 
     async def register_model(self, request: Request) -> Reply:
         """``POST /v1/models``"""

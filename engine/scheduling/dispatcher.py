@@ -15,7 +15,7 @@ import logging
 import math
 from collections.abc import Callable
 
-from engine.errors import Cancelled, DeadlineExceeded, ServerStopping, UniModelError, WorkerDied
+from engine.errors import BodyTooLarge, Cancelled, DeadlineExceeded, ServerStopping, UniModelError, WorkerDied
 from engine.plain_decoder import PlainDecoder
 from engine.scheduling import queue
 from engine.scheduling.batcher import BatchPolicy, due_in
@@ -61,7 +61,7 @@ class Dispatcher:
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
         self._streams = 0
-        self._lost_streams: list[Stream] = []
+        self._waiting_streams: list[Stream] = []
         self._padded: dict[str, list[int]] = {}
         self.loaded: Loaded | None = None
         self._fixed_group: Group = None
@@ -86,12 +86,17 @@ class Dispatcher:
             raise
 
     def submit(self, request: Request, on_end: Callable[[Answer | UniModelError], None]) -> Pending:
-        """Admits a request, whose one ending goes to `on_end`. Raises `Overloaded` or `DeadlineExceeded`."""
+        """Admits a request, whose one ending goes to `on_end`.
+
+        Raises `Overloaded`, `DeadlineExceeded`, or `BodyTooLarge` when no batch can hold its inputs.
+        """
         now = self._clock()
         rows, nbytes = request.input.rows, request.input.nbytes
         time_left = request.deadline - now
         if time_left <= 0:
             raise self._refused(DeadlineExceeded("The deadline had passed when the request arrived."))
+        if nbytes > self._max_batch_bytes:
+            raise self._refused(self._too_large(nbytes))
         if self.queue.requests:
             try:
                 self.queue.admit(nbytes, self._predicted_wait(), time_left)
@@ -103,6 +108,13 @@ class Dispatcher:
         self.in_flight += 1
         self._schedule_pump()
         return item
+
+    def _too_large(self, nbytes: int) -> BodyTooLarge:
+        return BodyTooLarge(
+            f"The inputs take {nbytes / (1 << 20):.1f} MiB as tensors, and a batch holds "
+            f"{self._max_batch_bytes >> 20} (half of engine.max_batch_mb). Send fewer rows at once, or raise it.",
+            field="input",
+        )
 
     def _refused(self, error: UniModelError) -> UniModelError:
         self.metrics.ended(error.code, 0.0)
@@ -162,9 +174,7 @@ class Dispatcher:
         instance.on_done = self._done
         instance.on_lost = self._lost
         self.instances.append(instance)
-        streams, self._lost_streams = self._lost_streams, []
-        for stream in streams:
-            instance.start_stream(stream)
+        self._start_streams()
         self._schedule_pump()
 
     def rename(self, spec: ModelSpec) -> None:
@@ -173,8 +183,10 @@ class Dispatcher:
         self.answer_head = b'{"model":"%s","version":%d,' % (spec.name.encode(), spec.version)
 
     def detach(self, instance: Instance) -> None:
-        """Removes an instance that has nothing outstanding."""
+        """Removes an instance. All that may be outstanding there are batches whose requests have ended."""
         self.instances.remove(instance)
+        if instance.outstanding and instance.outstanding[0].items[0].suspect:
+            instance.worker.suspect_done()  # nobody will hear of its end
 
     @property
     def idle(self) -> bool:
@@ -184,9 +196,9 @@ class Dispatcher:
     def end_all(self, error: Callable[[], UniModelError]) -> None:
         """Ends everything that waits: the model will not come back."""
         self.queue.drain(error)
-        for stream in self._lost_streams:
+        for stream in self._waiting_streams:
             stream.end(error())
-        self._lost_streams.clear()
+        self._waiting_streams.clear()
 
     def _schedule_pump(self) -> None:
         """Pumps once in this turn of the loop, after all requests that arrived in it."""
@@ -272,9 +284,10 @@ class Dispatcher:
                 stream.end(WorkerDied("The worker process died while it streamed this answer."))
             else:
                 stream.retried = True
-                self._lost_streams.append(stream)
+                self._waiting_streams.append(stream)
         instance.streams.clear()
         instance.close()
+        self._start_streams()
         if self.on_deficit is not None:
             self.on_deficit(instance)
         if self.instances and self.queue.requests:
@@ -297,10 +310,13 @@ class Dispatcher:
         if self._streams >= self.queue.limits.max_requests:
             raise self.queue.overloaded(f"{self._streams} streams are open", 1.0)
         self._streams += 1
-        if self.instances:
-            min(self.instances, key=lambda i: len(i.streams)).start_stream(stream)
-        else:
-            self._lost_streams.append(stream)  # its worker is being restarted
+        self._waiting_streams.append(stream)
+        self._start_streams()
+
+    def _start_streams(self) -> None:
+        """Gives the streams that have no instance to those with the fewest. Without any, they wait for one."""
+        while self.instances and self._waiting_streams:
+            min(self.instances, key=lambda i: len(i.streams)).start_stream(self._waiting_streams.pop(0))
 
     def close_stream(self, stream: Stream, outcome: str, seconds: float) -> None:
         """The reader has all it will take."""
@@ -309,8 +325,8 @@ class Dispatcher:
         self.errors += outcome != "ok"
         self.last_used = self._clock()
         self.metrics.ended(outcome, seconds)
-        if stream in self._lost_streams:
-            self._lost_streams.remove(stream)
+        if stream in self._waiting_streams:
+            self._waiting_streams.remove(stream)
         for instance in self.instances:
             instance.cancel_stream(stream)
 
