@@ -2,7 +2,7 @@
 the other process dies. What is Linux-only stays in this package.
 
 A message longer than one packet is cut into pieces. Each packet starts with one byte: 1 when more pieces of the same
-message follow, 0 on the last::
+message follow, 0 on the last. A message to a worker has at least one byte, since an empty one means the end there::
 
     packet  = more:u8  piece:bytes[≤ PIECE]
     message = piece … piece
@@ -52,18 +52,15 @@ class Channel:
 
     def receive(self, *, block: bool = True) -> bytes | None:
         """The next message; empty at the end of the channel; `None` when there is none yet and `block` is false."""
-        flags = 0 if block else socket.MSG_DONTWAIT
         try:
-            packet = self._sock.recv(PIECE + 1, flags)
+            packet = self._receive_packet(0 if block else socket.MSG_DONTWAIT)
         except BlockingIOError:
             return None
-        except ConnectionResetError:
-            return b""
         if not packet or packet[0] == 0:
             return packet[1:]
         pieces = [packet[1:]]
         while packet and packet[0]:
-            packet = self._sock.recv(PIECE + 1)
+            packet = self._receive_packet()
             pieces.append(packet[1:])
         return b"".join(pieces) if packet else b""
 
@@ -72,17 +69,27 @@ class Channel:
         fds: list[int] = []
         pieces: list[bytes] = []
         while True:
-            packet, ancillary, _, _ = self._sock.recvmsg(PIECE + 1, socket.CMSG_SPACE(_MAX_FDS * 4))
-            for level, kind, data in ancillary:
-                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                    received = array.array("i")
-                    received.frombytes(data[: len(data) - len(data) % received.itemsize])
-                    fds.extend(received)
+            packet = self._receive_packet(fds=fds)
             if not packet:
                 return b"", fds
             pieces.append(packet[1:])
             if packet[0] == 0:
                 return b"".join(pieces), fds
+
+    def _receive_packet(self, flags: int = 0, fds: list[int] | None = None) -> bytes:
+        """One packet; empty at the end. Appends the descriptors that came with it to `fds`."""
+        try:
+            if fds is None:
+                return self._sock.recv(PIECE + 1, flags)
+            packet, ancillary, _, _ = self._sock.recvmsg(PIECE + 1, socket.CMSG_SPACE(_MAX_FDS * 4), flags)
+        except ConnectionResetError:
+            return b""  # the other side ended and left something unread
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                received = array.array("i")
+                received.frombytes(data[: len(data) - len(data) % received.itemsize])
+                fds.extend(received)
+        return packet
 
     def close(self) -> None:
         """Closes this end; the other side reads EOF."""
