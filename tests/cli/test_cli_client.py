@@ -1,9 +1,9 @@
 """Talking to a server that is not there, is another one, or says no."""
 
 import pytest
-from conftest import error_response
 from starlette.responses import PlainTextResponse, StreamingResponse
 
+from tests.cli.conftest import error_response
 from unimodel_cli.client import is_loopback, model_path, normalize_url, split_reference
 from unimodel_cli.errors import UsageError
 

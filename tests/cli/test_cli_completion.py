@@ -25,7 +25,7 @@ def test_the_scripts_are_valid(shell):
 
 def complete_in_bash(folder: Path, env: dict[str, str], *words: str) -> list[str]:
     """What bash offers for the last word. `folder` gets an ``unimodel`` that is the one under test."""
-    from conftest import COMMAND
+    from tests.cli.conftest import COMMAND
 
     command = folder / "unimodel"
     command.write_text(f'#!/bin/sh\nexec {" ".join(COMMAND)} "$@"\n')

@@ -8,7 +8,8 @@ import threading
 import time
 
 import pytest
-from conftest import error_response
+
+from tests.cli.conftest import error_response
 
 ROWS = list(range(300))
 LINES = "".join(f"[{n}]\n" for n in ROWS)
@@ -85,7 +86,7 @@ def test_a_model_that_cannot_load_is_not_asked_for_ever(cli, stand_in):
 
 def test_rows_survive_a_restart_of_the_server(cli, free_port):
     """A real server is stopped and started under the run; no row fails."""
-    from conftest import PLUGINS
+    from tests.cli.conftest import PLUGINS
 
     cli.ok("start", "--port", free_port)
     cli.ok("register", "m", f"{PLUGINS / 'faulty.py'}:AbortOnRequest", "--trust")

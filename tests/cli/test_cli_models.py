@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from conftest import PLUGINS, double_model
+
+from tests.cli.conftest import PLUGINS, double_model
 
 ECHO = f"{PLUGINS / 'echo.py'}:BatchEcho"
 

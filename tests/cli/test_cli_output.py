@@ -6,8 +6,8 @@ import re
 import subprocess
 
 import pytest
-from conftest import COMMAND
 
+from tests.cli.conftest import COMMAND
 from unimodel_cli import answers, output
 
 ESCAPE = re.compile(r"\x1b")
@@ -60,7 +60,7 @@ def test_json_on_a_terminal_is_pure(served):
 
 @pytest.mark.parametrize(("answer", "code"), [(b"y\n", 0), (b"n\n", 1)])
 def test_on_a_terminal_trust_is_asked_for(served, answer, code):
-    from conftest import PLUGINS
+    from tests.cli.conftest import PLUGINS
 
     name = f"asked-{code}"
     done, shown = on_a_terminal(served, "register", name, f"{PLUGINS / 'echo.py'}:Echo", typed=answer)

@@ -116,7 +116,7 @@ def test_a_server_that_dies_while_it_starts_shows_its_last_words(cli):
 
 
 def test_stop_drains_or_says_that_it_still_does(cli):
-    from conftest import PLUGINS
+    from tests.cli.conftest import PLUGINS
 
     cli.ok("start", "--port", "0")
     cli.ok("register", "m", f"{PLUGINS / 'faulty.py'}:AbortOnRequest", "--trust")
