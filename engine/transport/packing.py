@@ -115,6 +115,7 @@ def unpack_answers(done: BatchDone, slots: Slots, requests: Sequence[Request]) -
         arena: bytes | memoryview = done.data
     else:
         arena = slots.arena(done.slot)[done.start :]
+        slots.touched(done.slot, slots.slot_bytes)  # by the worker, who knows how far
     stacked = {b.name: view(arena, b) for b in done.stacked}
     # a single output looks the same in every form of JSON answer: it becomes numbers for the whole batch at once
     plain = len(stacked) == 1 and not all(r.wants_tensors for r in requests)
