@@ -23,8 +23,7 @@ _TOLERANCE = {2: 2e-2, 4: 2e-3, 8: 1e-6}
 
 def batch_reason(backend: TensorBackend, info: ModelInfo, rows: int) -> str | None:
     """Why rows must not be batched; `None` when a batch gives what each row gives alone."""
-    variants = [_vary(backend.example(), i) for i in range(min(ROWS, max(2, rows)))]
-    alone = [backend.predict(v) for v in variants]
+    variants, alone = _rows_alone(backend, min(ROWS, max(2, rows)))
     try:
         together = backend.predict(padding.concatenate(variants))
     except Exception as e:
@@ -68,16 +67,38 @@ def padding_reason(backend: TensorBackend, info: ModelInfo, pad: Padding) -> str
 def difference(expected: Tensors, got: Tensors) -> str | None:
     """The first output that differs by more than its dtype's tolerance, in words; `None` when none does."""
     for name, a in expected.items():
+        if name not in got:
+            return f"output {name!r} is missing"
         b = got[name]
         if a.shape != b.shape:
             return f"output {name!r} has shape {list(b.shape)} instead of {list(a.shape)}"
         if a.dtype.kind == "f":
             tolerance = _TOLERANCE.get(a.dtype.itemsize, 1e-6)
             if not np.allclose(b, a, rtol=tolerance, atol=tolerance, equal_nan=True):
-                return f"output {name!r} is off by {np.nanmax(np.abs(a - b)):.3g}"
+                return f"output {name!r} {_gap(a, b)}"
         elif not np.array_equal(a, b):
             return f"output {name!r} is not equal"
     return None
+
+
+def _gap(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> str:
+    if not np.array_equal(np.isnan(a), np.isnan(b)):
+        return "is NaN in other places"
+    with np.errstate(invalid="ignore"):  # equal infinities
+        return f"is off by {np.nanmax(np.abs(a - b)):.3g}"
+
+
+def _rows_alone(backend: TensorBackend, count: int) -> tuple[list[Tensors], list[Tensors]]:
+    """Rows that differ a little, and what the model makes of each alone.
+
+    A model may know no rows but its example, such as one whose categories are numbers: then all rows are that.
+    """
+    example = backend.example()
+    varied = [_vary(example, i) for i in range(count)]
+    try:
+        return varied, [backend.predict(v) for v in varied]
+    except Exception:
+        return [example] * count, [backend.predict(example)] * count
 
 
 def _vary(row: Tensors, i: int) -> Tensors:
