@@ -97,6 +97,7 @@ def _large_tensors() -> list[Bar]:
 def _cold_start() -> list[Bar]:
     peers = ("mosec", "triton", "litserve", "mlserver")
     return [
+        Bar("cold-start", "unimodel --help", "<=", 0.3),
         Bar("cold-start", "start to ready", "<=", 1.0),
         Bar("cold-start", "register to first answer", "<=", 2.0),
         Bar("cold-start", "idle memory of the server process", "<=", 90),

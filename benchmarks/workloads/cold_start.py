@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -46,6 +47,7 @@ def run(options: Options) -> Study:
 
 def _measure_unimodel(study: Study, served: list[Served], folder: Path) -> None:
     home, port = folder / "home", free_port()
+    study.add(Metric("unimodel --help", "s"), OURS, statistics.median(_timed_help(home) for _ in range(5)))
     try:
         begin = time.perf_counter()
         _unimodel(home, "start", "--port", str(port), "--cpu-threads", str(THREADS))
@@ -71,6 +73,12 @@ def _measure_unimodel(study: Study, served: list[Served], folder: Path) -> None:
         study.add(Metric("restart to first answer", "s"), OURS, time.perf_counter() - begin)
     finally:
         _unimodel(home, "stop")
+
+
+def _timed_help(home: Path) -> float:
+    begin = time.perf_counter()
+    _unimodel(home, "--help")
+    return time.perf_counter() - begin
 
 
 def _unimodel(home: Path, *arguments: str) -> None:
