@@ -336,7 +336,7 @@ def _study(study: dict[str, Any], file: Path) -> str:
     blocks = [
         f"### {study['title']}",
         f"`{study['workload']}`, {study['date'][:10]}, {study['rounds']} rounds; {machine['cpu']}, "
-        f"{machine['cores']} cores, {machine['memory_gb']} GB, {machine['system']}.",
+        f"{machine['cores']} cores, {machine['memory_gb']} GB, {machine['system']}. {_versions(study['versions'])}",
     ]
     if study["bars"]:
         rows = ([bar["bar"], _spread(bar["measured"]), _verdict(bar)] for bar in study["bars"])
@@ -348,6 +348,12 @@ def _study(study: dict[str, Any], file: Path) -> str:
     if file.with_suffix(".png").exists():
         blocks.append(f"![{study['title']}](../benchmarks/results/{file.stem}.png)")
     return "\n\n".join(blocks)
+
+
+def _versions(of_systems: dict[str, dict[str, str]]) -> str:
+    """The version of each system: that of the first package in its list, which is its own."""
+    names = (next(f"{n} {v}" for n, v in packages.items() if n != "python") for packages in of_systems.values())
+    return f"Versions: {', '.join(dict.fromkeys(names))}." if of_systems else ""
 
 
 def _measured(study: dict[str, Any], unit: str) -> str:

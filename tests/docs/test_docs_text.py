@@ -17,6 +17,8 @@ import yaml
 from document_parts import DOCUMENTS, ROOT, Block, anchors, blocks, commands, inline_code, links, prose
 from typer.main import get_command
 
+from benchmarks import machine, report
+from benchmarks.harness import OURS, Metric, Options, Study
 from engine import openapi
 from engine.errors import BY_CODE, ExitCode
 from engine.settings import OTHER_ENV, TABLE, load
@@ -80,6 +82,27 @@ def test_settings_files_in_the_documents_load(document: Path, tmp_path: Path) ->
             file = tmp_path / "unimodel.yaml"
             file.write_text(block.code)
             load(file, environ={})
+
+
+def test_benchmark_results_become_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bar that was met, one that was missed, one that was not measured, and a system that is missing."""
+    monkeypatch.setattr(generate_docs, "RESULTS", tmp_path)
+    assert "No results" in generate_docs.benchmarks()
+    study = Study("compute", "W2: compute", missing={"triton": "it did not start"}, notes=["two threads"])
+    study.versions |= {"unimodel": {"python": "3.11.7", "unimodel": "0.1.0"}, "mosec": {"mosec": "0.9.8", "numpy": "2"}}
+    for name, ours, theirs in (("binary throughput", 96.0, 100.0), ("image throughput", 90.0, 100.0)):
+        study.samples[Metric(name, "images/s")] = {OURS: [ours], "bare onnxruntime": [theirs]}
+    document = report.as_json(study, Options(rounds=3), 60.0, dict(machine.describe()))
+    (tmp_path / "compute.json").write_text(json.dumps(document))
+    text = generate_docs.benchmarks()
+    assert "3 rounds" in text
+    assert "Versions: unimodel 0.1.0, mosec 0.9.8." in text
+    assert "| binary throughput >= 0.95 x bare onnxruntime | 0.96 (0.96 – 0.96) | met by 1% |" in text
+    assert "| image throughput >= 0.95 x bare onnxruntime | 0.90 (0.90 – 0.90) | missed by 5% |" in text
+    assert "| not measured |  |" in text
+    assert "| binary throughput | 96.00 | 100.00 (0.96 ×) |" in text
+    assert "Not measured: triton: it did not start" in text
+    assert "- two threads" in text
 
 
 # --- what they name exists ------------------------------------------------------------------------------------------
