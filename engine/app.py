@@ -18,7 +18,7 @@ from engine.api.admin import Admin
 from engine.api.http import Headers, Receive, Scope, Send, request_id, send_body, send_error
 from engine.api.native import MODELS, PREDICT, PredictEndpoint, parse_target
 from engine.core import Engine
-from engine.errors import MethodNotAllowed, NotFound, UniModelError
+from engine.errors import MethodNotAllowed, NotFound, ServerStopping, UniModelError
 from engine.settings import Provenance
 
 
@@ -49,8 +49,9 @@ class App:
             else:
                 scope["app"] = self  # makes Starlette raise its 404 and 405 instead of answering them itself
                 await self._router(scope, receive, send)
-        except asyncio.CancelledError:
-            raise
+        except asyncio.CancelledError:  # by the server, when the time of its drain is over
+            error = ServerStopping("The server is stopping; the request was not computed.")
+            await send_error(send, error, request_id(Headers(scope["headers"])))
         except HTTPException as e:
             await send_error(send, _routing_error(e, scope), request_id(Headers(scope["headers"])))
         except Exception as e:
@@ -86,8 +87,7 @@ class _Endpoint:
             await send_error(send, e, rid)
             return
         headers = [(b"content-type", reply.media_type.encode()), (b"x-request-id", rid.encode())]
-        body = b"" if scope["method"] == "HEAD" else reply.body
-        await send_body(send, reply.status, headers, body)
+        await send_body(send, reply.status, headers, reply.body)  # of a HEAD, uvicorn sends the headers alone
 
 
 def _suffixes_first(routes: list[Route]) -> list[Route]:

@@ -68,11 +68,14 @@ class Engine:
         entry = await self.ready(name, version, request.deadline)
         return await entry.dispatcher.predict(request)
 
-    async def stream(self, entry: Entry, body: bytes, request_id: str, deadline: float) -> AsyncGenerator[bytes, None]:
+    async def stream(
+        self, name: str, version: int | None, body: bytes, request_id: str, deadline: float
+    ) -> AsyncGenerator[bytes, None]:
         """The chunks of one streamed request, as JSON. Closing the iterator cancels it in the worker."""
         stream = Stream(next(self._stream_ids), body, request_id)
-        dispatcher = entry.dispatcher
         begin = self.clock()
+        entry = await self.ready(name, version, deadline)  # it was, but may have been unloaded before this step
+        dispatcher = entry.dispatcher
         dispatcher.open_stream(stream)
         outcome = "cancelled"
         try:

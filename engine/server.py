@@ -10,13 +10,14 @@ import logging
 import resource
 import signal
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TextIO
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from engine.api.connection import Connection
 from engine.api.protocol import protocol_for
 from engine.app import App, MetricsApp
 from engine.core import Engine
@@ -71,7 +72,8 @@ async def _serve(
 ) -> None:
     engine = Engine(settings, registry, Metrics(__version__))
     app = App(engine, config)
-    server = _HttpServer(_http_config(app, settings.server, protocol_for(app.predict, app.predict.max_body)))
+    protocol = protocol_for(app.predict, app.predict.max_body, settings.server.max_connections)
+    server = _HttpServer(_http_config(app, settings.server, protocol))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.ask_to_stop)
@@ -79,7 +81,7 @@ async def _serve(
     scraped = None
     try:
         if settings.monitoring.prometheus_port is not None:
-            scraped = _HttpServer(_http_config(MetricsApp(engine), settings.server, HttpToolsProtocol))
+            scraped = _HttpServer(_http_config(MetricsApp(engine), settings.server, Connection))
             metrics_sock = bind(settings.server.host, settings.monitoring.prometheus_port, "--prometheus-port")
             serving.append(asyncio.create_task(scraped.serve(sockets=[metrics_sock])))
         await engine.start()
@@ -96,7 +98,7 @@ async def _serve(
         for http in (server, scraped):
             if http is not None:
                 http.should_exit = True
-        await engine.stop(settings.server.drain_seconds if not server.force_exit else 0.0)
+        await engine.stop(server.patience_left(settings.server.drain_seconds))
         await asyncio.gather(*serving, return_exceptions=True)
     log.info("stopped")
 
@@ -113,7 +115,6 @@ def _http_config(app: App | MetricsApp, server: ServerSettings, protocol: type[a
         server_header=False,
         proxy_headers=False,
         backlog=_BACKLOG,
-        limit_concurrency=server.max_connections,
         timeout_graceful_shutdown=max(1, round(server.drain_seconds)),
         timeout_keep_alive=75,
     )
@@ -121,6 +122,9 @@ def _http_config(app: App | MetricsApp, server: ServerSettings, protocol: type[a
 
 class _HttpServer(uvicorn.Server):
     """uvicorn, whose signals are ours: the first one drains, the second one stops at once."""
+
+    _asked = 0.0
+    """When the first one came."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -131,7 +135,13 @@ class _HttpServer(uvicorn.Server):
         """What SIGTERM and SIGINT do."""
         if self.should_exit:
             self.force_exit = True
-        self.should_exit = True
+        else:
+            self.should_exit = True
+            self._asked = time.monotonic()
+
+    def patience_left(self, drain_seconds: float) -> float:
+        """Seconds for which the stop may still wait for requests to end."""
+        return 0.0 if self.force_exit else max(0.0, self._asked + drain_seconds - time.monotonic())
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

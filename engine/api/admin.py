@@ -11,7 +11,7 @@ import msgspec
 from starlette.requests import Request
 
 from engine import openapi, schema, views
-from engine.api.http import Headers, body_length, encode_json, read_body
+from engine.api.http import Headers, announced_length, encode_json, read_body
 from engine.api.predict_body import JSON, decode_json, media_type
 from engine.core import Engine
 from engine.errors import InvalidRequest, UnsupportedMediaType
@@ -156,7 +156,7 @@ async def _decode(request: Request, kind: type[S]) -> S:
     media = media_type(headers.text(b"content-type"))
     if media not in ("", JSON, "application/x-www-form-urlencoded"):
         raise UnsupportedMediaType(f"This route takes {JSON}; got {media}.", field="content-type")
-    body_length(headers, MAX_ADMIN_BODY)
+    announced_length(headers, MAX_ADMIN_BODY)
     body = await read_body(request.receive, MAX_ADMIN_BODY)
     decoded: S = decode_json(msgspec.json.Decoder(kind).decode, body)
     return decoded

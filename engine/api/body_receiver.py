@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from engine.api.connection import Connection
 
 
 class BodyReceiver(asyncio.BufferedProtocol):
@@ -13,7 +13,7 @@ class BodyReceiver(asyncio.BufferedProtocol):
 
     def __init__(
         self,
-        connection: HttpToolsProtocol,
+        connection: Connection,
         length: int,
         begin: bytes,
         on_body: Callable[[bytearray], None],
@@ -40,6 +40,7 @@ class BodyReceiver(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes are there; after the last one the connection goes on as before."""
+        self._connection.touch()
         self._got += nbytes
         if self._got == self._length:
             self._view.release()

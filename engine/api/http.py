@@ -64,6 +64,27 @@ def request_id(headers: Headers) -> str:
     return f"{_prefix}-{next(_ids):x}"
 
 
+class Reservation:
+    """What one body holds of a `BodyBudget`."""
+
+    def __init__(self, budget: BodyBudget) -> None:
+        self._budget = budget
+        self._held = 0
+
+    def cover(self, length: int) -> None:
+        """Holds `length` bytes from now on, if that is many. Raises `Overloaded` when they are not there."""
+        more = length - self._held
+        if length > BodyBudget.LARGE and more > 0:
+            if not self._budget.reserve(more, self._held):
+                raise self._budget.refusal()
+            self._held = length
+
+    def release(self) -> None:
+        """Gives back what it holds."""
+        self._budget.release(self._held)
+        self._held = 0
+
+
 class BodyBudget:
     """Bounds the memory of all large bodies that are being received or computed. One of them always fits."""
 
@@ -74,9 +95,9 @@ class BodyBudget:
         self._limit = limit
         self._held = 0
 
-    def reserve(self, length: int) -> bool:
-        """Takes `length` bytes, if they are there."""
-        if self._held and self._held + length > self._limit:
+    def reserve(self, length: int, held: int = 0) -> bool:
+        """Takes `length` bytes, if they are there, for a body that holds some already."""
+        if self._held > held and self._held + length > self._limit:
             return False
         self._held += length
         return True
@@ -92,18 +113,20 @@ class BodyBudget:
         )
 
 
-def body_length(headers: Headers, limit: int) -> int:
-    """The announced length, or `limit` for a chunked body. Raises `BodyTooLarge` beyond it."""
-    announced = headers.get(b"content-length")
-    if announced is None or not announced.isdigit():
-        return limit if b"transfer-encoding" in headers else 0
-    if int(announced) > limit:
-        raise _too_large(int(announced), limit)
-    return int(announced)
+def announced_length(headers: Headers, limit: int) -> int:
+    """The length that the head announces; 0 for a chunked body. Raises `BodyTooLarge` beyond `limit`."""
+    announced = headers.get(b"content-length", b"0")
+    length = int(announced) if announced.isdigit() else 0
+    if length > limit:
+        raise _too_large(length, limit)
+    return length
 
 
-async def read_body(receive: Receive, limit: int) -> bytes | bytearray:
-    """The whole body. Raises `BodyTooLarge` beyond `limit` bytes, `Cancelled` when the client went away."""
+async def read_body(receive: Receive, limit: int, on_growth: Callable[[int], None] | None = None) -> bytes | bytearray:
+    """The whole body. Raises `BodyTooLarge` beyond `limit` bytes, `Cancelled` when the client went away.
+
+    `on_growth` hears its length so far whenever a piece has come; what it raises ends the request.
+    """
     message = await receive()
     first: bytes = message.get("body", b"")
     if message["type"] == "http.request" and not message.get("more_body"):
@@ -116,6 +139,8 @@ async def read_body(receive: Receive, limit: int) -> bytes | bytearray:
         body += message.get("body", b"")
         if len(body) > limit:
             raise _too_large(len(body), limit)
+        if on_growth is not None:
+            on_growth(len(body))
     if message["type"] == "http.disconnect":
         raise Cancelled("The client closed the connection before its whole request was here.")
     return body

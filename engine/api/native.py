@@ -11,7 +11,6 @@ models and streams.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 
@@ -23,10 +22,11 @@ from engine.api.http import (
     Headers,
     RawHeaders,
     Receive,
+    Reservation,
     Scope,
     Send,
+    announced_length,
     as_known,
-    body_length,
     disconnect_probe,
     encode_json,
     error_body,
@@ -37,7 +37,7 @@ from engine.api.http import (
     send_error,
 )
 from engine.core import Engine
-from engine.errors import InvalidRequest, NotFound, UniModelError
+from engine.errors import InvalidRequest, NotFound, ServerStopping, UniModelError
 from engine.pool import Entry
 from engine.types import Answer, Request
 
@@ -124,18 +124,14 @@ class PredictEndpoint:
         headers = Headers(scope["headers"])
         rid = request_id(headers)
         status = 200
-        reserved = 0
+        reservation = Reservation(self.budget)
         try:
-            length = body_length(headers, self.max_body)
-            if length > BodyBudget.LARGE:
-                if not self.budget.reserve(length):
-                    raise self.budget.refusal()
-                reserved = length
-            body = await read_body(receive, self.max_body)
+            reservation.cover(announced_length(headers, self.max_body))
+            body = await read_body(receive, self.max_body, reservation.cover)
             entry = await self.engine.ready(name, version, self._deadline(headers, begin, None))
             request, stream = self._request(entry, body, headers, rid, begin, disconnect_probe(receive))
             if stream:
-                await self._stream(entry, bytes(body), request, receive, send)
+                await self._stream(name, version, bytes(body), request, receive, send)
             else:
                 answer = await entry.dispatcher.predict(request)
                 content, data = predict_body.answer_body(answer, request, entry.dispatcher, headers)
@@ -148,7 +144,7 @@ class PredictEndpoint:
             status = known.status
             await send_error(send, known, rid)
         finally:
-            self.budget.release(reserved)
+            reservation.release()
         if status >= 500 or self._access_log:
             self._log(name, rid, status, begin)
 
@@ -192,20 +188,20 @@ class PredictEndpoint:
         seconds = round(self.engine.clock() - begin, 6)
         log.log(level, "request", extra={"request_id": rid, "model": name, "status": status, "seconds": seconds})
 
-    async def _stream(self, entry: Entry, body: bytes, request: Request, receive: Receive, send: Send) -> None:
+    async def _stream(
+        self, name: str, version: int | None, body: bytes, request: Request, receive: Receive, send: Send
+    ) -> None:
         """Server-sent events. The status line goes out with the first chunk, so that an early error has its own."""
         rid = request.request_id
-        chunks = self.engine.stream(entry, body, rid, request.deadline)
+        chunks = self.engine.stream(name, version, body, rid, request.deadline)
         gone = asyncio.create_task(_disconnected(receive))
+        step: asyncio.Future[bytes | None] = asyncio.Future()
         started = False
         try:
             while True:
                 step = asyncio.ensure_future(anext(chunks, None))
                 await asyncio.wait({step, gone}, return_when=asyncio.FIRST_COMPLETED)
                 if not step.done():
-                    step.cancel()
-                    with contextlib.suppress(asyncio.CancelledError):
-                        await step
                     return
                 chunk = step.result()
                 if not started:
@@ -216,12 +212,15 @@ class PredictEndpoint:
                 await send({"type": "http.response.body", "body": event, "more_body": chunk is not None})
                 if chunk is None:
                     return
-        except UniModelError as e:
+        except (UniModelError, asyncio.CancelledError) as e:
             if not started:
                 raise
-            await send({"type": "http.response.body", "body": _error_event(e, rid)})
+            error = ServerStopping("The server is stopping.") if isinstance(e, asyncio.CancelledError) else e
+            await send({"type": "http.response.body", "body": _error_event(error, rid)})
         finally:
             gone.cancel()
+            step.cancel()
+            await asyncio.gather(step, return_exceptions=True)
             await chunks.aclose()
 
 

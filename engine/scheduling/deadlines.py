@@ -43,6 +43,8 @@ class Deadlines:
         items = self._ticks.get(item.tick)
         if items is not None:
             items.pop(item, None)
+            if not items:
+                items.clear()  # an emptied dict keeps the table of its fullest moment, here until the tick is due
 
     def _expire(self, tick: int) -> None:
         now = self._loop.time()

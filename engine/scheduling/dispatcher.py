@@ -15,7 +15,15 @@ import logging
 import math
 from collections.abc import Callable
 
-from engine.errors import BodyTooLarge, Cancelled, DeadlineExceeded, ServerStopping, UniModelError, WorkerDied
+from engine.errors import (
+    BodyTooLarge,
+    Cancelled,
+    DeadlineExceeded,
+    ResponseTooLarge,
+    ServerStopping,
+    UniModelError,
+    WorkerDied,
+)
 from engine.plain_decoder import PlainDecoder
 from engine.scheduling import queue
 from engine.scheduling.batcher import BatchPolicy, due_in
@@ -262,8 +270,19 @@ class Dispatcher:
         instance.send(batch, now)
 
     def _done(self, instance: Instance, batch: Batch, answers: list[Answer | UniModelError], seconds: float) -> None:
+        crowded = 0
         for item, answer in zip(batch.items, answers, strict=True):
-            item.end(answer)
+            if isinstance(answer, ResponseTooLarge) and len(batch.items) > 1 and not item.ended:
+                crowded += 1
+                item.group = item  # its own, so that it gets a batch, and all the room, to itself
+                self.queue.put_back(item)
+            else:
+                item.end(answer)
+        if crowded:
+            log.warning(
+                "outputs of a batch exceed engine.max_batch_mb, the rest is computed again one by one",
+                extra={"model": self.spec.name, "requests": len(batch.items), "again": crowded},
+            )
         if batch.items[0].suspect:
             instance.worker.suspect_done()
         self._seconds_per_row = max(i.speed.seconds_per_row for i in self.instances)

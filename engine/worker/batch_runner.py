@@ -20,8 +20,9 @@ from backends.base import BackendError, InvalidInput, TensorBackend, Tensors, Va
 from engine.codec import Form
 from engine.errors import InvalidJSON, UniModelError
 from engine.tasks.base import Parameters, TensorTask
-from engine.transport.batchqueue import Layout, Slots, view, write
+from engine.transport.batchqueue import ALIGN, Layout, Slots, aligned, view, write
 from engine.transport.messages import (
+    INLINE_BYTES,
     NO_SLOT,
     BatchDone,
     Block,
@@ -67,6 +68,11 @@ class _Answer:
     json: bytes | None = None
     error: ErrorResult | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arena that it takes at most."""
+        return len(self.json or b"") + ALIGN + sum(a.nbytes + ALIGN for a in (self.tensors or {}).values())
+
 
 def describe(error: BaseException, request_id: str) -> ErrorResult:
     """An exception as the client may see it. One that nobody raised on purpose is logged whole, and told in a line."""
@@ -96,6 +102,7 @@ class BatchRunner:
         self.chunk_rows = chunk_rows
         """Most rows in one call of the backend."""
         self.padding = pad
+        self._row_by_row = all(s.batch_axis == 0 for s in task.info.outputs)
         self._decoders = ThreadPoolExecutor(threads) if task.decodes_in_parallel and threads > 1 else None
 
     def run(self, batch: RunBatch) -> bytes:
@@ -155,12 +162,15 @@ class BatchRunner:
         return self._pack(batch, self._answers(works), None, seconds)
 
     def _sliceable(self, outputs: Tensors, items: Sequence[TensorItem]) -> bool:
-        """Whether the server can cut every answer out of the stacked outputs."""
-        if any(a.dtype.kind not in "biufc" for a in outputs.values()):
+        """Whether the server can cut every answer out of the stacked outputs: numbers, one row for each input row."""
+        rows = sum(i.rows for i in items)
+        if not self._row_by_row or any(a.dtype.kind not in "biufc" or a.shape[:1] != (rows,) for a in outputs.values()):
             return False
         if all(i.wants_tensors for i in items):
             return True
-        per_row = sum(a.nbytes for a in outputs.values()) / max(1, sum(i.rows for i in items))
+        if any(a.dtype.kind == "c" for a in outputs.values()):
+            return False  # JSON has none
+        per_row = sum(a.nbytes for a in outputs.values()) / max(1, rows)
         return self.task.plain_answers and all(i.wants_tensors or i.rows * per_row < LARGE_ANSWER for i in items)
 
     def _slice(self, items: Sequence[TensorItem], stacked: Tensors) -> list[_Work]:
@@ -299,30 +309,34 @@ class BatchRunner:
             return _Answer(error=describe(e, work.item.request_id))
 
     def _pack(self, batch: RunBatch, answers: list[_Answer], stacked: Tensors | None, seconds: float) -> bytes:
-        """Places the answers behind the inputs of the slot, or inline when they are few bytes."""
+        """Places the answers behind the inputs of the slot, or inline when they are few bytes.
+
+        An answer for which no room is left becomes an error; the server computes its request again, alone.
+        """
+        start = aligned(batch.input_end)
+        room = max(self.slots.slot_bytes - start, INLINE_BYTES)
         layout = Layout()
         results: list[ItemResult] = []
         blocks: list[Block] = []
         arrays: list[tuple[Block, np.ndarray[Any, Any]]] = []
         if stacked is not None:
+            items = [i for i in batch.items if isinstance(i, TensorItem)]
+            if sum(a.nbytes + ALIGN for a in stacked.values()) > room:
+                return self._pack(batch, self._answers(self._slice(items, stacked)), None, seconds)
             for name, array in stacked.items():
                 block = Block(name, array.dtype.str, array.shape, layout.place(array.nbytes))
                 blocks.append(block)
                 arrays.append((block, array))
-            results = [RowsResult(i.rows) for i in batch.items if isinstance(i, TensorItem)]
+            results = [RowsResult(i.rows) for i in items]
         else:
             for answer in answers:
+                if layout.size + answer.nbytes > room:
+                    results.append(_too_large(answer.nbytes))
+                    continue
                 result, placed = _place(answer, layout)
                 results.append(result)
                 arrays.extend(placed)
-        start = -(-batch.input_end // 64) * 64
-        if layout.inline:
-            arena: Any = bytearray(layout.size)
-        elif start + layout.size <= self.slots.slot_bytes:
-            arena = self.slots.arena(batch.slot)[start:]
-            self.slots.touched(batch.slot, start + layout.size)
-        else:
-            return self._too_large(batch, layout.size, seconds)
+        arena: Any = bytearray(layout.size) if layout.inline else self.slots.arena(batch.slot)[start:]
         for block, array in arrays:
             write(arena, block, [array])
         for answer, result in zip(answers, results, strict=True):
@@ -332,13 +346,13 @@ class BatchRunner:
             return encode(BatchDone(batch.id, NO_SLOT, 0, results, seconds, blocks, bytes(arena)))
         return encode(BatchDone(batch.id, batch.slot, start, results, seconds, blocks))
 
-    def _too_large(self, batch: RunBatch, size: int, seconds: float) -> bytes:
-        message = (
-            f"The outputs of this batch need {size >> 20} MiB, more than engine.max_batch_mb leaves. "
-            "Send fewer rows at once, or raise it."
-        )
-        results: list[ItemResult] = [ErrorResult("response_too_large", message) for _ in batch.items]
-        return encode(BatchDone(batch.id, NO_SLOT, 0, results, seconds))
+
+def _too_large(size: int) -> ErrorResult:
+    return ErrorResult(
+        "response_too_large",
+        f"The outputs of this request need {size >> 20} MiB, more than engine.max_batch_mb leaves. "
+        "Send fewer rows at once, or raise it.",
+    )
 
 
 def _body(item: JsonItem | BytesItem, arena: bytes | memoryview) -> memoryview:

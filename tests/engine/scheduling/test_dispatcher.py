@@ -15,6 +15,7 @@ from engine.errors import (
     DeadlineExceeded,
     ModelFailed,
     Overloaded,
+    ResponseTooLarge,
     ServerStopping,
     UniModelError,
     WorkerDied,
@@ -317,6 +318,26 @@ async def test_a_stop_ends_what_is_still_being_computed() -> None:
     instance.die()
     d.end_all(d.stopping)
     assert [[type(e) for e in ending] for ending in endings] == [[ServerStopping]]
+
+
+@virtual_time
+async def test_a_request_whose_answer_found_no_room_in_its_batch_is_computed_again_alone() -> None:
+    """Its company must not decide whether a request succeeds."""
+    d = dispatcher(max_rows=3)
+    instance = attached(d)
+    items, endings = submit(d, request(), request(), request())
+    await settle()
+    batch = instance.outstanding.popleft()
+    assert instance.on_done is not None
+    instance.on_done(instance, batch, [ANSWER, ResponseTooLarge("no room"), ResponseTooLarge("no room")], 0.1)
+    assert [len(e) for e in endings] == [1, 0, 0]
+    await asyncio.sleep(0.1)
+    assert instance.sent[1:] == [[items[2]], [items[1]]]
+    instance.answer()
+    instance.answer(ResponseTooLarge("more than a batch can hold"))
+    assert endings[2] == [ANSWER]
+    assert [type(e) for e in endings[1]] == [ResponseTooLarge]
+    assert d.idle
 
 
 # -- deaths -----------------------------------------------------------------------------------------------------------
