@@ -270,25 +270,30 @@ class Dispatcher:
         instance.send(batch, now)
 
     def _done(self, instance: Instance, batch: Batch, answers: list[Answer | UniModelError], seconds: float) -> None:
-        crowded = 0
+        crowded = []
         for item, answer in zip(batch.items, answers, strict=True):
             if isinstance(answer, ResponseTooLarge) and len(batch.items) > 1 and not item.ended:
-                crowded += 1
-                item.group = item  # its own, so that it gets a batch, and all the room, to itself
-                self.queue.put_back(item)
+                crowded.append(item)
             else:
                 item.end(answer)
         if crowded:
-            log.warning(
-                "outputs of a batch exceed engine.max_batch_mb, the rest is computed again one by one",
-                extra={"model": self.spec.name, "requests": len(batch.items), "again": crowded},
-            )
+            self._compute_apart(crowded)
         if batch.items[0].suspect:
             instance.worker.suspect_done()
         self._seconds_per_row = max(i.speed.seconds_per_row for i in self.instances)
         self.metrics.batch(sum(i.rows for i in batch.items), len(batch.items), seconds)
         if self.queue.requests:
             self._schedule_pump()
+
+    def _compute_apart(self, items: list[Pending]) -> None:
+        """The answers of these requests found no room beside those of their batch: each gets a batch to itself."""
+        log.warning(
+            "outputs of a batch exceed engine.max_batch_mb, requests are computed again one by one",
+            extra={"model": self.spec.name, "requests": len(items)},
+        )
+        for item in reversed(items):
+            item.group = item
+            self.queue.put_back(item)
 
     def _lost(self, instance: Instance) -> None:
         """A worker died, or dropped the model: what it had is tried again, or fails if it was the second time."""

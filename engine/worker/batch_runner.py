@@ -107,6 +107,13 @@ class BatchRunner:
 
     def run(self, batch: RunBatch) -> bytes:
         """The encoded `BatchDone` of a batch. Never raises."""
+        try:
+            return self._run(batch)
+        except Exception as e:  # a backend or a task that breaks its contract
+            error = describe(e, batch.items[0].request_id)
+            return encode(BatchDone(batch.id, NO_SLOT, 0, [error for _ in batch.items], 0.0))
+
+    def _run(self, batch: RunBatch) -> bytes:
         arena: bytes | memoryview = batch.data if not batch.input_end else self.slots.arena(batch.slot)
         if isinstance(self.backend, ValueBackend):
             answers, seconds = self._run_values(self.backend, batch.items, arena)
@@ -130,10 +137,7 @@ class BatchRunner:
             except Exception as e:
                 answers.append(_Answer(error=describe(e, item.request_id)))
         begin = time.perf_counter()
-        try:
-            results: list[dict[str, Any] | Exception] = backend.predict_values(list(bodies.values())) if bodies else []
-        except Exception as e:
-            results = [e] * len(bodies)
+        results = _predict_values(backend, list(bodies.values())) if bodies else []
         seconds = time.perf_counter() - begin
         for position, result in zip(bodies, results, strict=True):
             answers[position] = _encode_value(result, items[position].request_id)
@@ -147,7 +151,10 @@ class BatchRunner:
         items = [i for i in batch.items if isinstance(i, TensorItem)]
         begin = time.perf_counter()
         try:
-            outputs = self.compute(backend, inputs, sum(i.rows for i in items))
+            rows = sum(i.rows for i in items)
+            outputs = self.compute(backend, inputs, rows)
+            if len(items) > 1:
+                self._check_rows(outputs, rows)
         except Exception as e:
             if len(items) == 1:
                 answers = [_Answer(error=describe(e, items[0].request_id))]
@@ -216,6 +223,8 @@ class BatchRunner:
                 work.tensors, work.single = self.task.decode_bytes(_body(item, arena), item.content_type)
         except RecursionError:
             work.result = ErrorResult("invalid_json", "The JSON is nested too deeply.", "input")
+        except msgspec.DecodeError as e:
+            work.result = ErrorResult("invalid_json", f"The body is not valid JSON: {e}.", "input")
         except Exception as e:
             work.result = describe(e, item.request_id)
         else:
@@ -259,7 +268,9 @@ class BatchRunner:
             inputs = [w.tensors or {} for w in group]
             sizes = [self.padding.sizes(t) for t in inputs] if self.padding is not None else None
             stacked = self.padding.stack(inputs) if self.padding is not None else padding.concatenate(inputs)
-            outputs = self.compute(backend, stacked, sum(w.rows for w in group))
+            rows = sum(w.rows for w in group)
+            outputs = self.compute(backend, stacked, rows)
+            self._check_rows(outputs, rows)
         except Exception as e:
             if len(group) == 1:
                 group[0].result = describe(e, group[0].item.request_id)
@@ -268,8 +279,8 @@ class BatchRunner:
             return
         row = 0
         for i, work in enumerate(group):
-            rows = {n: a[row : row + work.rows] for n, a in outputs.items()}
-            work.tensors = self.padding.unpad(rows, sizes[i]) if self.padding is not None and sizes else rows
+            own = {n: a[row : row + work.rows] for n, a in outputs.items()}
+            work.tensors = self.padding.unpad(own, sizes[i]) if self.padding is not None and sizes else own
             row += work.rows
 
     def _compute_each(self, backend: TensorBackend, works: Sequence[_Work]) -> None:
@@ -288,6 +299,13 @@ class BatchRunner:
         ]
         return padding.concatenate(pieces)
 
+    @staticmethod
+    def _check_rows(outputs: Tensors, rows: int) -> None:
+        """Raises unless every output of a batch can be given to the requests by rows."""
+        for name, array in outputs.items():
+            if array.shape[:1] != (rows,):
+                raise BackendError(f"Output {name!r} has shape {list(array.shape)} for a batch of {rows} rows.")
+
     # --- answers -----------------------------------------------------------------------------------------------------
 
     def _answers(self, works: Sequence[_Work]) -> list[_Answer]:
@@ -299,10 +317,10 @@ class BatchRunner:
         outputs = work.tensors or {}
         try:
             if work.item.wants_tensors:
-                for name, array in outputs.items():
-                    if array.dtype.kind not in "biufc":
-                        raise InvalidInput(f"Output {name!r} holds strings; ask for JSON.", field="accept")
-                return _Answer(tensors=outputs)
+                numeric = {name: array for name, array in outputs.items() if array.dtype.kind in "biufc"}
+                if not numeric:
+                    raise InvalidInput("The outputs of this model are strings; ask for JSON.", field="accept")
+                return _Answer(tensors=numeric)
             value = self.task.encode(work.form, outputs, work.single, work.parameters)
             return _Answer(json=msgspec.json.encode(value))
         except Exception as e:
@@ -372,6 +390,17 @@ def _decode_object(item: Item, arena: bytes | memoryview) -> dict[str, Any]:
     return body
 
 
+def _predict_values(backend: ValueBackend, bodies: list[dict[str, Any]]) -> list[dict[str, Any] | Exception]:
+    """One result or exception for each body. When all of them raise together, each is tried alone."""
+    try:
+        results = backend.predict_values(bodies)
+        if len(results) != len(bodies):
+            raise BackendError(f"The model gave {len(results)} answers to {len(bodies)} requests.")
+    except Exception as e:
+        return [e] if len(bodies) == 1 else [r for body in bodies for r in _predict_values(backend, [body])]
+    return results
+
+
 RESERVED = ("model", "version")
 """Keys that the server lays beside a plugin's own in the answer."""
 
@@ -379,6 +408,9 @@ RESERVED = ("model", "version")
 def _encode_value(result: dict[str, Any] | Exception, request_id: str) -> _Answer:
     if isinstance(result, Exception):
         return _Answer(error=describe(result, request_id))
+    if not isinstance(result, dict):
+        message = f"The plugin's answer must be an object; got {type(result).__name__}."
+        return _Answer(error=ErrorResult("model_error", message))
     taken = [key for key in RESERVED if key in result]
     if taken:
         return _Answer(error=ErrorResult("model_error", f"The plugin's answer uses the reserved key {taken[0]!r}."))

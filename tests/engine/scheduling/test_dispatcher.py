@@ -332,11 +332,11 @@ async def test_a_request_whose_answer_found_no_room_in_its_batch_is_computed_aga
     instance.on_done(instance, batch, [ANSWER, ResponseTooLarge("no room"), ResponseTooLarge("no room")], 0.1)
     assert [len(e) for e in endings] == [1, 0, 0]
     await asyncio.sleep(0.1)
-    assert instance.sent[1:] == [[items[2]], [items[1]]]
+    assert instance.sent[1:] == [[items[1]], [items[2]]]
     instance.answer()
     instance.answer(ResponseTooLarge("more than a batch can hold"))
-    assert endings[2] == [ANSWER]
-    assert [type(e) for e in endings[1]] == [ResponseTooLarge]
+    assert endings[1] == [ANSWER]
+    assert [type(e) for e in endings[2]] == [ResponseTooLarge]
     assert d.idle
 
 
