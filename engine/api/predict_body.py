@@ -97,7 +97,7 @@ def parse(
         return _raw_tensor(body, headers, loaded.info), b"", False
     if kind == NPY:
         return _npy(body, headers, loaded.info), b"", False
-    if kind.startswith(("image/", "audio/")):
+    if kind.startswith(("image/", "audio/")) or kind == "text/plain":
         return BytesInput(body, kind), b"", False
     raise UnsupportedMediaType(
         f"Cannot decode {kind!r}; send {JSON}, {OCTETS}, {NPY} or an image.", field="content-type"
@@ -115,8 +115,15 @@ def _parse_envelope(envelope: PredictBody, loaded: Loaded, max_rows: int) -> tup
         except BackendError as e:
             raise translated(e) from None
         return TensorInput(tensors, rows_of(tensors, loaded.info), form, single), parameters, envelope.stream
-    rows = max_rows if len(data) > SMALL_JSON else 1  # unknown before it is decoded: it gets a batch of its own
-    return JsonInput(data, form, rows), parameters, envelope.stream
+    return JsonInput(data, form, _estimated_rows(data, max_rows)), parameters, envelope.stream
+
+
+def _estimated_rows(data: bytes, max_rows: int) -> int:
+    """About how many rows are in JSON that only the worker decodes. Images and texts are strings, one for each row."""
+    begin = data[:64].lstrip(b" \t\r\n[")[:1]
+    if begin == b'"':
+        return max(1, data.count(b'"') // 2)
+    return max_rows if len(data) > SMALL_JSON else 1  # a large tensor gets a batch of its own
 
 
 def _check_parameters(raw: bytes, loaded: Loaded) -> None:
@@ -271,7 +278,10 @@ def _binary(tensors: Tensors, accept: str, output: str | None) -> tuple[RawHeade
         )
     name = output or next(iter(tensors))
     if name not in tensors:
-        raise InvalidRequest(f"There is no output {name!r}; there are {', '.join(tensors)}.", field="x-tensor-output")
+        raise InvalidRequest(
+            f"There is no tensor output {name!r}; there are {', '.join(tensors)}. Strings are sent as JSON alone.",
+            field="x-tensor-output",
+        )
     array = tensors[name]
     headers: RawHeaders = [
         (b"content-type", accept.encode()),

@@ -308,3 +308,41 @@ def test_request_ids(served: Server) -> None:
     assert answer.headers["x-request-id"] == "mine-1"
     bad = served.http.get("/v1/models/nothing", headers={"x-request-id": "x" * 200})
     assert bad.headers["x-request-id"] != "x" * 200
+
+
+def test_large_images_share_batches(served: Server) -> None:
+    """Their JSON is decoded in the worker; the server must still see that each is one row."""
+    image = base64.b64encode(picture("chelsea")).decode()
+    assert len(image) > 32 * 1024
+    before = batches(served, "cats")
+
+    def ask(_: int) -> int:
+        answer = httpx.post(f"{served.url}/v1/models/cats:predict", json={"input": image}, timeout=60).json()
+        return int(answer["output"][0]["index"])
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(ask, range(32))) <= CATS
+    assert batches(served, "cats") - before < 32
+
+
+def test_a_binary_answer_of_a_model_that_also_answers_strings(server: Server) -> None:
+    server.register("flowers", models_sklearn.path("iris"), trust=True)
+    row = np.array([[5.1, 3.5, 1.4, 0.2]], np.float32)
+    headers = {
+        "content-type": "application/octet-stream",
+        "accept": "application/octet-stream",
+        "x-tensor-dtype": "float32",
+        "x-tensor-shape": "1,4",
+        "x-tensor-output": "probabilities",
+    }
+    answer = server.http.post("/v1/models/flowers:predict", content=row.tobytes(), headers=headers)
+    assert answer.headers["x-tensor-shape"] == "1,3"
+    assert np.frombuffer(answer.content, answer.headers["x-tensor-dtype"]).sum() == pytest.approx(1)
+
+
+def test_a_text_as_the_raw_body(server: Server) -> None:
+    server.register("polite", models_sklearn.path("profanity"), trust=True)
+    answer = server.http.post(
+        "/v1/models/polite:predict", content="have a nice day", headers={"content-type": "text/plain"}
+    )
+    assert checked(answer, 200)["output"][0]["index"] == 0
