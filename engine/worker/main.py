@@ -6,6 +6,7 @@ and so does this process.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import gc
@@ -54,24 +55,33 @@ def main() -> None:
 
 
 def _serve_model(control: Channel, message: Load, queue_fd: int, memory_fd: int) -> None:
-    """The life of one model: load, serve until its queue is closed, free."""
+    """The life of one model: load, serve until its queue is closed, free. Whatever happens, its end is reported."""
     queue = Channel(socket.socket(fileno=queue_fd))
     slots = Slots.attach(memory_fd, message.slots, message.slot_bytes)
+    try:
+        _load_and_serve(control, message, queue, slots)
+    except BaseException as e:
+        log.error("model's thread failed", exc_info=e, extra={"model": message.key})
+    queue.close()
+    slots.close()
+    _free_memory()
+    with contextlib.suppress(OSError):  # the server is gone too
+        control.send(encode(Unloaded(message.key)))
+
+
+def _load_and_serve(control: Channel, message: Load, queue: Channel, slots: Slots) -> None:
     try:
         model = loader.load(message, slots)
     except BaseException as e:
         control.send(encode(_failure(message, e)))
-    else:
-        control.send(encode(model.reply))
-        try:
-            _serve_queue(queue, model)
-        finally:
-            model.backend.close()
-        del model
-    queue.close()
-    slots.close()
-    _free_memory()
-    control.send(encode(Unloaded(message.key)))
+        return
+    control.send(encode(model.reply))
+    try:
+        _serve_queue(queue, model)
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # the server closed the queue while something was on its way
+    finally:
+        model.backend.close()
 
 
 def _serve_queue(queue: Channel, model: loader.LoadedModel) -> None:
@@ -83,15 +93,12 @@ def _serve_queue(queue: Channel, model: loader.LoadedModel) -> None:
             return
         if data is not None:
             message = decode_batch_down(data)
-            try:
-                if isinstance(message, RunBatch):
-                    queue.send(model.runner.run(message))
-                elif isinstance(message, StartStream):
-                    streams.start(message)
-                else:
-                    streams.cancel(message)
-            except (BrokenPipeError, ConnectionResetError):
-                return
+            if isinstance(message, RunBatch):
+                queue.send(model.runner.run(message))
+            elif isinstance(message, StartStream):
+                streams.start(message)
+            else:
+                streams.cancel(message)
         if streams.busy:
             streams.step()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,8 @@ from backends.base import InvalidInput, TensorBackend, ValueBackend
 from engine.transport.channel import Channel
 from engine.transport.messages import CancelStream, Chunk, StartStream, StreamEnd, encode
 from engine.worker.batch_runner import describe
+
+log = logging.getLogger("unimodel.worker")
 
 
 class StreamRunner:
@@ -37,10 +40,11 @@ class StreamRunner:
 
     def cancel(self, message: CancelStream) -> None:
         """Closes a stream whose client went away."""
-        _, chunks = self._open.pop(message.id, ("", iter(())))
-        close = getattr(chunks, "close", None)
-        if close is not None:
-            close()
+        request_id, chunks = self._open.pop(message.id, ("", iter(())))
+        try:
+            getattr(chunks, "close", lambda: None)()
+        except Exception:
+            log.exception("stream raised while it was closed", extra={"request_id": request_id})
 
     def step(self) -> None:
         """One chunk of every open stream."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -33,6 +33,8 @@ SLOT_BYTES = 1 << 20
 class Setup:
     """A runner and the two ends of its shared memory."""
 
+    slots_of_this_test: ClassVar[list[Slots]] = []
+
     def __init__(
         self,
         backend: TensorBackend | ValueBackend,
@@ -46,6 +48,7 @@ class Setup:
             info = backend.info if isinstance(backend, Numeric) else ModelInfo(task="custom")
         options = ModelOptions()
         self.slots = Slots.create(2, SLOT_BYTES)
+        self.slots_of_this_test.append(self.slots)
         padding = Padding(info, {}) if pad else None
         made = task(info, options) if task is not None else tasks.create(info.task, info, options)
         self.runner = BatchRunner(backend, made, self.slots, chunk_rows, padding, threads)
@@ -90,9 +93,11 @@ def code(answer: Any) -> tuple[str, str | None]:
 
 
 @pytest.fixture(autouse=True)
-def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+def clean(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     with caplog.at_level(logging.CRITICAL, "unimodel.worker"):
         yield
+    while Setup.slots_of_this_test:
+        Setup.slots_of_this_test.pop().close()
 
 
 # -- rows side by side ------------------------------------------------------------------------------------------------
