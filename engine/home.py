@@ -51,7 +51,10 @@ class Home:
         )
 
     def announce(self, host: str, port: int) -> str:
-        """Writes ``server.json``, at once and whole, and returns the URL for clients on this machine."""
+        """Writes ``server.json``, at once and whole, and returns the URL for clients on this machine.
+
+        Raises `InsufficientStorage` when it cannot be written.
+        """
         reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
         shown = f"[{reachable}]" if ":" in reachable else reachable
         url = f"http://{shown}:{port}"
@@ -65,8 +68,11 @@ class Home:
             "argv": sys.argv[1:],
         }
         draft = self._runtime.with_suffix(".tmp")
-        draft.write_bytes(msgspec.json.encode(state))
-        draft.replace(self._runtime)
+        try:
+            draft.write_bytes(msgspec.json.encode(state))
+            draft.replace(self._runtime)
+        except OSError as e:
+            raise InsufficientStorage(f"Cannot write to the home folder {self.path}: {e.strerror}.") from None
         return url
 
     def release(self) -> None:

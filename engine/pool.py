@@ -55,6 +55,8 @@ class Entry:
     error: UniModelError | None = None
     failed_at: float = 0.0
     loading: asyncio.Task[None] | None = None
+    has_room: bool = False
+    """Whether it counts among the models that are loaded at once; one that waits for room does not yet."""
     workers: list[Worker] = field(default_factory=list)
     """Of its instances, also while one is being replaced."""
 
@@ -240,7 +242,8 @@ class Pool:
     async def _load_entry(self, entry: Entry) -> Loaded:
         """Makes room, chooses workers and loads an instance on each."""
         async with self._room:
-            await self._make_room(entry)
+            await self._make_room()
+            entry.has_room = True
         try:
             for worker in self._place(entry):
                 entry.workers.append(worker)
@@ -334,14 +337,12 @@ class Pool:
                 await worker.stop()
         entry.workers.clear()
 
-    async def _make_room(self, newcomer: Entry) -> None:
+    async def _make_room(self) -> None:
         """Waits until one more model may be loaded; the least recently used one goes when there is no room."""
         limit = self.settings.engine.max_models
         impatient = self.clock() + _BUSY_PATIENCE
         while True:
-            held = [
-                e for e in self.entries.values() if e is not newcomer and e.state in ("ready", "loading", "unloading")
-            ]
+            held = [e for e in self.entries.values() if e.has_room and e.state != "failed"]
             if len(held) < limit:
                 return
             if not self.settings.gpu.enable_pooling:
