@@ -6,6 +6,7 @@ import itertools
 import logging
 import math
 import os
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -30,6 +31,10 @@ _prefix = os.urandom(4).hex()
 _ids = itertools.count(1)
 
 PRIORITIES = (-100, 100)
+TIMEOUTS_MS = (1, 7 * 24 * 3600 * 1000)
+"""Bounds of what the headers may ask for."""
+
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 
 class Headers(dict[bytes, bytes]):
@@ -40,19 +45,17 @@ class Headers(dict[bytes, bytes]):
         value = dict.get(self, name)
         return None if value is None else value.decode("latin-1")
 
-    def integer(self, name: bytes, least: int, most: float = math.inf) -> int | None:
+    def integer(self, name: bytes, least: int, most: int) -> int | None:
         """A whole number. Raises `InvalidRequest` that names the header."""
         text = self.text(name)
         if text is None:
             return None
-        header = name.decode()
-        try:
-            value = int(text)
-        except ValueError:
-            value = None
+        value = int(text) if _WHOLE_NUMBER.fullmatch(text) else None
         if value is None or not least <= value <= most:
-            limits = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
-            raise InvalidRequest(f"Header {header} must be a whole number {limits}; got {text!r}.", field=header)
+            header = name.decode()
+            raise InvalidRequest(
+                f"Header {header} must be a whole number from {least} to {most}; got {text[:40]!r}.", field=header
+            )
         return value
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from engine.api import predict_body
 from engine.api.http import (
     PRIORITIES,
+    TIMEOUTS_MS,
     Body,
     BodyBudget,
     Headers,
@@ -151,7 +152,7 @@ class PredictEndpoint:
     def _deadline(self, headers: Headers, begin: float, entry: Entry | None) -> float:
         own = entry.options.deadline_ms if entry is not None else None
         if b"x-request-timeout-ms" in headers:
-            own = headers.integer(b"x-request-timeout-ms", 1)
+            own = headers.integer(b"x-request-timeout-ms", *TIMEOUTS_MS)
         return begin + (own or self._deadline_ms) / 1000
 
     def _request(
