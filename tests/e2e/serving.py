@@ -6,8 +6,10 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -25,8 +27,11 @@ from unimodel.plugins import BasePlugin, InvalidInput
 class Model(BasePlugin):
     """Does what its input says."""
 
+    options = {"blocker": ""}
+
     def load_model(self, config):
-        self.options = dict(config.options)
+        while config.blocker and os.path.exists(config.blocker):
+            time.sleep(0.02)
 
     def predict(self, input_data):
         wish = input_data.get("input")
@@ -46,11 +51,14 @@ class Model(BasePlugin):
 
     def stream(self, input_data):
         try:
+            if "log" in input_data:
+                with open(input_data["log"], "a") as file:
+                    file.write("begun\\n")
             for i in range(input_data.get("count", 3)):
                 if i == input_data.get("fail_at"):
                     raise RuntimeError("in the middle")
                 time.sleep(input_data.get("pause", 0))
-                yield {"number": i}
+                yield {"number": i, "filler": "x" * input_data.get("bytes", 0)}
         finally:
             if "closed" in input_data:
                 open(input_data["closed"], "w").close()
@@ -68,13 +76,18 @@ class AbortOnLoad(BasePlugin):
 class Server:
     """``python -m engine`` on a free port, with its output in a file."""
 
-    def __init__(self, home: Path, *flags: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        *flags: str,
+        env: dict[str, str] | None = None,
+        log: Path | None = None,
+    ) -> None:
         self.home = home
         self.flags = flags
-        self.log = home.parent / f"{home.name}.log"
+        self.log = log or home.parent / f"{home.name}.log"
         self.env = env or {}
         self.process: subprocess.Popen[bytes] | None = None
-        self.http = httpx.Client(timeout=60)
 
     def __enter__(self) -> Server:
         self.launch()
@@ -98,8 +111,13 @@ class Server:
         command = [sys.executable, "-m", "engine", "--home", str(self.home), "--port", "0", *self.flags]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **self.env}
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **self.env},
             )
+        self.http = httpx.Client(timeout=60)
         return self.process
 
     def __exit__(self, *_: object) -> None:
@@ -145,8 +163,61 @@ class Server:
     def get(self, path: str, status: int = 200) -> dict[str, Any]:
         return checked(self.http.get(path), status)
 
+    def connect(self, timeout: float = 20) -> socket.socket:
+        """A bare connection to the server."""
+        host, port = self.url.removeprefix("http://").split(":")
+        return socket.create_connection((host, int(port)), timeout)
+
     def status(self, name: str) -> dict[str, Any]:
         return self.get(f"/v1/models/{name}/status")
+
+
+class Load:
+    """Clients that send distinct rows to a doubler without pause, and count what comes back."""
+
+    def __init__(self, server: Server, name: str = "double", clients: int = 8) -> None:
+        self.url = f"{server.url}/v1/models/{name}:predict"
+        self.answered = 0
+        self.failures: list[str] = []
+        """What the server answered instead."""
+        self.broken: list[httpx.TransportError] = []
+        """Connections that could not be made, or ended without an answer."""
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(i,)) for i in range(clients)]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        wait_until(lambda: self.answered > 20)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, client: int) -> None:
+        number = 0
+        with httpx.Client(timeout=30) as http:
+            while not self._stop.is_set():
+                number += 1
+                row = [float(client), float(number), 0.0, 1.0]
+                try:
+                    answer = http.post(self.url, json={"input": row})
+                except httpx.TransportError as e:
+                    self.broken.append(e)
+                    return
+                if answer.status_code != 200:
+                    self.failures.append(answer.text)
+                elif answer.json()["output"] == [2 * x for x in row]:
+                    self.answered += 1
+                else:
+                    self.failures.append(f"swapped: {row} {answer.text}")
+
+    def check(self) -> None:
+        """Raises unless every request was answered, and rightly."""
+        assert self.failures == []
+        assert self.broken == []
 
 
 def checked(response: httpx.Response, status: int) -> dict[str, Any]:

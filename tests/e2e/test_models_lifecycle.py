@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 from openapi_spec_validator import validate
-from serving import Server, checked, doubler, plugin, wait_until
-from test_faults import Load
+from serving import Load, Server, checked, doubler, plugin, wait_until
 
 from tests import models_sklearn
 
@@ -41,8 +41,52 @@ def test_a_new_version_loses_no_request(server: Server, tmp_path: Path) -> None:
     with Load(server) as load:
         for _ in range(3):
             server.register("double", model)
-    assert load.failures == []
+    load.check()
     wait_until(lambda: server.get("/v1/models/double/versions/1")["state"] == "unloaded")
+
+
+def test_a_version_that_cannot_be_loaded_changes_nothing(server: Server, tmp_path: Path) -> None:
+    model = doubler(tmp_path / "double.onnx")
+    server.register("kept", model)
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(model.read_bytes()[:-20])
+    with Load(server, "kept", clients=2) as load:
+        for _ in range(3):
+            server.register("kept", broken, 422)
+    load.check()
+    assert server.get("/v1/models/kept")["versions"] == [1]
+
+
+def test_registrations_at_once_get_numbers_of_their_own(server: Server, tmp_path: Path) -> None:
+    model = doubler(tmp_path / "double.onnx")
+    with ThreadPoolExecutor(8) as pool:
+        versions = list(pool.map(lambda _: server.register("crowd", model)["version"], range(8)))
+    assert sorted(versions) == list(range(1, 9))
+    assert server.predict("crowd", {"input": [1, 2, 3, 4]})["version"] == 8
+    wait_until(lambda: [v for v in range(1, 9) if state(server, "crowd", v) == "ready"] == [8])
+
+
+def state(server: Server, name: str, version: int) -> str:
+    return str(server.get(f"/v1/models/{name}/versions/{version}")["state"])
+
+
+def test_unloading_under_load_loses_no_request(server: Server, tmp_path: Path) -> None:
+    server.register("restless", doubler(tmp_path / "double.onnx"))
+    with Load(server, "restless") as load:
+        for _ in range(4):
+            checked(server.http.post("/v1/models/restless:unload"), 200)
+            before = load.answered
+            wait_until(lambda before=before: load.answered > before + 20)
+    load.check()
+
+
+def test_unregistering_under_load_answers_what_was_accepted(server: Server, tmp_path: Path) -> None:
+    server.register("leaving", doubler(tmp_path / "double.onnx"))
+    with Load(server, "leaving") as load:
+        checked(server.http.delete("/v1/models/leaving"), 200)
+        wait_until(lambda: len(load.failures) > 20)
+    assert load.broken == []
+    assert all('"model_not_found"' in failure for failure in load.failures)
 
 
 def test_load_and_unload(server: Server, tmp_path: Path) -> None:
@@ -95,6 +139,47 @@ def test_what_cannot_be_registered(server: Server, tmp_path: Path) -> None:
     assert error["param"] == "colour"
 
 
+OTHER_BACKEND = '''
+from backends.base import NO_MATCH, Match, ModelInfo, ValueBackend
+
+
+class Other(ValueBackend):
+    """Somebody else's backend, installed beside the built-in ones."""
+
+    name = "other"
+    summary = "ONNX files, read in another way"
+
+    @classmethod
+    def sniff(cls, path):
+        return Match(0.9) if path.suffix == ".onnx" else NO_MATCH
+
+    def load(self, path, device, options):
+        return ModelInfo(task="custom", runtime="other 1.0")
+
+    def predict_values(self, bodies):
+        return [{"output": "of the other backend"} for _ in bodies]
+'''
+
+
+def test_a_file_that_two_backends_could_load(tmp_path: Path) -> None:
+    """The second one comes by the door of every third party: a package with an entry point."""
+    packages = tmp_path / "packages"
+    metadata = packages / "other_backend-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (packages / "other_backend.py").write_text(OTHER_BACKEND)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: other-backend\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[unimodel.backends]\nother = other_backend:Other\n")
+    model = doubler(tmp_path / "double.onnx")
+    with Server(tmp_path / "home", env={"PYTHONPATH": str(packages)}) as server:
+        error = server.register("double", model, 422)["error"]
+        assert (error["code"], error["param"]) == ("ambiguous_backend", "backend")
+        assert "--backend onnx or --backend other" in error["message"]
+        server.register("double", model, backend="onnx")
+        assert server.predict("double", {"input": [1, 2, 3, 4]})["output"] == [2, 4, 6, 8]
+        server.register("double", model, backend="other")
+        assert server.predict("double", {"input": [1, 2, 3, 4]})["output"] == "of the other backend"
+
+
 def test_a_renamed_file_is_recognised_by_its_content(server: Server, tmp_path: Path) -> None:
     server.register("odd", doubler(tmp_path / "model.bin"))
     assert server.get("/v1/models/odd")["backend"] == "onnx"
@@ -110,8 +195,13 @@ def test_routes(server: Server) -> None:
     document = server.get("/openapi.json")
     validate(document)
     for path, operations in document["paths"].items():
-        if "get" in operations and "{" not in path:
-            assert server.http.get(path).status_code == 200
+        url = path.format(name="nothing", version=1, alias="nothing")
+        for method, operation in operations.items():
+            if method != "parameters":
+                answer = server.http.request(method, url, json={} if "requestBody" in operation else None)
+                assert str(answer.status_code) in operation["responses"], (method, path, answer.text)
+                assert "There is no route" not in answer.text
+                assert answer.status_code == 200 or "{" in path or "requestBody" in operation
 
 
 def test_metrics_count_what_was_sent(start: Callable[..., Server], tmp_path: Path) -> None:
@@ -150,6 +240,17 @@ def test_the_least_recently_used_model_makes_room(start: Callable[..., Server], 
         assert sum(m["state"] == "ready" for m in server.get("/v1/models")["data"]) <= 2
 
 
+def test_more_cold_models_at_once_than_may_be_loaded(start: Callable[..., Server], tmp_path: Path) -> None:
+    server = start("--max-models", "2")
+    model = doubler(tmp_path / "double.onnx")
+    for name in "abcdef":
+        server.register(name, model)
+    with ThreadPoolExecutor(12) as pool:
+        asked = [pool.submit(server.predict, name, {"input": [1, 2, 3, 4]}) for name in "abcdef" * 4]
+        assert {tuple(f.result()["output"]) for f in asked} == {(2, 4, 6, 8)}
+    assert sum(m["state"] == "ready" for m in server.get("/v1/models")["data"]) <= 2
+
+
 def test_without_pooling_a_model_too_many_is_refused(start: Callable[..., Server], tmp_path: Path) -> None:
     server = start("--max-models", "1", "--enable-pooling", "false")
     model = doubler(tmp_path / "double.onnx")
@@ -161,8 +262,6 @@ def test_without_pooling_a_model_too_many_is_refused(start: Callable[..., Server
 def test_replicas_share_the_work(start: Callable[..., Server], tmp_path: Path) -> None:
     server = start("--cpu-workers", "2")
     server.register("obedient", plugin(tmp_path), trust=True, config={"replicas": 2})
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor(4) as pool:
         asked = [pool.submit(server.predict, "obedient", {"input": {"sleep": 0.2}}) for _ in range(4)]
         assert len({f.result()["pid"] for f in asked}) == 2

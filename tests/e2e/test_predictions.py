@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 from onnx import helper
-from serving import FLOAT, Server, checked, doubler, onnx_model, plugin, wait_until
+from serving import FLOAT, Server, checked, doubler, onnx_model, plugin
 
 from tests import models, models_sklearn
 
@@ -28,12 +27,12 @@ def served(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Server:
     return server
 
 
-def picture(name: str) -> bytes:
+def picture(name: str, kind: str = "JPEG") -> bytes:
     import skimage.data
     from PIL import Image
 
     file = io.BytesIO()
-    Image.fromarray(getattr(skimage.data, name)()).save(file, "JPEG", quality=95)
+    Image.fromarray(getattr(skimage.data, name)()).save(file, kind, quality=95)
     return file.getvalue()
 
 
@@ -140,6 +139,9 @@ def test_images(served: Server) -> None:
     cat = picture("chelsea")
     answer = served.http.post("/v1/models/cats:predict", content=cat, headers={"content-type": "image/jpeg"}).json()
     assert {c["index"] for c in answer["output"][:3]} == CATS
+    coffee = picture("coffee", "PNG")
+    answer = served.http.post("/v1/models/cats:predict", content=coffee, headers={"content-type": "image/png"}).json()
+    assert answer["output"][0]["index"] == 967
     several = [base64.b64encode(picture(n)).decode() for n in ("coffee", "chelsea")]
     coffee, again = served.predict("cats", {"input": several, "parameters": {"top_k": 3}})["output"]
     assert coffee[0]["index"] == 967
@@ -249,6 +251,29 @@ def test_models_that_cannot_be_batched_say_why(server: Server, tmp_path: Path) -
     assert "unbatched" in server.log.read_text()
 
 
+def test_several_inputs_and_outputs_are_batched_by_name(server: Server, tmp_path: Path) -> None:
+    path = onnx_model(
+        tmp_path / "two.onnx",
+        [helper.make_node("Add", ["a", "b"], ["sum"]), helper.make_node("Sub", ["a", "b"], ["difference"])],
+        {"a": (FLOAT, ["batch", 2]), "b": (FLOAT, ["batch", 2])},
+        {"sum": (FLOAT, ["batch", 2]), "difference": (FLOAT, ["batch", 2])},
+    )
+    server.register("two", path)
+
+    def ask(n: int) -> None:
+        a, b = [float(n), 1.0], [2.0, float(n)]
+        right = {"sum": [n + 2.0, n + 1.0], "difference": [n - 2.0, 1.0 - n]}
+        with httpx.Client(base_url=server.url) as http:
+            for body, key in (({"input": {"a": a, "b": b}}, "output"), ({"inputs": {"b": [b], "a": [a]}}, "outputs")):
+                answer = http.post("/v1/models/two:predict", json=body).json()[key]
+                assert answer == (right if key == "output" else {k: [v] for k, v in right.items()})
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(ask, range(160)))
+    error = server.predict("two", {"input": {"a": [1, 2]}}, 400)["error"]
+    assert "'b'" in error["message"]
+
+
 def test_stateful_and_integer_models(server: Server) -> None:
     server.register("silero", models.silero())
     assert not server.get("/v1/models/silero")["batching"]["enabled"]
@@ -277,28 +302,6 @@ def test_plugins(served: Server) -> None:
     assert "oops" in error["message"]
     error = served.predict("obedient", {"input": {"refuse": "not today"}}, 400)["error"]
     assert (error["message"], error["param"]) == ("not today", "input.refuse")
-
-
-def test_streams(served: Server, tmp_path: Path) -> None:
-    url = "/v1/models/obedient:predict"
-    with served.http.stream("POST", url, json={"stream": True, "count": 3}) as response:
-        assert response.headers["content-type"] == "text/event-stream"
-        lines = [line for line in response.iter_lines() if line]
-    assert [json.loads(line.removeprefix("data: ")) for line in lines[:-1]] == [{"number": i} for i in range(3)]
-    assert lines[-1] == "data: [DONE]"
-
-    with served.http.stream("POST", url, json={"stream": True, "count": 9, "fail_at": 2}) as response:
-        text = response.read().decode()
-    assert text.count("number") == 2
-    assert "event: error" in text
-    assert "in the middle" in text
-    assert checked(served.http.post(url, json={"stream": True, "fail_at": 0}), 500)["error"]["code"] == "model_error"
-
-    closed = tmp_path / "closed"
-    body = {"stream": True, "count": 10_000, "pause": 0.01, "closed": str(closed)}
-    with served.http.stream("POST", url, json=body) as response:
-        next(response.iter_lines())
-    wait_until(closed.exists)  # the generator was closed when its reader left
 
 
 def test_request_ids(served: Server) -> None:
