@@ -58,8 +58,8 @@ class PlainDecoder:
             decoded = (self._row if single else self._rows).decode(body)
             form: Form = "input"
             value = decoded.input
-            if value is None or decoded.instances is not None:
-                if value is not None or single:
+            if value is msgspec.UNSET or decoded.instances is not msgspec.UNSET:
+                if value is not msgspec.UNSET or single:
                     return None
                 form, value = "instances", decoded.instances
             array = np.array([value] if single else value, self._dtype)
@@ -80,10 +80,10 @@ class PlainDecoder:
 
 
 def _body_decoder(value: Any) -> msgspec.json.Decoder[Any]:
-    """Decodes an envelope whose input has the type `value`. A null is refused by the general way."""
+    """Decodes an envelope whose input has the type `value`. A null is none, and left to the general way."""
     fields: list[tuple[str, Any, Any]] = [
-        ("input", value | None, None),
-        ("instances", value | None, None),
+        ("input", value | msgspec.UnsetType, msgspec.UNSET),
+        ("instances", value | msgspec.UnsetType, msgspec.UNSET),
         ("parameters", msgspec.Raw, msgspec.Raw()),
         ("stream", bool, False),
     ]

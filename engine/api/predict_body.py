@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-from typing import Any
+import re
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -27,6 +28,8 @@ NPY = "application/x-npy"
 OCTETS = "application/octet-stream"
 JSON = "application/json"
 _JSON_TYPES = ("", JSON, "application/x-www-form-urlencoded")  # the last is what `curl -d` sends by itself
+
+_DIMENSION = re.compile(r"[0-9]{1,18}")
 
 
 class PredictBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -185,58 +188,70 @@ def _raw_tensor(body: bytes | bytearray, headers: Headers, info: ModelInfo) -> T
             f"{spec.dtype!r} and '{','.join(str(d) if isinstance(d, int) else '1' for d in spec.shape)}'.",
             field="x-tensor-dtype" if dtype_name is None else "x-tensor-shape",
         )
-    try:
-        shape = tuple(int(d) for d in shape_text.split(",")) if shape_text.strip() else ()
-    except ValueError:
-        shape = (-1,)
-    if any(d < 0 for d in shape):
-        raise InvalidRequest(f"x-tensor-shape must be like '1,3,224,224'; got {shape_text!r}.", field="x-tensor-shape")
-    dtype = _sendable(dtype_name, spec, "x-tensor-dtype")
-    need = math.prod(shape) * dtype.itemsize
-    if need != len(body):
-        raise InvalidInput(
-            f"Shape [{shape_text}] of {dtype.name} needs {need} bytes; the body has {len(body)}.", field="body"
+    dims = [d.strip() for d in shape_text.split(",")] if shape_text.strip() else []
+    if not all(_DIMENSION.fullmatch(d) for d in dims):
+        raise InvalidRequest(
+            f"x-tensor-shape must be like '1,3,224,224'; got {shape_text[:100]!r}.", field="x-tensor-shape"
         )
-    return _checked(np.frombuffer(body, dtype).reshape(shape), spec, info)
+    dtype = _sendable(dtype_name, spec, "x-tensor-dtype")
+    return _tensor(memoryview(body), dtype, tuple(map(int, dims)), "C", spec, info)
 
 
 def _npy(body: bytes | bytearray, headers: Headers, info: ModelInfo) -> TensorInput:
     spec = _single_input(info, headers.text(b"x-tensor-name"))
+    header = io.BytesIO(body[:65536])
     try:
-        header = io.BytesIO(body[:65536])
         major, _ = np.lib.format.read_magic(header)
         read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(header)
-        if dtype.hasobject:
-            raise ValueError("it holds Python objects")
-        flat = np.frombuffer(body, dtype, math.prod(shape), header.tell())
-    except (ValueError, EOFError) as e:
-        raise InvalidInput(f"The body is not a .npy array: {str(e).splitlines()[0]}.", field="body") from None
-    if header.tell() + flat.nbytes != len(body):
-        raise InvalidInput("The body has bytes behind its .npy array.", field="body")
-    _sendable(dtype.name, spec, "body")
-    return _checked(flat.reshape(shape, order="F" if fortran else "C"), spec, info)
+        if any(type(d) is not int or d < 0 for d in shape):
+            raise ValueError(f"its shape is {shape}")
+    except Exception as e:  # the header is a Python expression, and NumPy's errors are as many as Python's
+        reason = (str(e).splitlines() or [type(e).__name__])[0]
+        raise InvalidInput(f"The body is not a .npy array: {reason[:200]}.", field="body") from None
+    dtype = _sendable(dtype, spec, "body")
+    return _tensor(memoryview(body)[header.tell() :], dtype, shape, "F" if fortran else "C", spec, info)
 
 
-def _sendable(name: str, spec: TensorSpec, field: str) -> np.dtype[Any]:
-    """The dtype of that name, if a client may send it for an input: its own, or one that loses nothing becoming it."""
+def _sendable(wish: str | np.dtype[Any], spec: TensorSpec, field: str) -> np.dtype[Any]:
+    """The dtype, if a client may send it for an input: the input's own, or one that loses nothing becoming it."""
     if spec.dtype == "string":
         raise InvalidInput(f"Input {spec.name!r} holds strings; send JSON.", field="content-type")
     try:
-        dtype = np.dtype(name)
-    except TypeError:
+        dtype = np.dtype(wish)
+    except Exception:  # NumPy has a language of dtypes, with many kinds of errors
         dtype = None
     if dtype is None or dtype.kind not in "biuf" or not np.can_cast(dtype, spec.dtype, "safe"):
-        raise InvalidInput(f"Input {spec.name!r} is {spec.dtype}; got {name!r}.", field=field)
+        got = wish[:40] if isinstance(wish, str) else wish.name
+        raise InvalidInput(f"Input {spec.name!r} is {spec.dtype}; got {got!r}.", field=field)
     return dtype
 
 
-def _checked(array: np.ndarray[Any, Any], spec: TensorSpec, info: ModelInfo) -> TensorInput:
+def _tensor(
+    data: memoryview,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    order: Literal["C", "F"],
+    spec: TensorSpec,
+    info: ModelInfo,
+) -> TensorInput:
+    """The tensor whose elements are `data`, without a copy if it is as the model wants it."""
     try:
-        codec.check_shape(array.shape, spec, "body")
+        codec.check_shape(shape, spec, "body")
     except BackendError as e:
         raise translated(e) from None
-    tensors = {spec.name: np.ascontiguousarray(array, spec.dtype)}
+    dims = ",".join(map(str, shape))
+    need = math.prod(shape) * dtype.itemsize
+    if not need:  # without elements, no body would bound the number of rows
+        raise InvalidInput(f"Shape [{dims}] has no elements.", field="body")
+    if need != len(data):
+        raise InvalidInput(
+            f"Shape [{dims}] of {dtype.name} needs {need} bytes; the body has {len(data)}.", field="body"
+        )
+    array = np.frombuffer(data, dtype).reshape(shape, order=order)
+    if dtype.kind == "b":
+        array = array.view(np.uint8) != 0  # bytes but 0 and 1 are no booleans to a runtime
+    tensors = {spec.name: np.asarray(array, spec.dtype, order="C")}
     return TensorInput(tensors, rows_of(tensors, info))
 
 
