@@ -245,8 +245,8 @@ class Pool:
             await self._make_room()
             entry.has_room = True
         try:
-            for worker in self._place(entry):
-                entry.workers.append(worker)
+            entry.workers.extend(self._place(entry))  # all at once: those that a failed load never reached end too
+            for worker in entry.workers:
                 loaded = await self._load_instance(entry, worker)
         except BaseException:
             await self._drop_instances(entry)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from backends.base import Device
-from engine.errors import ServerStopping, UniModelError, WorkerDied, from_code
+from engine.errors import ModelFailed, ServerStopping, UniModelError, WorkerDied, from_code
 from engine.settings import MonitoringSettings
 from engine.transport import channel, messages
 from engine.transport.channel import AsyncChannel
@@ -117,7 +117,7 @@ class Worker:
     async def load(self, message: Load, instance: Instance, timeout: float) -> Loaded:
         """Loads a model. One load at a time, so that a death during a load has one culprit.
 
-        Raises the typed error of the failed load, `WorkerDied` when the process died, `UniModelError` at the timeout.
+        Raises the typed error of the failed load, `WorkerDied` when the process died, `ModelFailed` at the timeout.
         """
         async with self._load_lock:
             await self._ready.wait()
@@ -135,7 +135,7 @@ class Worker:
                 return loaded
             except TimeoutError:
                 self.kill()
-                raise UniModelError(
+                raise ModelFailed(
                     f"Loading took longer than engine.load_timeout_s ({timeout:g} s); the worker was restarted."
                 ) from None
             finally:

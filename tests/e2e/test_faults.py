@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
-from serving import Load, Server, doubler, plugin, wait_until
+from serving import Load, Server, checked, doubler, plugin, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +25,8 @@ def served(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Server:
 
 def test_killed_workers_lose_no_request(served: Server) -> None:
     restarts = served.get("/v1/status")["workers"][0]["restarts"]
+    served.predict("double", {"input": [1, 2, 3, 4]})
+    files = psutil.Process(served.pid).num_fds()
     with Load(served) as load:
         for _ in range(3):
             served.kill_workers()
@@ -30,6 +34,58 @@ def test_killed_workers_lose_no_request(served: Server) -> None:
             wait_until(lambda before=before: load.answered > before + 100, 20)
     load.check()
     assert served.get("/v1/status")["workers"][0]["restarts"] > restarts
+    wait_until(lambda: served.status("apart")["instances"] and served.status("obedient")["instances"])
+    wait_until(lambda: psutil.Process(served.pid).num_fds() <= files)
+
+
+def test_registering_while_workers_die(start: Callable[..., Server], tmp_path: Path) -> None:
+    server = start()
+    model = doubler(tmp_path / "double.onnx")
+    server.register("double", model)
+    stop = threading.Event()
+
+    def kill() -> None:
+        while not stop.wait(0.7):
+            server.kill_workers()
+
+    killer = threading.Thread(target=kill)
+    with Load(server, clients=4) as load:
+        killer.start()
+        versions = [server.register("other", model)["version"] for _ in range(8)]
+        stop.set()
+        killer.join()
+    load.check()
+    assert versions == list(range(1, 9))
+
+
+def test_a_load_that_takes_too_long(start: Callable[..., Server], tmp_path: Path) -> None:
+    server = start("--load-timeout-s", "1")
+    server.register("double", doubler(tmp_path / "double.onnx"))
+    blocker = tmp_path / "blocker"
+    blocker.touch()
+    with Load(server, clients=4) as load:
+        error = server.register("slow", plugin(tmp_path), 503, trust=True, config={"blocker": str(blocker)})["error"]
+        assert error["code"] == "model_failed"
+        assert "engine.load_timeout_s" in error["message"]
+    load.check()
+    assert [m["name"] for m in server.get("/v1/models")["data"]] == ["double"]
+
+
+def test_the_processes_of_isolated_models_come_and_go(start: Callable[..., Server], tmp_path: Path) -> None:
+    server = start()
+    target, own = plugin(tmp_path), {"isolated": True, "replicas": 2}
+    assert len(server.worker_pids()) == 1
+    server.register("apart", target, trust=True, config=own)
+    assert len(server.worker_pids()) == 3
+    checked(server.http.post("/v1/models/apart:unload"), 200)
+    assert len(server.worker_pids()) == 1
+    server.predict("apart", {"input": 1})
+    assert len(server.worker_pids()) == 3
+    checked(server.http.delete("/v1/models/apart"), 200)
+    assert len(server.worker_pids()) == 1
+    fatal = target.replace(":Model", ":AbortOnLoad")
+    assert server.register("apart", fatal, 502, trust=True, config=own)["error"]["code"] == "worker_died"
+    wait_until(lambda: len(server.worker_pids()) == 1)
 
 
 def test_a_request_that_kills_its_worker_fails_alone(served: Server) -> None:
