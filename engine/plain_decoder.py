@@ -32,6 +32,7 @@ class PlainDecoder:
     def __init__(self, spec: TensorSpec) -> None:
         self.name = spec.name
         self._rank = len(spec.shape)
+        self._batch = spec.shape[0] if isinstance(spec.shape[0], int) else None
         self._tail = tuple(spec.shape[1:])
         self._dtype = np.dtype(spec.dtype)
         self._batch_mark = b"[" * self._rank
@@ -68,7 +69,7 @@ class PlainDecoder:
         shape = array.shape
         if shape[1:] != self._tail and not self._fits(shape):
             return None
-        if not shape[0]:
+        if not shape[0] or (self._batch is not None and shape[0] != self._batch):
             return None
         return PlainBody(form, array, single, bytes(decoded.parameters), decoded.stream)
 
