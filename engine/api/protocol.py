@@ -149,8 +149,8 @@ class PredictProtocol(Connection):
             return None
         if self.cycle is not None and not self.cycle.response_complete:
             return None  # pipelined
-        if self.over_limit:
-            return None
+        if self.over_limit or self.flow.write_paused:
+            return None  # the app's way refuses it, or waits until the client has read what it was sent
         headers = Headers(self.headers)
         announced = headers.get(b"content-length")
         if announced is None or not announced.isdigit() or b"expect" in headers:

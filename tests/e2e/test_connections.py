@@ -9,8 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
-from serving import Server, checked, doubler, plugin, wait_until
+from onnx import TensorProto, helper
+from serving import FLOAT, Server, checked, doubler, onnx_model, plugin, wait_until
 
 URL = "/v1/models/double:predict"
 LINE = b"POST /v1/models/double:predict HTTP/1.1\r\nhost: x\r\n"
@@ -161,6 +163,34 @@ def test_small_bodies_need_none_even_when_they_are_chunked(tight: Server) -> Non
         url, body = f"{tight.url}/v1/models/obedient:predict", b'{"input": {"sleep": 0.05}}'
         asked = [pool.submit(httpx.post, url, content=chunks(body, 10), timeout=30) for _ in range(8)]
         assert {f.result().status_code for f in asked} == {200}
+
+
+def test_answers_that_nobody_reads_are_not_computed(server: Server, tmp_path: Path) -> None:
+    """Otherwise the server would hold them all."""
+    copies, number = 2_000_000, 40
+    repeats = helper.make_tensor("repeats", TensorProto.INT64, [2], [1, copies])
+    path = onnx_model(
+        tmp_path / "tile.onnx",
+        [helper.make_node("Tile", ["x", "repeats"], ["y"])],
+        {"x": (FLOAT, ["batch", 1])},
+        {"y": (FLOAT, ["batch", copies])},
+        (repeats,),
+    )
+    server.register("tile", path)
+    memory = psutil.Process(server.pid).memory_info
+    before = memory().rss
+    line = LINE.replace(b"double", b"tile") + b"accept: application/octet-stream\r\n"
+    request = line + b'content-length: 16\r\n\r\n{"input": [[1]]}'
+    with server.connect() as connection:
+        for i in range(number):
+            connection.sendall(request)
+            wait_until(lambda i=i: server.status("tile")["requests"] >= min(i + 1, 2))
+        assert server.status("tile")["requests"] < 5
+        assert memory().rss - before < 100e6, f"{number} answers would be {number * copies * 4 / 1e6} MB"
+        received = 0
+        while received < number * copies * 4:
+            received += len(connection.recv(1 << 20))
+    wait_until(lambda: server.status("tile")["requests"] == number)
 
 
 def test_a_connection_too_many(start: Callable[..., Server], tmp_path: Path) -> None:
