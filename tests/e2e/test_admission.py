@@ -23,18 +23,19 @@ def slow(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Server:
 class Blocked:
     """Keeps the model busy, so that what comes next has to wait."""
 
-    def __init__(self, server: Server, seconds: float) -> None:
+    def __init__(self, server: Server, seconds: float, name: str = "slow") -> None:
         self.server = server
+        self.name = name
         body = {"input": {"sleep": seconds}}
         self.thread = threading.Thread(target=lambda: httpx.post(self.url, json=body, timeout=60))
 
     @property
     def url(self) -> str:
-        return f"{self.server.url}/v1/models/slow:predict"
+        return f"{self.server.url}/v1/models/{self.name}:predict"
 
     def __enter__(self) -> Blocked:
         self.thread.start()
-        wait_until(lambda: self.server.status("slow")["in_flight"] > 0)
+        wait_until(lambda: self.server.status(self.name)["in_flight"] > 0)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -110,6 +111,40 @@ def test_a_full_queue_says_when_to_come_back(start: Callable[..., Server], tmp_p
         assert int(answer.headers["retry-after"]) >= 1
     for thread in threads:
         thread.join()
+
+
+@pytest.mark.parametrize(
+    ("limits", "headers", "reason"),
+    [
+        ({"max_mb": 1}, {}, "of inputs wait already"),
+        ({"max_wait_ms": 100}, {}, "the predicted wait is"),
+        ({}, {"x-request-timeout-ms": "200"}, "the predicted wait is"),
+    ],
+    ids=["bytes", "wait", "deadline"],
+)
+def test_a_queue_has_other_bounds(
+    server: Server, tmp_path: Path, limits: dict[str, int], headers: dict[str, str], reason: str
+) -> None:
+    server.register("bounded", plugin(tmp_path), trust=True, config={"queue": limits})
+    server.predict("bounded", {"input": {"sleep": 0.4}})  # so that its speed is known
+    large = {"input": {"sleep": 0.1, "filler": "x" * 700_000}}
+    with Blocked(server, 1.0, "bounded"):
+        url = f"{server.url}/v1/models/bounded:predict"
+        threads = [threading.Thread(target=lambda: httpx.post(url, json=large, timeout=30)) for _ in range(2)]
+        for i, thread in enumerate(threads):
+            thread.start()
+            wait_until(lambda i=i: server.status("bounded")["in_flight"] == i + 2)
+        answer = server.http.post(url, json=large, headers=headers)
+        assert reason in checked(answer, 429)["error"]["message"]
+        assert int(answer.headers["retry-after"]) >= 1
+    for thread in threads:
+        thread.join()
+
+
+def test_a_model_may_have_a_deadline_of_its_own(server: Server, tmp_path: Path) -> None:
+    server.register("hasty", plugin(tmp_path), trust=True, config={"deadline_ms": 200})
+    assert server.predict("hasty", {"input": {"sleep": 1}}, 504)["error"]["code"] == "deadline_exceeded"
+    assert server.predict("hasty", {"input": {"sleep": 0.5}}, x_request_timeout_ms="30000")["output"]
 
 
 @pytest.mark.parametrize(("connections", "each"), [(10_000, 1), (200, 50)], ids=["connections", "pipelined"])
