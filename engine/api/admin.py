@@ -11,10 +11,10 @@ import msgspec
 from starlette.requests import Request
 
 from engine import openapi, schema, views
-from engine.api.http import Headers, announced_length, encode_json, read_body
+from engine.api.http import Headers, announced_length, encode_json, parse_version, read_body
 from engine.api.predict_body import JSON, decode_json, media_type
 from engine.core import Engine
-from engine.errors import InvalidRequest, UnsupportedMediaType
+from engine.errors import UnsupportedMediaType
 from engine.settings import Provenance
 from engine.telemetry.metrics import CONTENT_TYPE
 from engine.types import ModelSpec
@@ -143,11 +143,7 @@ class Admin:
 
 
 def _version(text: str | None) -> int | None:
-    if text is None:
-        return None
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise InvalidRequest(f"The version must be a whole number of at least 1; got {text!r}.", field="version")
-    return int(text)
+    return None if text is None else parse_version(text)
 
 
 async def _decode(request: Request, kind: type[S]) -> S:

@@ -35,6 +35,7 @@ TIMEOUTS_MS = (1, 7 * 24 * 3600 * 1000)
 """Bounds of what the headers may ask for."""
 
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
 
 class Headers(dict[bytes, bytes]):
@@ -57,6 +58,13 @@ class Headers(dict[bytes, bytes]):
                 f"Header {header} must be a whole number from {least} to {most}; got {text[:40]!r}.", field=header
             )
         return value
+
+
+def parse_version(text: str) -> int:
+    """The number of a version in a path. Raises `InvalidRequest`."""
+    if not _VERSION.fullmatch(text):
+        raise InvalidRequest(f"The version must be a whole number of at least 1; got {text[:40]!r}.", field="version")
+    return int(text)
 
 
 def request_id(headers: Headers) -> str:

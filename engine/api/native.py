@@ -32,6 +32,7 @@ from engine.api.http import (
     encode_json,
     error_body,
     error_headers,
+    parse_version,
     read_body,
     request_id,
     send_body,
@@ -61,9 +62,7 @@ def parse_target(text: str) -> tuple[str, int | None]:
     kind, _, number = rest.partition("/")
     if kind != "versions" or not name:
         raise NotFound(f"There is no route {MODELS}{text}{PREDICT}.")
-    if not (number.isascii() and number.isdigit() and int(number) > 0):
-        raise InvalidRequest(f"The version must be a whole number of at least 1; got {number!r}.", field="version")
-    return name, int(number)
+    return name, parse_version(number)
 
 
 class PredictEndpoint:
