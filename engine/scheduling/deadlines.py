@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from engine.scheduling.queue import Pending
 
@@ -16,14 +17,23 @@ _HORIZON = 60.0
 """Seconds after which a later deadline is looked at again, so that ticks (and timers) do not pile up until then."""
 
 
+@dataclass(slots=True)
+class _Tick:
+    """What is due together."""
+
+    timer: asyncio.TimerHandle
+    items: dict[Pending, float] = field(default_factory=dict)
+    """And when each expires."""
+
+
 class Deadlines:
     """Calls `on_expire(item)` for every item that was not discarded before its deadline."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_expire: Callable[[Pending], None]) -> None:
         self._loop = loop
         self._on_expire = on_expire
-        self._ticks: dict[int, dict[Pending, float]] = {}
-        """By number of the tick: its items, and when they expire."""
+        self._ticks: dict[int, _Tick] = {}
+        """By their numbers."""
 
     def add(self, item: Pending, seconds_left: float) -> None:
         """Watches an item."""
@@ -32,23 +42,21 @@ class Deadlines:
 
     def _watch(self, item: Pending, when: float, now: float) -> None:
         tick = item.tick = int(min(when, now + _HORIZON) / TICK) + 1
-        items = self._ticks.get(tick)
-        if items is None:
-            items = self._ticks[tick] = {}
-            self._loop.call_at(tick * TICK, self._expire, tick)
-        items[item] = when
+        watched = self._ticks.get(tick)
+        if watched is None:
+            watched = self._ticks[tick] = _Tick(self._loop.call_at(tick * TICK, self._expire, tick))
+        watched.items[item] = when
 
     def discard(self, item: Pending) -> None:
         """Stops watching an item that ended."""
-        items = self._ticks.get(item.tick)
-        if items is not None:
-            items.pop(item, None)
-            if not items:
-                items.clear()  # an emptied dict keeps the table of its fullest moment, here until the tick is due
+        watched = self._ticks.get(item.tick)
+        if watched is not None and watched.items.pop(item, None) is not None and not watched.items:
+            watched.timer.cancel()  # or a minute's worth of empty ticks would be kept
+            del self._ticks[item.tick]
 
     def _expire(self, tick: int) -> None:
         now = self._loop.time()
-        for item, when in self._ticks.pop(tick).items():
+        for item, when in self._ticks.pop(tick).items.items():
             if when > now + TICK:
                 self._watch(item, when, now)
             else:
