@@ -312,5 +312,5 @@ class QueueMachine(RuleBasedStateMachine):
         assert len(self.ended) == len(set(self.ended))
 
 
-QueueMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
+QueueMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40)
 TestQueueAgainstNaive = QueueMachine.TestCase

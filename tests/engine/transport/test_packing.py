@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -204,6 +204,7 @@ def done(slots: Slots, outputs: Tensors, results: list[Any], start: int | None, 
 
 
 @pytest.mark.parametrize("start", [None, 0, 4096])
+@settings(max_examples=40)
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=4), st.sampled_from(DTYPES), st.data())
 def test_tensors_go_back_to_their_requests(
     slots: Slots, start: int | None, rows: list[int], dtype: str, data: st.DataObject
