@@ -55,6 +55,8 @@ class Entry:
     error: UniModelError | None = None
     failed_at: float = 0.0
     loading: asyncio.Task[None] | None = None
+    awaited: int = 0
+    """How many wait for the load."""
     has_room: bool = False
     """Whether it counts among the models that are loaded at once; one that waits for room does not yet."""
     workers: list[Worker] = field(default_factory=list)
@@ -125,20 +127,31 @@ class Pool:
     # --- models ------------------------------------------------------------------------------------------------------
 
     async def load(self, spec: ModelSpec) -> Entry:
-        """Loads a registered version, or joins a load that is under way. Raises the error of the load."""
-        entry = self.entries.get(spec.key)
-        while entry is not None and entry.state == "unloading":
-            await asyncio.sleep(0.005)
+        """Loads a registered version, or joins a load that is under way. Raises the error of the load.
+
+        The entry is ready when this returns, and until its caller waits for something.
+        """
+        while True:
             entry = self.entries.get(spec.key)
-        if entry is None or entry.state == "failed":
-            backend = self.backend(spec.backend)
-            options, _ = model_options.split(spec.config, backend.Options)
-            entry = self._entry(spec, options)
-            self.entries[spec.key] = entry
-            entry.loading = asyncio.create_task(self._load_registered(entry))
-            entry.loading.add_done_callback(_retrieve)
-        if entry.state == "loading" and entry.loading is not None:
-            await asyncio.shield(entry.loading)
+            if entry is None or entry.state == "failed":
+                entry = self._begin_load(spec)
+            if entry.state == "ready":
+                return entry
+            if entry.loading is None:  # it is being unloaded
+                await asyncio.sleep(0.005)
+                continue
+            entry.awaited += 1
+            try:
+                await asyncio.shield(entry.loading)
+            finally:
+                entry.awaited -= 1
+
+    def _begin_load(self, spec: ModelSpec) -> Entry:
+        options, _ = model_options.split(spec.config, self.backend(spec.backend).Options)
+        entry = self._entry(spec, options)
+        self.entries[spec.key] = entry
+        entry.loading = asyncio.create_task(self._load_registered(entry))
+        entry.loading.add_done_callback(_retrieve)
         return entry
 
     async def unload(self, spec: ModelSpec) -> None:
@@ -149,6 +162,8 @@ class Pool:
         if entry.loading is not None:
             with contextlib.suppress(UniModelError):
                 await asyncio.shield(entry.loading)
+        while entry.awaited:  # who waited for the load has yet to see that it is done
+            await asyncio.sleep(0)
         entry.state = "unloading"
         while not entry.dispatcher.idle:
             await asyncio.sleep(0.005)
@@ -350,7 +365,9 @@ class Pool:
                     f"{len(held)} models are loaded, and engine.max_models is {limit}; unload one or raise the limit."
                 )
             ready = [
-                Resident(e.spec.key, e.dispatcher.idle, e.dispatcher.last_used) for e in held if e.state == "ready"
+                Resident(e.spec.key, e.dispatcher.idle and not e.awaited, e.dispatcher.last_used)
+                for e in held
+                if e.state == "ready"
             ]
             victim = choose_victim(ready)
             if victim is not None and (victim.idle or self.clock() > impatient):
