@@ -239,7 +239,7 @@ def test_every_dtype_that_loses_nothing_is_taken(binary: str, data: st.DataObjec
     array = data.draw(hnp.arrays(dtype, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=4)))
     spec = TensorSpec("x", want, ("batch", "n"))
     if binary == "npy":
-        order = data.draw(st.sampled_from("CF"))
+        order: Any = data.draw(st.sampled_from("CF"))
         version = data.draw(st.sampled_from([(1, 0), (2, 0), (3, 0)]))
         source, _, _ = parsed(npy(np.asarray(array, order=order), version), spec, content_type=NPY)
     else:

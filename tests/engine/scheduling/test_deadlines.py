@@ -84,7 +84,7 @@ async def test_a_deadline_that_ends_another_of_the_same_tick() -> None:
 async def test_distant_deadlines_are_met_too() -> None:
     loop = asyncio.get_running_loop()
     expired: dict[Pending, float] = {}
-    deadlines = Deadlines(loop, lambda item: expired.setdefault(item, loop.time()))
+    deadlines = Deadlines(loop, lambda item: expired.update({item: loop.time()}))
     begin = loop.time()
     items = {pending(): left for left in (59.99, 60.0, 60.01, 3600.0, 86_400.0)}
     for item, left in items.items():

@@ -95,7 +95,12 @@ async def test_a_busy_loop_holds_the_sender_back_and_loses_nothing(
 ) -> None:
     server, worker = Server(sockets[0]), Channel(sockets[1])
     sent = [message(LONG), b"end"]
-    thread = threading.Thread(target=lambda: [worker.send(data) for data in sent])
+
+    def send() -> None:
+        for data in sent:
+            worker.send(data)
+
+    thread = threading.Thread(target=send)
     thread.start()
     assert thread.is_alive(), "nobody reads yet: the loop has not run"
     await server.heard(2)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from backends.base import Device, InvalidInput, Match, ModelInfo, TensorBackend, Tensors, TensorSpec, ValueBackend
-from engine.transport.messages import Block, RunBatch
 
 
 class Numeric(TensorBackend):
@@ -23,7 +22,7 @@ class Numeric(TensorBackend):
     def __init__(self, compute: Callable[[Tensors], Tensors] | None = None) -> None:
         self.calls: list[Tensors] = []
         if compute is not None:
-            self.compute = compute  # type: ignore[method-assign]
+            self.compute = compute  # type: ignore[method-assign, assignment]
 
     @classmethod
     def sniff(cls, path: Path) -> Match:
@@ -52,8 +51,11 @@ class Numeric(TensorBackend):
 class Ragged(Numeric):
     """``tokens`` int64 [batch, length] → a sum and an echo of the row; padding with zeros changes neither."""
 
-    inputs = (TensorSpec("tokens", "int64", ("batch", "length")),)
-    outputs = (TensorSpec("total", "int64", ("batch",)), TensorSpec("echo", "int64", ("batch", "length")))
+    inputs: tuple[TensorSpec, ...] = (TensorSpec("tokens", "int64", ("batch", "length")),)
+    outputs: tuple[TensorSpec, ...] = (
+        TensorSpec("total", "int64", ("batch",)),
+        TensorSpec("echo", "int64", ("batch", "length")),
+    )
 
     def example(self) -> Tensors:
         return {"tokens": np.array([[5, 6, 7, 8]])}
@@ -83,8 +85,3 @@ class Values(ValueBackend):
         if any(i.get("n") == 666 for i in inputs):
             raise RuntimeError("all of you")
         return [InvalidInput("bad luck", field="n") if i.get("n") == 13 else {"n": i["n"] * 2} for i in inputs]
-
-
-def blocks_of(message: RunBatch) -> list[Block]:
-    """All blocks of a batch."""
-    return [*message.stacked, *(b for i in message.items for b in getattr(i, "blocks", []))]

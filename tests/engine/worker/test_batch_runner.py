@@ -164,7 +164,7 @@ def test_large_answers_are_encoded_by_the_worker() -> None:
 class Recurrent(Numeric):
     """Also gives its state, whose batch axis is the second, and the mean of everything."""
 
-    outputs = (
+    outputs: tuple[TensorSpec, ...] = (
         TensorSpec("y", "float32", ("batch", 3)),
         TensorSpec("state", "float32", (2, "batch", 3), 1),
         TensorSpec("mean", "float32", (), None),
