@@ -5,7 +5,8 @@ room (`pump`), so priorities, deadlines and cancellation hold up to the last mom
 
 When a worker dies, what was only queued there goes back to the front of the queue. What was computing becomes a
 *suspect*: it is tried once more, alone in its batch, and no two suspects run on one worker at a time, so that a
-second death names its culprit and takes no other request along.
+second death names its culprit and takes no other request along. If that death may have another cause (another model was
+at work there, or the process was killed from outside), the suspect has one more try.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from engine.errors import (
     BodyTooLarge,
@@ -35,7 +37,13 @@ from engine.types import Answer, ModelSpec, Request, TensorInput
 from engine.worker.instance import Batch, Instance, Stream
 from engine.worker.padding import free_dims
 
+if TYPE_CHECKING:
+    from engine.worker.supervisor import Worker
+
 log = logging.getLogger("unimodel.dispatcher")
+
+_MOST_DEATHS = 3
+"""Of workers that computed a request, after which it fails, whatever else may be the cause."""
 
 
 class Dispatcher:
@@ -182,6 +190,7 @@ class Dispatcher:
         instance.on_done = self._done
         instance.on_lost = self._lost
         self.instances.append(instance)
+        instance.worker.settled(instance)
         self._start_streams()
         self._schedule_pump()
 
@@ -193,6 +202,7 @@ class Dispatcher:
     def detach(self, instance: Instance) -> None:
         """Removes an instance. All that may be outstanding there are batches whose requests have ended."""
         self.instances.remove(instance)
+        instance.worker.left(instance)
         if instance.outstanding and instance.outstanding[0].items[0].suspect:
             instance.worker.suspect_done()  # nobody will hear of its end
 
@@ -296,12 +306,15 @@ class Dispatcher:
             self.queue.put_back(item)
 
     def _lost(self, instance: Instance) -> None:
-        """A worker died, or dropped the model: what it had is tried again, or fails if it was the second time."""
+        """A worker died, or dropped the model: what it had is tried again, or fails if it was the cause."""
         self.instances.remove(instance)
-        culprit_known = instance.worker.suspect_running
+        at_work = instance.worker.at_work_when_it_died()
+        instance.worker.left(instance)
         for position, batch in reversed(list(enumerate(instance.outstanding))):
             for item in reversed(batch.items):
-                self._put_back(item, computing=position == 0, culprit_known=culprit_known)
+                if position == 0:
+                    item.deaths += 1
+                self._put_back(item, instance.worker, alone=at_work == {instance})
         instance.outstanding.clear()
         for stream in instance.streams.values():
             if stream.begun or stream.retried:
@@ -317,14 +330,16 @@ class Dispatcher:
         if self.instances and self.queue.requests:
             self._schedule_pump()
 
-    def _put_back(self, item: Pending, *, computing: bool, culprit_known: bool) -> None:
+    def _put_back(self, item: Pending, worker: Worker, *, alone: bool) -> None:
+        """Puts a request back into the queue, unless it is the cause: nothing else can be, or it was there always."""
         if item.ended:
             return
-        if item.suspect:
-            log.error("request killed its worker twice", extra={"request_id": item.request.request_id})
-            item.end(WorkerDied("The worker process died twice while it computed this request."))
+        if item.suspect and (item.deaths >= _MOST_DEATHS or (alone and not worker.was_killed_from_outside())):
+            log.error("request killed its worker", extra={"request_id": item.request.request_id, "times": item.deaths})
+            times = "twice" if item.deaths == 2 else f"{item.deaths} times"
+            item.end(WorkerDied(f"The worker process died {times} while it computed this request."))
             return
-        item.suspect = computing and not culprit_known
+        item.suspect = item.deaths > 0
         self.queue.put_back(item)
 
     # --- streams -----------------------------------------------------------------------------------------------------

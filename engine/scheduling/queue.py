@@ -41,6 +41,8 @@ class Pending:
     """Where it waits, or waited, for a batch; none for a suspect."""
     suspect: bool = False
     """It was computing when a worker died: it runs once more, alone."""
+    deaths: int = 0
+    """Of workers that were computing it."""
 
     def end(self, outcome: Answer | UniModelError) -> None:
         """Gives the request its answer or error, unless it ended before."""

@@ -34,6 +34,8 @@ _FIRST_DELAY = 0.05
 _LONGEST_DELAY = 5.0
 _UNLOAD_PATIENCE = 10.0
 """Seconds that a model may take to unload."""
+_DYING = 0.05
+"""Seconds between the end of a process's sockets and its own, at most."""
 _USEFUL_LIFE = 1.0
 """Seconds of life after which a death does not count as one of a series."""
 
@@ -54,6 +56,9 @@ class Worker:
         """Whether a load is under way, during which suspects must wait."""
         self.suspect_running = False
         """Whether a request that may kill it is computing. Set and cleared by the dispatchers."""
+        self._instances: set[Instance] = set()
+        self._at_death: frozenset[Instance] | None = None
+        self._killed = False
         self.on_ready: Callable[[Worker], None] | None = None
         self.on_death: Callable[[Worker], None] | None = None
         self._monitoring = monitoring
@@ -62,15 +67,40 @@ class Worker:
         self._loads: dict[str, asyncio.Future[Loaded]] = {}
         self._unloads: dict[str, asyncio.Future[None]] = {}
         self._load_lock = asyncio.Lock()
-        self._calm_waiters: set[Callable[[], None]] = set()
+        self._calm_waiters: dict[Callable[[], None], None] = {}
+        """In the order in which they came, so that the models take turns."""
         self._ready = asyncio.Event()
         self._born = 0.0
         self._deaths_in_series = 0
         self._respawn: asyncio.TimerHandle | None = None
 
+    def settled(self, instance: Instance) -> None:
+        """An instance serves on the present process."""
+        self._instances.add(instance)
+        self._at_death = None
+
+    def left(self, instance: Instance) -> None:
+        """It does no longer."""
+        self._instances.discard(instance)
+
+    def at_work_when_it_died(self) -> frozenset[Instance]:
+        """The instances that were computing or streaming. For the first that reports its loss, and all after it."""
+        if self._at_death is None:
+            self._at_death = frozenset(i for i in self._instances if i.outstanding or i.streams)
+        return self._at_death
+
+    def was_killed_from_outside(self) -> bool:
+        """Whether SIGKILL ended the process, and not ours: somebody's, or the system's for want of memory."""
+        if self._process is None or self._killed:
+            return False
+        try:
+            return self._process.wait(_DYING) == -signal.SIGKILL
+        except subprocess.TimeoutExpired:
+            return False  # it lives, and only dropped the model
+
     def when_calm(self, callback: Callable[[], None]) -> None:
         """Calls back, once, when neither a load nor a suspect can be the cause of a death."""
-        self._calm_waiters.add(callback)
+        self._calm_waiters[callback] = None
 
     def suspect_done(self) -> None:
         """The suspect that was computing has ended without killing the process."""
@@ -79,7 +109,7 @@ class Worker:
 
     def _tell_calm(self) -> None:
         if not self.loading and not self.suspect_running:
-            waiters, self._calm_waiters = self._calm_waiters, set()
+            waiters, self._calm_waiters = self._calm_waiters, {}
             for callback in waiters:
                 callback()
 
@@ -108,6 +138,7 @@ class Worker:
                 start_new_session=True,  # a Ctrl-C in the terminal is the server's to handle
             )
         self._born = time.monotonic()
+        self._killed = False
         self._control = AsyncChannel(ours, self._on_message, self._on_death)
 
     async def ready(self) -> None:
@@ -164,6 +195,7 @@ class Worker:
     def kill(self) -> None:
         """Kills the process; it is replaced."""
         if self._process is not None:
+            self._killed = True
             self._process.kill()
 
     async def stop(self) -> None:

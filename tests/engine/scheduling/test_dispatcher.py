@@ -390,25 +390,25 @@ async def test_a_culprit_fails_at_its_second_death_and_takes_nobody_along() -> N
 
 
 @virtual_time
-async def test_while_a_suspect_runs_others_that_die_with_it_are_no_suspects() -> None:
-    """Two models on one worker: the culprit of one is known, so the requests of the other need not run alone."""
+async def test_a_suspect_that_had_company_when_its_worker_died_has_one_more_try() -> None:
+    """Two models on one worker: what the other one computed may be the cause, and becomes a suspect too."""
     shared = worker()
-    culprit, innocent = dispatcher(), dispatcher()
-    first, second = attached(culprit, shared), attached(innocent, shared)
-    submit(culprit, request())
+    d, other = dispatcher(), dispatcher()
+    instance, company = attached(d, shared), attached(other, shared)
+    _, endings = submit(d, request())
+    for _ in range(2):  # the second time it is a suspect
+        submit(other, request())
+        await settle()
+        instance.die()
+        company.die()
+        instance, company = attached(d, shared), attached(other, shared)
     await settle()
-    first.die()
-    first = attached(culprit, shared)
-    await settle()
-    assert shared.suspect_running
-    items, _ = submit(innocent, request(), request())
-    await settle()
-    second.die()
-    shared.suspect_running = True  # its own instance has yet to report
-    first.die()
-    again = attached(innocent, shared)
-    await settle()
-    assert again.sent == [items]
+    assert endings == [[]]
+    assert [i.suspect for i in instance.outstanding[0].items] == [True]
+    assert not company.outstanding
+    instance.die()
+    assert [type(e) for e in endings[0]] == [WorkerDied]
+    assert "3 times" in endings[0][0].message
 
 
 @virtual_time
