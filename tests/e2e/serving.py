@@ -39,8 +39,9 @@ class Model(BasePlugin):
             if "log" in wish:
                 with open(wish["log"], "a") as file:
                     file.write(str(wish.get("id")) + "\\n")
-            if "sleep" in wish:
-                time.sleep(wish["sleep"])
+            time.sleep(wish.get("sleep", 0))
+            while os.path.exists(wish.get("blocker", "")):
+                time.sleep(0.01)
             if wish.get("abort"):
                 os.abort()
             if "raise" in wish:
@@ -177,7 +178,7 @@ class Load:
 
     def __init__(self, server: Server, name: str = "double", clients: int = 8) -> None:
         self.url = f"{server.url}/v1/models/{name}:predict"
-        self.answered = 0
+        self._answers = [0] * clients
         self.failures: list[str] = []
         """What the server answered instead."""
         self.broken: list[httpx.TransportError] = []
@@ -188,13 +189,18 @@ class Load:
     def __enter__(self) -> Load:
         for thread in self._threads:
             thread.start()
-        wait_until(lambda: self.answered > 20)
+        wait_until(lambda: min(self._answers) > 2, 30)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         for thread in self._threads:
             thread.join()
+
+    @property
+    def answered(self) -> int:
+        """Right answers so far."""
+        return sum(self._answers)
 
     def _run(self, client: int) -> None:
         number = 0
@@ -210,7 +216,7 @@ class Load:
                 if answer.status_code != 200:
                     self.failures.append(answer.text)
                 elif answer.json()["output"] == [2 * x for x in row]:
-                    self.answered += 1
+                    self._answers[client] += 1
                 else:
                     self.failures.append(f"swapped: {row} {answer.text}")
 
@@ -218,6 +224,34 @@ class Load:
         """Raises unless every request was answered, and rightly."""
         assert self.failures == []
         assert self.broken == []
+
+
+class Blocked:
+    """Keeps the plugin `name` computing, so that what comes next has to wait."""
+
+    def __init__(self, server: Server, name: str) -> None:
+        self.server = server
+        self.name = name
+        self.blocker = server.home.parent / f"{name}.blocker"
+        self._thread = threading.Thread(target=self._ask)
+
+    def _ask(self) -> None:
+        body = {"input": {"blocker": str(self.blocker)}}
+        checked(httpx.post(f"{self.server.url}/v1/models/{self.name}:predict", json=body, timeout=60), 200)
+
+    def __enter__(self) -> Blocked:
+        self.blocker.touch()
+        self._thread.start()
+        self.wait_for(1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.blocker.unlink()
+        self._thread.join()
+
+    def wait_for(self, number: int) -> None:
+        """Waits until so many requests are under way, the blocking one among them."""
+        wait_until(lambda: self.server.status(self.name)["in_flight"] == number)
 
 
 def checked(response: httpx.Response, status: int) -> dict[str, Any]:
@@ -231,7 +265,7 @@ def checked(response: httpx.Response, status: int) -> dict[str, Any]:
     return body
 
 
-def wait_until(condition: Any, seconds: float = 10.0) -> None:
+def wait_until(condition: Any, seconds: float = 20.0) -> None:
     """Polls until the condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():

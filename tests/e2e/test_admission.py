@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from serving import Server, checked, doubler, plugin, wait_until
+from serving import Blocked, Server, checked, doubler, plugin
 
 
 @pytest.fixture(scope="module")
@@ -20,38 +20,23 @@ def slow(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Server:
     return server
 
 
-class Blocked:
-    """Keeps the model busy, so that what comes next has to wait."""
-
-    def __init__(self, server: Server, seconds: float, name: str = "slow") -> None:
-        self.server = server
-        self.name = name
-        body = {"input": {"sleep": seconds}}
-        self.thread = threading.Thread(target=lambda: httpx.post(self.url, json=body, timeout=60))
-
-    @property
-    def url(self) -> str:
-        return f"{self.server.url}/v1/models/{self.name}:predict"
-
-    def __enter__(self) -> Blocked:
-        self.thread.start()
-        wait_until(lambda: self.server.status(self.name)["in_flight"] > 0)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.thread.join()
+def ask_aside(server: Server, body: object, name: str = "slow", **headers: str) -> threading.Thread:
+    """Sends a request whose answer does not matter."""
+    names = {k.replace("_", "-"): v for k, v in headers.items()}
+    url = f"{server.url}/v1/models/{name}:predict"
+    thread = threading.Thread(target=lambda: httpx.post(url, json=body, headers=names, timeout=60))
+    thread.start()
+    return thread
 
 
 def test_a_request_past_its_deadline_is_never_computed(slow: Server, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    with Blocked(slow, 0.8):
-        slow.predict("slow", {"input": {}}, x_request_timeout_ms="5000")  # fills the place behind the blocked one
-    with Blocked(slow, 0.8):
-        threading.Thread(target=lambda: slow.predict("slow", {"input": {}})).start()
-        wait_until(lambda: slow.status("slow")["in_flight"] == 2)
-        body = {"input": {"log": str(log)}}
-        error = slow.predict("slow", body, 504, x_request_timeout_ms="100")["error"]
+    with Blocked(slow, "slow") as blocked:
+        follower = ask_aside(slow, {"input": {}})  # it has the place behind the one that computes
+        blocked.wait_for(2)
+        error = slow.predict("slow", {"input": {"log": str(log)}}, 504, x_request_timeout_ms="100")["error"]
         assert error["code"] == "deadline_exceeded"
+    follower.join()
     slow.predict("slow", {"input": {}})
     assert not log.exists()
 
@@ -66,29 +51,26 @@ def test_a_client_that_leaves_is_not_computed(slow: Server, tmp_path: Path, fram
         request = head + b"content-length: %d\r\n\r\n%s" % (len(body), body)
     else:
         request = head + b"transfer-encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
-    with Blocked(slow, 0.8):
-        threading.Thread(target=lambda: slow.predict("slow", {"input": {}})).start()
-        wait_until(lambda: slow.status("slow")["in_flight"] == 2)
+    with Blocked(slow, "slow") as blocked:
+        follower = ask_aside(slow, {"input": {}})
+        blocked.wait_for(2)
         with slow.connect() as connection:
             connection.sendall(request)
-            wait_until(lambda: slow.status("slow")["in_flight"] == 3)
+            blocked.wait_for(3)
+        slow.get("/healthz")  # by now the server has seen it leave
+    follower.join()
     slow.predict("slow", {"input": {}})
     assert not log.exists()
 
 
 def test_priorities(slow: Server, tmp_path: Path) -> None:
     log = tmp_path / "log"
-
-    def ask(number: int, priority: int) -> None:
-        body = {"input": {"log": str(log), "id": number}}
-        httpx.post(f"{slow.url}/v1/models/slow:predict", json=body, headers={"x-request-priority": str(priority)})
-
-    with Blocked(slow, 1.0):
+    with Blocked(slow, "slow") as blocked:
         threads = []
         for number, priority in enumerate((0, 0, -5, 7)):
-            threads.append(threading.Thread(target=ask, args=(number, priority)))
-            threads[-1].start()
-            wait_until(lambda n=number: slow.status("slow")["in_flight"] == n + 2)
+            body = {"input": {"log": str(log), "id": number}}
+            threads.append(ask_aside(slow, body, x_request_priority=str(priority)))
+            blocked.wait_for(number + 2)
     for thread in threads:
         thread.join()
     order = [int(line) for line in log.read_text().split()]
@@ -97,44 +79,28 @@ def test_priorities(slow: Server, tmp_path: Path) -> None:
     assert error["param"] == "x-request-priority"
 
 
-def test_a_full_queue_says_when_to_come_back(start: Callable[..., Server], tmp_path: Path) -> None:
-    server = start()
-    server.register("slow", plugin(tmp_path), trust=True, config={"queue": {"max_requests": 2}})
-    with Blocked(server, 1.0):
-        url = f"{server.url}/v1/models/slow:predict"
-        threads = [threading.Thread(target=lambda: httpx.post(url, json={"input": 1})) for _ in range(3)]
-        for i, thread in enumerate(threads):
-            thread.start()
-            wait_until(lambda i=i: server.status("slow")["in_flight"] == i + 2)
-        answer = server.http.post(url, json={"input": 1})
-        assert checked(answer, 429)["error"]["code"] == "overloaded"
-        assert int(answer.headers["retry-after"]) >= 1
-    for thread in threads:
-        thread.join()
-
-
 @pytest.mark.parametrize(
     ("limits", "headers", "reason"),
     [
+        ({"max_requests": 1}, {}, "1 requests wait already"),
         ({"max_mb": 1}, {}, "of inputs wait already"),
         ({"max_wait_ms": 100}, {}, "the predicted wait is"),
         ({}, {"x-request-timeout-ms": "200"}, "the predicted wait is"),
     ],
-    ids=["bytes", "wait", "deadline"],
+    ids=["requests", "bytes", "wait", "deadline"],
 )
-def test_a_queue_has_other_bounds(
+def test_a_full_queue_says_when_to_come_back(
     server: Server, tmp_path: Path, limits: dict[str, int], headers: dict[str, str], reason: str
 ) -> None:
     server.register("bounded", plugin(tmp_path), trust=True, config={"queue": limits})
     server.predict("bounded", {"input": {"sleep": 0.4}})  # so that its speed is known
-    large = {"input": {"sleep": 0.1, "filler": "x" * 700_000}}
-    with Blocked(server, 1.0, "bounded"):
-        url = f"{server.url}/v1/models/bounded:predict"
-        threads = [threading.Thread(target=lambda: httpx.post(url, json=large, timeout=30)) for _ in range(2)]
-        for i, thread in enumerate(threads):
-            thread.start()
-            wait_until(lambda i=i: server.status("bounded")["in_flight"] == i + 2)
-        answer = server.http.post(url, json=large, headers=headers)
+    large = {"input": {"filler": "x" * 700_000}}
+    with Blocked(server, "bounded") as blocked:
+        threads = []
+        for i in range(2):  # one behind the one that computes, one in the queue
+            threads.append(ask_aside(server, large, "bounded"))
+            blocked.wait_for(i + 2)
+        answer = server.http.post("/v1/models/bounded:predict", json=large, headers=headers)
         assert reason in checked(answer, 429)["error"]["message"]
         assert int(answer.headers["retry-after"]) >= 1
     for thread in threads:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -42,20 +42,13 @@ def test_registering_while_workers_die(start: Callable[..., Server], tmp_path: P
     server = start()
     model = doubler(tmp_path / "double.onnx")
     server.register("double", model)
-    stop = threading.Event()
-
-    def kill() -> None:
-        while not stop.wait(0.7):
+    with Load(server, clients=4) as load, ThreadPoolExecutor(1) as pool:
+        for number in range(8):
+            registered = pool.submit(server.register, "other", model)
+            time.sleep(0.02 * number)  # at another point of the load each time
             server.kill_workers()
-
-    killer = threading.Thread(target=kill)
-    with Load(server, clients=4) as load:
-        killer.start()
-        versions = [server.register("other", model)["version"] for _ in range(8)]
-        stop.set()
-        killer.join()
+            assert registered.result()["version"] == number + 1
     load.check()
-    assert versions == list(range(1, 9))
 
 
 def test_a_load_that_takes_too_long(start: Callable[..., Server], tmp_path: Path) -> None:
@@ -97,6 +90,31 @@ def test_a_request_that_kills_its_worker_fails_alone(served: Server) -> None:
     load.check()
 
 
+def test_a_request_whose_worker_is_killed_from_outside_is_not_blamed_at_once(served: Server, tmp_path: Path) -> None:
+    log, blocker = tmp_path / "log", tmp_path / "blocker"
+    body = {"input": {"log": str(log), "blocker": str(blocker)}}
+
+    def computed(times: int) -> bool:
+        return log.exists() and len(log.read_text().splitlines()) == times
+
+    blocker.touch()
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(served.predict, "obedient", body)
+        for times in (1, 2):
+            wait_until(lambda times=times: computed(times))
+            served.kill_workers()
+        wait_until(lambda: computed(3))
+        blocker.unlink()
+        assert asked.result()["output"] == body["input"]
+        log.unlink()
+        blocker.touch()
+        asked = pool.submit(served.predict, "obedient", body, 502)
+        for times in (1, 2, 3):  # but it is not tried for ever
+            wait_until(lambda times=times: computed(times))
+            served.kill_workers()
+        assert asked.result()["error"]["code"] == "worker_died"
+
+
 def test_an_isolated_model_dies_alone(served: Server) -> None:
     shared = served.predict("obedient", {"input": 1})["pid"]
     own = served.predict("apart", {"input": 1})["pid"]
@@ -123,6 +141,8 @@ def test_a_hung_model_is_replaced(start: Callable[..., Server], tmp_path: Path) 
     pid = server.predict("obedient", {"input": 1})["pid"]
     server.predict("obedient", {"input": {"sleep": 600}}, 504, x_request_timeout_ms="300")
     assert server.predict("obedient", {"input": 2})["pid"] != pid
+    error = server.predict("obedient", {"input": {"sleep": 600}}, 502)["error"]
+    assert "twice" in error["message"]
 
 
 def test_nothing_is_left_in_shared_memory() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from serving import Load, Server, checked, doubler, plugin, wait_until
+from serving import Blocked, Load, Server, checked, doubler, plugin, wait_until
 
 
 def ask(server: Server, name: str, body: object) -> httpx.Response:
@@ -25,12 +25,14 @@ def ask(server: Server, name: str, body: object) -> httpx.Response:
 def test_sigterm_answers_what_was_accepted(start: Callable[..., Server], tmp_path: Path) -> None:
     server = start()
     server.register("obedient", plugin(tmp_path), trust=True)
+    assert server.process is not None
     with ThreadPoolExecutor(6) as pool:
-        asked = [pool.submit(server.predict, "obedient", {"input": {"sleep": 0.2, "i": i}}) for i in range(6)]
-        wait_until(lambda: server.status("obedient")["in_flight"] == 6)
-        assert server.process is not None
-        server.process.send_signal(signal.SIGTERM)
-        assert sorted(f.result()["output"]["i"] for f in asked) == list(range(6))
+        with Blocked(server, "obedient") as blocked:
+            asked = [pool.submit(ask, server, "obedient", {"input": i}) for i in range(6)]
+            blocked.wait_for(7)
+            server.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: "Shutting down" in server.log.read_text())
+        assert sorted(f.result().json()["output"] for f in asked) == list(range(6))
     assert server.process.wait(20) == 0
     assert not (server.home / "server.json").exists()
 
