@@ -164,6 +164,10 @@ class Backend(ABC):
     trusted: bool = False
     """Whether the user allows the file to run code. Set before `load`."""
 
+    threads: int = 0
+    """CPU threads that one call keeps busy, known after `load`. The models of a worker take turns so that together they
+    keep no more busy than the machine has; one with 0 (it computes on a GPU, or may wait for the network) does not."""
+
     @classmethod
     @abstractmethod
     def sniff(cls, path: Path) -> Match:

@@ -103,7 +103,7 @@ class InvalidJSON(InvalidRequest):
 
 
 class BodyTooLarge(InvalidRequest):
-    """The body exceeds ``server.max_body_mb``."""
+    """The body exceeds ``server.max_body_mb``, or its tensors half of ``engine.max_batch_mb``."""
 
     code = "body_too_large"
     status = 413

@@ -34,8 +34,10 @@ from engine.worker.supervisor import Worker
 log = logging.getLogger("unimodel.pool")
 
 _MIB = 1 << 20
-_RELOADS = 3
-"""Tries to load a model again after its worker died, before it counts as failed."""
+_DEADLY_LOADS = 3
+"""Deaths of workers that only the load of a model can have caused, before it counts as failed."""
+_INTERRUPTED_LOADS = 10
+"""Deaths during a load, whatever caused them."""
 _BUSY_PATIENCE = 0.5
 """Seconds that a load waits for an idle model to make room, before a busy one must."""
 _FAILURE_MEMORY = 10.0
@@ -293,9 +295,10 @@ class Pool:
         return workers
 
     async def _load_instance(self, entry: Entry, worker: Worker) -> Loaded:
-        """One instance on one worker; tried again when the worker dies of something else meanwhile."""
+        """One instance on one worker; tried again when the worker dies meanwhile, most of all of something else."""
         engine = self.settings.engine
-        for attempt in range(_RELOADS):
+        deaths = 0
+        for interruptions in range(1, _INTERRUPTED_LOADS + 1):
             self._counter += 1
             try:
                 instance = Instance(worker, f"{entry.spec.name}#{self._counter}", engine.max_batch_mb * _MIB)
@@ -318,7 +321,8 @@ class Pool:
                 loaded = await worker.load(message, instance, engine.load_timeout_s)
             except WorkerDied:
                 instance.close()
-                if attempt + 1 == _RELOADS:
+                deaths += worker.load_is_the_cause
+                if deaths == _DEADLY_LOADS or interruptions == _INTERRUPTED_LOADS:
                     raise
             except BaseException:
                 instance.close()

@@ -72,6 +72,7 @@ class OnnxBackend(TensorBackend):
         kind = _look(path)
         try:
             self._session = _open(onnxruntime, path, kind, device, options)
+            self.threads = _threads(device, options) if device.kind == "cpu" else 0
             meta = self._session.get_modelmeta()
             metadata = {k: v for k, v in meta.custom_metadata_map.items() if v}
             inputs = [(i.name, i.type, list(i.shape)) for i in self._session.get_inputs()]

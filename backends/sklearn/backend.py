@@ -59,9 +59,9 @@ class SklearnBackend(TensorBackend):
             raise InvalidOption(f"Option threads must be at least 1; got {options.threads}.", field="config.threads")
         model, notes = files.read(path, trusted=self.trusted)
         _check_fitted(model, path)
-        self._threads = min(options.threads, device.threads)
+        self.threads = min(options.threads, device.threads)
         self._limit_native_threads()
-        estimators.limit_threads(model, self._threads)
+        estimators.limit_threads(model, self.threads)
         self._inputs = inputs.find(model, options.example)
         self._compute = outputs.Outputs(model)
         answer = self._compute_example(path, notes)
@@ -90,7 +90,7 @@ class SklearnBackend(TensorBackend):
         """Bounds BLAS and OpenMP, which take every core by default."""
         from threadpoolctl import threadpool_limits
 
-        threadpool_limits(limits=self._threads)
+        threadpool_limits(limits=self.threads)
         self._limited = threading.get_ident()
 
     def _compute_example(self, path: Path, notes: tuple[str, ...]) -> Tensors:

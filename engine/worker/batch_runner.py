@@ -19,6 +19,7 @@ import numpy as np
 from backends.base import BackendError, InvalidInput, TensorBackend, Tensors, ValueBackend
 from engine.codec import Form
 from engine.errors import InvalidJSON, UniModelError
+from engine.scheduling.tuner import Speed
 from engine.tasks.base import Parameters, TensorTask
 from engine.transport.batchqueue import ALIGN, Layout, Slots, aligned, view, write
 from engine.transport.messages import (
@@ -39,6 +40,7 @@ from engine.transport.messages import (
     encode,
 )
 from engine.worker import padding
+from engine.worker.gate import SLICE, Gate
 from engine.worker.padding import Padding
 
 log = logging.getLogger("unimodel.worker")
@@ -94,6 +96,7 @@ class BatchRunner:
         slots: Slots,
         chunk_rows: int,
         pad: Padding | None,
+        gate: Gate,
         threads: int = 1,
     ) -> None:
         self.backend = backend
@@ -102,6 +105,8 @@ class BatchRunner:
         self.chunk_rows = chunk_rows
         """Most rows in one call of the backend."""
         self.padding = pad
+        self.gate = gate
+        self._speed = Speed()
         self._row_by_row = all(s.batch_axis == 0 for s in task.info.outputs)
         self._decoders = ThreadPoolExecutor(threads) if task.decodes_in_parallel and threads > 1 else None
 
@@ -197,7 +202,7 @@ class BatchRunner:
     ) -> tuple[list[_Answer], float]:
         """Requests that are decoded here, or whose rows differ in length."""
         if self._decoders is not None and len(items) > 1:
-            works = list(self._decoders.map(lambda item: self._decode(item, arena), items))
+            works = list(self._decoders.map(lambda item: self._decode_in_turn(item, arena), items))
         else:
             works = [self._decode(item, arena) for item in items]
         begin = time.perf_counter()
@@ -205,6 +210,10 @@ class BatchRunner:
             self._compute_group(backend, group)
         seconds = time.perf_counter() - begin
         return self._answers(works), seconds
+
+    def _decode_in_turn(self, item: Item, arena: bytes | memoryview) -> _Work:
+        with self.gate.turn(1, 0.0):
+            return self._decode(item, arena)
 
     def _decode(self, item: Item, arena: bytes | memoryview) -> _Work:
         work = _Work(item)
@@ -290,14 +299,32 @@ class BatchRunner:
                 self._compute_group(backend, [work])
 
     def compute(self, backend: TensorBackend, inputs: Tensors, rows: int) -> Tensors:
-        """Calls the backend, in pieces when one request alone has more rows than a batch may have."""
-        if rows <= self.chunk_rows or not self.task.info.batchable:
+        """Calls the backend in its turn, and in pieces when other models wait for theirs, or when one request alone has
+        more rows than a batch may have."""
+        if not self.task.info.batchable or not rows:
+            return self._call(backend, inputs, rows)
+        pieces: list[Tensors] = []
+        row = 0
+        while row < rows:
+            count = min(rows - row, self.chunk_rows, self._slice_rows() if self.gate.crowded else rows)
+            piece = inputs if count == rows else {n: a[row : row + count] for n, a in inputs.items()}
+            pieces.append(self._call(backend, piece, count))
+            row += count
+        return pieces[0] if len(pieces) == 1 else padding.concatenate(pieces)
+
+    def _call(self, backend: TensorBackend, inputs: Tensors, rows: int) -> Tensors:
+        if not backend.threads:
             return backend.predict(inputs)
-        pieces = [
-            backend.predict({n: a[i : i + self.chunk_rows] for n, a in inputs.items()})
-            for i in range(0, rows, self.chunk_rows)
-        ]
-        return padding.concatenate(pieces)
+        with self.gate.turn(backend.threads, rows * self._speed.seconds_per_row):
+            begin = time.perf_counter()
+            outputs = backend.predict(inputs)
+            self._speed.record(rows, time.perf_counter() - begin)
+            return outputs
+
+    def _slice_rows(self) -> int:
+        """Rows that one turn is long enough for."""
+        seconds = self._speed.seconds_per_row
+        return max(1, int(SLICE / seconds)) if seconds else self.chunk_rows
 
     @staticmethod
     def _check_rows(outputs: Tensors, rows: int) -> None:

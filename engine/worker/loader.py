@@ -18,6 +18,7 @@ from engine.transport.batchqueue import Slots
 from engine.transport.messages import Load, Loaded
 from engine.worker import self_check
 from engine.worker.batch_runner import BatchRunner
+from engine.worker.gate import Gate
 from engine.worker.padding import Padding
 
 
@@ -30,7 +31,7 @@ class LoadedModel:
     reply: Loaded
 
 
-def load(message: Load, slots: Slots) -> LoadedModel:
+def load(message: Load, slots: Slots, gate: Gate) -> LoadedModel:
     """Loads, warms up and checks a model. Raises what the backend raises; a failed warm-up fails the load."""
     begin = time.perf_counter()
     backend, info, options = _create(message)
@@ -38,7 +39,7 @@ def load(message: Load, slots: Slots) -> LoadedModel:
     task = tasks.create(name, info, options)
     info = msgspec.structs.replace(info, notes=(*info.notes, *task.notes))
     if isinstance(backend, ValueBackend):
-        return _values(message, backend, info, task, slots, begin)
+        return _values(message, backend, info, task, slots, gate, begin)
     pad = Padding(info, options.batching.padding)
     unknown = set(options.batching.padding) - {s.name for s in info.inputs}
     if unknown:
@@ -52,7 +53,7 @@ def load(message: Load, slots: Slots) -> LoadedModel:
         info = msgspec.structs.replace(info, batchable=False, unbatched_reason=batch_reason)
         task.info = info
     used_pad = None if padding_reason else pad
-    runner = BatchRunner(backend, task, slots, message.batch_rows, used_pad, message.device.threads)
+    runner = BatchRunner(backend, task, slots, message.batch_rows, used_pad, gate, message.device.threads)
     numeric = all(s.dtype != "string" for s in info.inputs)
     reply = Loaded(
         key=message.key,
@@ -99,7 +100,7 @@ def _check(
 
 
 def _values(
-    message: Load, backend: ValueBackend, info: ModelInfo, task: TensorTask, slots: Slots, begin: float
+    message: Load, backend: ValueBackend, info: ModelInfo, task: TensorTask, slots: Slots, gate: Gate, begin: float
 ) -> LoadedModel:
     """A model that takes whole JSON bodies: there are no tensors to check, only an example to try."""
     example: dict[str, Any] | None = backend.example()
@@ -123,4 +124,4 @@ def _values(
         memory_bytes=backend.memory(),
         seconds=time.perf_counter() - begin,
     )
-    return LoadedModel(backend, BatchRunner(backend, task, slots, message.batch_rows, None), reply)
+    return LoadedModel(backend, BatchRunner(backend, task, slots, message.batch_rows, None, gate), reply)

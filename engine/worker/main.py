@@ -33,6 +33,7 @@ from engine.transport.messages import (
     encode,
 )
 from engine.worker import loader
+from engine.worker.gate import Gate
 from engine.worker.stream_runner import StreamRunner
 
 log = logging.getLogger("unimodel.worker")
@@ -45,21 +46,24 @@ def main() -> None:
     faulthandler.enable()
     control = Channel(socket.socket(fileno=fd))
     control.send(encode(Hello(os.getpid())))
+    gate: Gate | None = None
     while True:
         data, fds = control.receive_with_fds()
         if not data:
             os._exit(0)  # a model's thread may be deep in a runtime that cannot be interrupted
         message = decode_load(data)
-        thread = threading.Thread(target=_serve_model, args=(control, message, *fds), name=message.key, daemon=True)
+        gate = gate or Gate(message.device.threads)  # a worker has one device
+        arguments = (control, message, gate, *fds)
+        thread = threading.Thread(target=_serve_model, args=arguments, name=message.key, daemon=True)
         thread.start()
 
 
-def _serve_model(control: Channel, message: Load, queue_fd: int, memory_fd: int) -> None:
+def _serve_model(control: Channel, message: Load, gate: Gate, queue_fd: int, memory_fd: int) -> None:
     """The life of one model: load, serve until its queue is closed, free. Whatever happens, its end is reported."""
     queue = Channel(socket.socket(fileno=queue_fd))
     slots = Slots.attach(memory_fd, message.slots, message.slot_bytes)
     try:
-        _load_and_serve(control, message, queue, slots)
+        _load_and_serve(control, message, gate, queue, slots)
     except BaseException as e:
         log.error("model's thread failed", exc_info=e, extra={"model": message.key})
     queue.close()
@@ -69,9 +73,9 @@ def _serve_model(control: Channel, message: Load, queue_fd: int, memory_fd: int)
         control.send(encode(Unloaded(message.key)))
 
 
-def _load_and_serve(control: Channel, message: Load, queue: Channel, slots: Slots) -> None:
+def _load_and_serve(control: Channel, message: Load, gate: Gate, queue: Channel, slots: Slots) -> None:
     try:
-        model = loader.load(message, slots)
+        model = loader.load(message, slots, gate)
     except BaseException as e:
         control.send(encode(_failure(message, e)))
         return

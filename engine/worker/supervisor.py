@@ -7,10 +7,8 @@ One that dies again and again before it is of any use is replaced more and more 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -24,6 +22,7 @@ from engine.settings import MonitoringSettings
 from engine.transport import channel, messages
 from engine.transport.channel import AsyncChannel
 from engine.transport.messages import Hello, Load, Loaded, LoadFailed
+from engine.worker.exits import Exit, oom_kills
 from engine.worker.instance import Instance
 
 log = logging.getLogger("unimodel.supervisor")
@@ -59,6 +58,10 @@ class Worker:
         self._instances: set[Instance] = set()
         self._at_death: frozenset[Instance] | None = None
         self._killed = False
+        self._oom_kills = 0
+        """Of the system, when the process was started."""
+        self.load_is_the_cause = False
+        """Whether only the load that was under way, if any, can have caused the last death."""
         self.on_ready: Callable[[Worker], None] | None = None
         self.on_death: Callable[[Worker], None] | None = None
         self._monitoring = monitoring
@@ -90,13 +93,16 @@ class Worker:
         return self._at_death
 
     def was_killed_from_outside(self) -> bool:
-        """Whether SIGKILL ended the process, and not ours: somebody's, or the system's for want of memory."""
+        """Whether SIGKILL ended the process, and neither ours nor the system's for want of memory."""
         if self._process is None or self._killed:
             return False
         try:
-            return self._process.wait(_DYING) == -signal.SIGKILL
+            return self._exit(self._process, _DYING).from_outside
         except subprocess.TimeoutExpired:
             return False  # it lives, and only dropped the model
+
+    def _exit(self, process: subprocess.Popen[bytes], timeout: float | None = None) -> Exit:
+        return Exit(process.wait(timeout), out_of_memory=oom_kills() > self._oom_kills)
 
     def when_calm(self, callback: Callable[[], None]) -> None:
         """Calls back, once, when neither a load nor a suspect can be the cause of a death."""
@@ -139,6 +145,8 @@ class Worker:
             )
         self._born = time.monotonic()
         self._killed = False
+        self._at_death = None
+        self._oom_kills = oom_kills()
         self._control = AsyncChannel(ours, self._on_message, self._on_death)
 
     async def ready(self) -> None:
@@ -247,8 +255,9 @@ class Worker:
         """The control channel ended: the process died, or is about to."""
         if self._process is None or self.state == "stopped":
             return
+        self.load_is_the_cause = not self.was_killed_from_outside() and not self.at_work_when_it_died()
         self._process.kill()
-        cause = describe_exit(self._process.wait())
+        cause = str(self._exit(self._process))
         lived = time.monotonic() - self._born
         log.error("worker died", extra={"worker": self.name, "cause": cause, "lived_seconds": round(lived, 3)})
         self.state = "restarting"
@@ -269,16 +278,6 @@ class Worker:
         for unload in self._unloads.values():
             if not unload.done():
                 unload.set_result(None)  # a dead process has unloaded everything
-
-
-def describe_exit(code: int) -> str:
-    """An exit status for people: ``SIGSEGV``, ``SIGKILL, perhaps out of memory``, ``exit code 3``."""
-    if code >= 0:
-        return f"exit code {code}"
-    with contextlib.suppress(ValueError):
-        name = signal.Signals(-code).name
-        return f"{name}, killed from outside or out of memory" if name == "SIGKILL" else name
-    return f"signal {-code}"
 
 
 def _environment(device: Device) -> dict[str, str]:

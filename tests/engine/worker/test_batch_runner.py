@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -24,6 +26,7 @@ from engine.transport.messages import BatchDone, RunBatch
 from engine.transport.packing import pack_batch, unpack_answers
 from engine.types import Answer, BytesInput, Input, JsonAnswer, JsonInput, Request, TensorAnswer, TensorInput
 from engine.worker.batch_runner import LARGE_ANSWER, BatchRunner
+from engine.worker.gate import Gate
 from engine.worker.padding import Padding
 from tests.engine.worker.backends_for_tests import Numeric, Ragged, Values
 
@@ -49,9 +52,10 @@ class Setup:
         options = ModelOptions()
         self.slots = Slots.create(2, SLOT_BYTES)
         self.slots_of_this_test.append(self.slots)
+        self.gate = Gate(threads)
         padding = Padding(info, {}) if pad else None
         made = task(info, options) if task is not None else tasks.create(info.task, info, options)
-        self.runner = BatchRunner(backend, made, self.slots, chunk_rows, padding, threads)
+        self.runner = BatchRunner(backend, made, self.slots, chunk_rows, padding, self.gate, threads)
 
     def done(self, requests: list[Request]) -> BatchDone:
         message = messages.decode_batch_down(pack_batch(3, 1, self.slots, requests))
@@ -519,3 +523,56 @@ def test_outputs_lie_behind_the_inputs_of_their_slot() -> None:
     assert reply.start >= x.nbytes
     (answer,) = setup.answers([rows(x, tensors=True)])
     np.testing.assert_array_equal(answer["y"], x * 2)
+
+
+# --- turns ----------------------------------------------------------------------------------------------------------
+
+
+class Busy(Numeric):
+    """Keeps the one thread of its worker busy for a moment a row."""
+
+    threads = 1
+
+    def compute(self, batch: Tensors) -> Tensors:
+        time.sleep(0.002 * len(batch["x"]))
+        return super().compute(batch)
+
+
+def many(count: int) -> Request:
+    return rows([[float(i), 0.0, 1.0] for i in range(count)])
+
+
+def test_a_batch_is_one_call_while_nobody_else_computes() -> None:
+    backend = Busy()
+    setup = Setup(backend)
+    for _ in range(3):
+        setup.answers([many(2), many(6)])
+    assert [len(c["x"]) for c in backend.calls] == [8, 8, 8]
+
+
+def test_a_batch_is_computed_in_slices_while_another_model_waits() -> None:
+    backend = Busy()
+    setup = Setup(backend)
+    whole = setup.answers([many(8)])
+    backend.calls.clear()
+    inside, stop = threading.Event(), threading.Event()
+
+    def other() -> None:
+        while not stop.is_set():
+            with setup.gate.turn(1, 1000.0):
+                inside.set()
+                stop.wait(0.001)
+
+    others = [threading.Thread(target=other) for _ in range(2)]  # one of them always waits
+    for thread in others:
+        thread.start()
+    assert inside.wait(10)
+    try:
+        assert setup.answers([many(8)]) == whole
+    finally:
+        stop.set()
+        for thread in others:
+            thread.join(10)
+    sizes = [len(c["x"]) for c in backend.calls]
+    assert sum(sizes) == 8
+    assert len(sizes) > 1

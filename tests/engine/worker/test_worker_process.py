@@ -20,7 +20,7 @@ from engine.settings import MonitoringSettings
 from engine.transport.messages import Load, Loaded
 from engine.types import Answer, JsonAnswer, JsonInput, Request, TensorAnswer, TensorInput
 from engine.worker.instance import MAX_STREAM_BYTES, Instance, Stream
-from engine.worker.supervisor import Worker, describe_exit
+from engine.worker.supervisor import Worker
 
 PLUGIN = """
 import os, time
@@ -30,6 +30,7 @@ class Model(BasePlugin):
     def load_model(self, config):
         if config.options.get("abort"):
             os.abort()
+        time.sleep(config.options.get("sleep", 0))
         if config.options.get("fail"):
             raise ValueError("as it was told")
         self.config = config
@@ -299,13 +300,17 @@ async def test_a_worker_does_not_outlive_its_server(bench: Bench) -> None:
     instance.close()
 
 
-@pytest.mark.parametrize(
-    ("code", "words"),
-    [(0, "exit code 0"), (3, "exit code 3"), (-11, "SIGSEGV"), (-64, "SIGRTMAX"), (-200, "signal 200")],
-)
-def test_exits_in_words(code: int, words: str) -> None:
-    assert describe_exit(code) == words
+async def test_a_load_that_kills_its_worker_is_the_cause(bench: Bench) -> None:
+    with pytest.raises(WorkerDied):
+        await bench.load(abort=True)
+    assert bench.worker.load_is_the_cause
 
 
-def test_a_kill_from_outside_is_perhaps_the_memory() -> None:
-    assert describe_exit(-signal.SIGKILL) == "SIGKILL, killed from outside or out of memory"
+async def test_a_load_whose_worker_is_killed_from_outside_is_not_the_cause(bench: Bench) -> None:
+    load = asyncio.create_task(bench.load(sleep=30))
+    await bench.until(lambda: bench.worker.loading)
+    assert bench.worker.pid is not None
+    os.kill(bench.worker.pid, signal.SIGKILL)
+    with pytest.raises(WorkerDied, match="killed from outside"):
+        await load
+    assert not bench.worker.load_is_the_cause
