@@ -76,7 +76,9 @@ _REQUEST_ID = Parameter(
 )
 
 _PREDICT_PARAMETERS = (
-    Parameter("x-request-timeout-ms", "header", "integer", "Deadline, at most seven days; the default is server.deadline_ms."),
+    Parameter(
+        "x-request-timeout-ms", "header", "integer", "Deadline, at most seven days; the default is server.deadline_ms."
+    ),
     Parameter("x-request-priority", "header", "integer", "From -100 to 100, higher goes first; the default is 0."),
     Parameter("x-tensor-dtype", "header", "string", "With application/octet-stream: NumPy's dtype, such as float32."),
     Parameter("x-tensor-shape", "header", "string", "With application/octet-stream: such as 1,3,224,224."),
