@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-SLICE = 0.005
+SLICE = 0.025
 """Seconds that a turn is meant to take while others wait."""
 _LEAST_PATIENCE = 0.01
 _PATIENCE = 4.0
@@ -40,8 +40,8 @@ class Gate:
 
     @property
     def crowded(self) -> bool:
-        """Whether somebody waits for a turn."""
-        return bool(self._waiters)
+        """Whether somebody computes, or waits for a turn. For one that does neither."""
+        return self._free < self._permits or bool(self._waiters)
 
     @contextmanager
     def turn(self, permits: int, seconds: float) -> Iterator[None]:

@@ -534,7 +534,7 @@ class Busy(Numeric):
     threads = 1
 
     def compute(self, batch: Tensors) -> Tensors:
-        time.sleep(0.002 * len(batch["x"]))
+        time.sleep(0.008 * len(batch["x"]))
         return super().compute(batch)
 
 

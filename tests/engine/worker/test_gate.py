@@ -47,9 +47,10 @@ def test_calls_that_fit_compute_side_by_side() -> None:
     gate = Gate(4)
     calls = [Call(gate, 1), Call(gate, 3)]
     assert all(c.inside.wait(10) for c in calls)
-    assert not gate.crowded
     for call in calls:
+        assert gate.crowded
         call.end()
+    assert not gate.crowded
 
 
 def test_turns_come_in_the_order_of_arrival() -> None:
@@ -57,7 +58,7 @@ def test_turns_come_in_the_order_of_arrival() -> None:
     first = Call(gate, 2)
     assert first.inside.wait(10)
     second = Call(gate, 2)
-    until(lambda: gate.crowded)
+    until(lambda: len(gate._waiters) == 1)
     third = Call(gate, 1)
     until(lambda: len(gate._waiters) == 2)
     assert not second.inside.is_set()
@@ -74,7 +75,7 @@ def test_a_small_call_does_not_pass_one_that_waits() -> None:
     first = Call(gate, 1)
     assert first.inside.wait(10)
     large = Call(gate, 2)
-    until(lambda: gate.crowded)
+    until(lambda: len(gate._waiters) == 1)
     small = Call(gate, 1)
     until(lambda: len(gate._waiters) == 2)
     assert not small.inside.is_set()
@@ -100,7 +101,7 @@ def test_patience_ends_sooner_for_a_short_call() -> None:
     short = Call(gate, 2, seconds=0.0)
     assert short.inside.wait(10), "it computes beside the slow one"
     patient = Call(gate, 2)
-    until(lambda: gate.crowded)
+    until(lambda: len(gate._waiters) == 1)
     slow.end()
     assert not patient.inside.is_set(), "the short call still has its permits"
     short.end()
