@@ -1,0 +1,273 @@
+"""What the dialects of other servers' clients share: reading a request, answering it, streaming.
+
+A dialect is a table of operations with a handler each. A handler gets a `Call` and returns a `Reply` or an
+`EventStream`; whatever it raises is answered in the dialect's own shape.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+
+from engine.api.http import (
+    PRIORITIES,
+    TIMEOUTS_MS,
+    BodyBudget,
+    Headers,
+    RawHeaders,
+    Receive,
+    Reservation,
+    Scope,
+    Send,
+    announced_length,
+    as_known,
+    disconnect_probe,
+    encode_json,
+    error_headers,
+    read_body,
+    request_id,
+    send_body,
+)
+from engine.api.predict_body import decode_json
+from engine.core import Engine
+from engine.errors import InvalidRequest, ServerStopping, UniModelError
+from engine.generation.completion import Completion, collect
+from engine.openapi import Operation
+from engine.pool import Entry
+from engine.transport.generation import Delta, GenerateRequest
+from engine.types import Answer, Input, Request
+
+log = logging.getLogger("unimodel.http")
+
+T = TypeVar("T")
+
+EVENT_STREAM = "text/event-stream"
+NDJSON = "application/x-ndjson"
+
+
+@dataclass(slots=True)
+class Reply:
+    """A whole response. The body is encoded as JSON unless it is bytes."""
+
+    body: Any
+    status: int = 200
+    media_type: str = "application/json"
+
+
+@dataclass(slots=True)
+class EventStream:
+    """A response in pieces, each of which is written as it is. The status goes out with the first."""
+
+    events: AsyncGenerator[bytes, None]
+    media_type: str = EVENT_STREAM
+
+
+Handler = Callable[["Call"], Awaitable["Reply | EventStream"]]
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How one kind of client is spoken to."""
+
+    name: str
+    operations: tuple[Operation, ...]
+    handlers: Mapping[str, Handler]
+    """By `Operation.operation_id`."""
+    error_body: Callable[[UniModelError, str], Any]
+    """An error and the request's id as the JSON body of a response."""
+    error_event: Callable[[UniModelError, str], bytes]
+    """The same as the last piece of a stream, ready to be written."""
+
+
+@dataclass(slots=True)
+class Call:
+    """One request, as a handler sees it."""
+
+    engine: Engine
+    headers: Headers
+    body: bytes | bytearray
+    path: Mapping[str, str]
+    """The path's parameters."""
+    query: bytes
+    request_id: str
+    begin: float
+    """When it arrived, on the engine's clock."""
+    is_gone: Callable[[], bool] | None = None
+
+    def decode(self, kind: type[T]) -> T:
+        """The body as a struct. Raises `InvalidJSON`, or `InvalidInput` that names the field."""
+        value: T = decode_json(msgspec.json.Decoder(kind).decode, self.body or b"{}")
+        return value
+
+    @property
+    def asked_deadline(self) -> float | None:
+        """The deadline that the client itself asked for, on the engine's clock."""
+        milliseconds = self.headers.integer(b"x-request-timeout-ms", *TIMEOUTS_MS)
+        return None if milliseconds is None else self.begin + milliseconds / 1000
+
+    @property
+    def priority(self) -> int:
+        """Of the request; higher goes first."""
+        return self.headers.integer(b"x-request-priority", *PRIORITIES) or 0
+
+    def _deadline(self, entry: Entry | None = None) -> float:
+        own = entry.options.deadline_ms if entry is not None else None
+        return self.asked_deadline or self.begin + (own or self.engine.settings.server.deadline_ms) / 1000
+
+    async def entry(self, name: str) -> Entry:
+        """The loaded model that serves a name. Raises `ModelNotFound`, `ModelFailed`, `DeadlineExceeded`."""
+        return await self.engine.ready(name, None, self._deadline())
+
+    async def predict(self, entry: Entry, source: Input, parameters: bytes = b"") -> Answer:
+        """The answer of a model that computes all at once. Raises what the model makes of it."""
+        request = Request(
+            source, self.request_id, self._deadline(entry), False, parameters, self.priority, self.is_gone
+        )
+        return await entry.dispatcher.predict(request)
+
+    async def generate(self, entry: Entry, request: GenerateRequest) -> AsyncGenerator[list[Delta], None]:
+        """The deltas of a generated answer. Close the generator to cancel the rest.
+
+        The first deltas are here when this returns, so what is wrong with the request is raised now, and not in the
+        middle of a stream.
+
+        Raises `InvalidRequest` when the model does not generate text.
+        """
+        if entry.spec.info.generation is None:
+            raise InvalidRequest(
+                f"Model {entry.spec.name!r} is for the task {entry.spec.task}, and does not generate text.",
+                field="model",
+            )
+        deltas = self.engine.generate(
+            entry.spec, request, self.request_id, self.begin, self.asked_deadline, self.priority
+        )
+        first = await anext(deltas)
+
+        async def all_of_it() -> AsyncGenerator[list[Delta], None]:
+            try:
+                yield first
+                async for group in deltas:
+                    yield group
+            finally:
+                await deltas.aclose()
+
+        return all_of_it()
+
+    async def complete(self, entry: Entry, request: GenerateRequest) -> list[Completion]:
+        """The whole choices of a generated answer."""
+        return await collect(await self.generate(entry, request), request.choices)
+
+
+class Endpoint:
+    """An operation of a dialect as an ASGI application."""
+
+    def __init__(self, engine: Engine, budget: BodyBudget, dialect: Dialect, handler: Handler) -> None:
+        self._engine = engine
+        self._budget = budget
+        self._dialect = dialect
+        self._handler = handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request, exactly once."""
+        begin = self._engine.clock()
+        headers = Headers(scope["headers"])
+        rid = request_id(headers)
+        status = 200
+        reservation = Reservation(self._budget)
+        limit = self._engine.settings.server.max_body_mb << 20
+        try:
+            reservation.cover(announced_length(headers, limit))
+            body = await read_body(receive, limit, reservation.cover)
+            call = Call(
+                self._engine,
+                headers,
+                body,
+                scope.get("path_params", {}),
+                scope.get("query_string", b""),
+                rid,
+                begin,
+                disconnect_probe(receive),
+            )
+            reply = await self._while_connected(self._handler(call), receive)
+            if reply is None:
+                return
+            if isinstance(reply, EventStream):
+                await self._stream(reply, rid, receive, send)
+            else:
+                status = reply.status
+                data = reply.body if isinstance(reply.body, bytes) else encode_json(reply.body)
+                await send_body(send, status, _headers(reply.media_type, rid), data)
+        except asyncio.CancelledError:
+            raise
+        except Exception as e:
+            known = as_known(e, rid)
+            status = known.status
+            await send_body(send, status, error_headers(known, rid), encode_json(self._dialect.error_body(known, rid)))
+        finally:
+            reservation.release()
+        if status >= 500 or self._engine.settings.monitoring.access_log:
+            seconds = round(self._engine.clock() - begin, 6)
+            level = logging.WARNING if status >= 500 else logging.INFO
+            extra = {"request_id": rid, "path": scope["path"], "status": status, "seconds": seconds}
+            log.log(level, "request", extra=extra)
+
+    async def _while_connected(
+        self, work: Awaitable[Reply | EventStream], receive: Receive
+    ) -> Reply | EventStream | None:
+        """What a handler returns, or `None`, having cancelled it, when the client goes away."""
+        task = asyncio.ensure_future(work)
+        gone = asyncio.create_task(_disconnected(receive))
+        try:
+            await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+            return task.result() if task.done() else None
+        finally:
+            gone.cancel()
+            if not task.done():
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    async def _stream(self, reply: EventStream, rid: str, receive: Receive, send: Send) -> None:
+        """Pieces as they come, until the last, an error, or the end of the connection."""
+        events = reply.events
+        gone = asyncio.create_task(_disconnected(receive))
+        step: asyncio.Future[bytes | None] = asyncio.Future()
+        started = False
+        try:
+            while True:
+                step = asyncio.ensure_future(anext(events, None))
+                await asyncio.wait({step, gone}, return_when=asyncio.FIRST_COMPLETED)
+                if not step.done():
+                    return
+                piece = step.result()
+                if not started:
+                    headers = [*_headers(reply.media_type, rid), (b"cache-control", b"no-store")]
+                    await send({"type": "http.response.start", "status": 200, "headers": headers})
+                    started = True
+                await send({"type": "http.response.body", "body": piece or b"", "more_body": piece is not None})
+                if piece is None:
+                    return
+        except (Exception, asyncio.CancelledError) as e:
+            if not started:
+                raise
+            error = ServerStopping("The server is stopping.") if isinstance(e, asyncio.CancelledError) else e
+            event = self._dialect.error_event(as_known(error, rid), rid)
+            await send({"type": "http.response.body", "body": event})
+        finally:
+            gone.cancel()
+            step.cancel()
+            await asyncio.gather(step, return_exceptions=True)
+            await events.aclose()
+
+
+def _headers(media_type: str, rid: str) -> RawHeaders:
+    return [(b"content-type", media_type.encode()), (b"x-request-id", rid.encode())]
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
