@@ -39,6 +39,29 @@ class AliasRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """The version it is pinned to; without one, the newest serves."""
 
 
+class PullRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """``POST /v1/pull``: downloads a model file into the server's home folder."""
+
+    source: str
+    """``hf:ORG/REPO``, ``hf:ORG/REPO:FILE`` or ``hf:ORG/REPO:FILE@REVISION``."""
+
+
+class Progress(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One line of the answer to ``POST /v1/pull``. The last has the status ``success`` and a `path`."""
+
+    status: Literal["resolving", "downloading", "verifying", "success"]
+    file: str = ""
+    """The file's name in its repository."""
+    digest: str = ""
+    """What the hub says that the file hashes to, such as ``sha256:…``."""
+    total: int = 0
+    """Bytes of the file."""
+    completed: int = 0
+    """Of these, how many are here."""
+    path: str | None = None
+    """Where the file is on the server's machine; it can be registered there."""
+
+
 class TensorView(msgspec.Struct, kw_only=True):
     """One input or output: NumPy's dtype name or ``string``; free dimensions are names."""
 
@@ -59,6 +82,29 @@ class BatchingView(msgspec.Struct, kw_only=True):
     dynamic_padding: bool
     padding_reason: str | None = None
     """Why rows of different lengths are not padded together."""
+
+
+class GenerationView(msgspec.Struct, kw_only=True):
+    """What is known of a model that generates text."""
+
+    context_length: int
+    """Tokens that prompt and answer of one sequence may have together."""
+    sequences: int
+    """Answers that are generated at once; more wait."""
+    chat_template: bool
+    """Whether it takes conversations; else it only completes a text."""
+    images: bool
+    """Whether prompts may have images."""
+    infill: bool
+    """Whether it fills the gap between a prompt and a suffix."""
+    adapters: list[str]
+    """Names of the LoRA adapters that a request may choose."""
+    parameters: int
+    """How many weights it has; 0 if that is not known."""
+    quantization: str
+    """Such as ``Q4_1``."""
+    architecture: str
+    """Such as ``llama``."""
 
 
 class ModelView(msgspec.Struct, kw_only=True):
@@ -91,6 +137,8 @@ class ModelView(msgspec.Struct, kw_only=True):
     labels: int
     """How many labels it has; the first ones are in `metadata` of the file, if any."""
     streams: bool
+    generation: GenerationView | None = None
+    """Of a model that generates text."""
     batching: BatchingView
     notes: list[str]
     """What was guessed when it was registered, and how to override it."""

@@ -12,7 +12,7 @@ import msgspec
 import psutil
 
 from backends import discovery
-from backends.base import TensorSpec
+from backends.base import GenerationInfo, TensorSpec
 from engine import model_options, schema
 from engine.core import Engine
 from engine.pool import Entry
@@ -49,6 +49,7 @@ def model_view(engine: Engine, spec: ModelSpec, *, with_example: bool = True) ->
         outputs=[tensor_view(t) for t in spec.info.outputs],
         labels=len(spec.info.labels or ()),
         streams=spec.info.streams,
+        generation=generation_view(spec.info.generation),
         batching=batching_view(engine, spec, entry),
         notes=list(spec.info.notes),
         example=msgspec.json.decode(example) if example else None,
@@ -58,6 +59,23 @@ def model_view(engine: Engine, spec: ModelSpec, *, with_example: bool = True) ->
 def tensor_view(spec: TensorSpec) -> schema.TensorView:
     """One input or output."""
     return schema.TensorView(name=spec.name, dtype=spec.dtype, shape=list(spec.shape), batch_axis=spec.batch_axis)
+
+
+def generation_view(info: GenerationInfo | None) -> schema.GenerationView | None:
+    """What is known of a model that generates text; `None` for another."""
+    if info is None:
+        return None
+    return schema.GenerationView(
+        context_length=info.context_length,
+        sequences=info.sequences,
+        chat_template=info.chat_template is not None,
+        images=info.images,
+        infill=info.infill,
+        adapters=list(info.adapters),
+        parameters=info.parameters,
+        quantization=info.quantization,
+        architecture=info.architecture,
+    )
 
 
 def batching_view(engine: Engine, spec: ModelSpec, entry: Entry | None) -> schema.BatchingView:
