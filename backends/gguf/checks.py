@@ -1,0 +1,119 @@
+"""What llama.cpp takes for granted of a header, at the price of the process.
+
+It refuses most files that make no sense with a message. These checks are for the rest: values on which it aborts or
+divides by zero, which no model that works has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from backends.base import ModelFileError
+
+if TYPE_CHECKING:
+    from backends.gguf.file import Header
+
+_MAX_LAYERS = 512
+_MAX_EXPERTS = 1024
+_ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
+_VECTOR_TYPES = ("F32", "F16", "BF16")
+_NO_WEIGHTS = ("F64", "I8", "I16", "I64", "Q8_1", "Q8_K")
+"""Types that no operation of a model takes for its weights."""
+
+
+def check(header: Header) -> None:
+    """Raises `ModelFileError` for the first thing that does not make sense."""
+    for problem in _problems(header):
+        raise ModelFileError(f"{header.path.name} is corrupt: {problem}. Download it again.")
+
+
+def _problems(header: Header) -> Iterator[str]:
+    yield from _layers(header)
+    yield from _heads(header)
+    yield from _experts(header)
+    yield from _rope(header)
+    yield from _vocabulary(header)
+    yield from _weights(header)
+
+
+def _layers(header: Header) -> Iterator[str]:
+    layers = header.own("block_count")
+    if layers is None:
+        return
+    if not _is_count(layers) or not 1 <= layers <= _MAX_LAYERS:
+        yield f"it claims to have {layers} layers; 1 to {_MAX_LAYERS} make sense"
+    elif _number(header, "nextn_predict_layers", 0) > layers:
+        yield "it claims to have more layers for prediction than layers"
+
+
+def _heads(header: Header) -> Iterator[str]:
+    """Heads of the queries share the heads of keys and values evenly."""
+    queries, keys = header.own("attention.head_count"), header.own("attention.head_count_kv")
+    for query_heads, key_heads in zip(*_aligned(queries, queries if keys is None else keys), strict=True):
+        if not _is_count(query_heads) or not _is_count(key_heads):
+            yield f"it has attention heads of the numbers {query_heads!r} and {key_heads!r}"
+        elif key_heads and query_heads % key_heads:
+            yield f"its {query_heads} attention heads cannot share {key_heads} heads of keys and values"
+    width, heads = header.own("embedding_length"), queries
+    if header.own("attention.key_length") is None and _is_count(heads) and heads and _is_count(width) and width % heads:
+        yield f"its {heads} attention heads cannot share a width of {width}"
+
+
+def _aligned(first: Any, second: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Two values, each for all layers or one for each; of differing numbers, as many as both have."""
+    a = first if isinstance(first, tuple) else (first,)
+    b = second if isinstance(second, tuple) else (second,)
+    if first is None or second is None:
+        return (), ()
+    a, b = (a * len(b) if len(a) == 1 else a), (b * len(a) if len(b) == 1 else b)
+    size = min(len(a), len(b))
+    return a[:size], b[:size]
+
+
+def _experts(header: Header) -> Iterator[str]:
+    experts, used = _number(header, "expert_count", 0), header.own("expert_used_count") or 0
+    most = max(used, default=0) if isinstance(used, tuple) else used
+    groups, used_groups = _number(header, "expert_group_count", 0), _number(header, "expert_group_used_count", 0)
+    if experts > _MAX_EXPERTS or most > experts or (experts > 1 and not most):
+        yield f"it claims to use {most} of {experts} experts"
+    elif groups and not groups < experts:
+        yield f"it claims to have {groups} groups of {experts} experts"
+    elif groups > 1 and (experts % groups or not 0 < used_groups < groups):
+        yield f"it claims to use {used_groups} of {groups} groups of {experts} experts"
+
+
+def _rope(header: Header) -> Iterator[str]:
+    scaling = header.own("rope.scaling.type")
+    if scaling is not None and scaling not in _ROPE_SCALINGS:
+        yield f"its way of scaling positions is {scaling!r}; it must be one of {', '.join(_ROPE_SCALINGS)}"
+    for key in ("rope.dimension_count", "rope.dimension_count_swa"):
+        if _number(header, key, 0) % 2:
+            yield f"it rotates {header.own(key)} dimensions; they must come in pairs"
+
+
+def _vocabulary(header: Header) -> Iterator[str]:
+    tokens = header.length("tokenizer.ggml.tokens")
+    if tokens is None:
+        return
+    if not tokens:
+        yield "its vocabulary is empty"
+    embedding = next((t for t in header.tensors if t.name == "token_embd.weight"), None)
+    if embedding is not None and len(embedding.shape) > 1 and embedding.shape[1] < tokens:
+        yield f"it has embeddings for {embedding.shape[1]} tokens, but a vocabulary of {tokens}"
+
+
+def _weights(header: Header) -> Iterator[str]:
+    for tensor in header.tensors:
+        vector = len([d for d in tensor.shape if d > 1]) < 2
+        if (vector and tensor.type not in _VECTOR_TYPES) or tensor.type in _NO_WEIGHTS:
+            yield f"the tensor {tensor.name!r} is of type {tensor.type}"
+
+
+def _number(header: Header, key: str, default: int) -> int:
+    value = header.own(key)
+    return value if _is_count(value) else default
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
