@@ -432,7 +432,8 @@ def _join(first: Header, count: int) -> Header:
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
         raise ModelFileError(
-            f"{first.path.name} is one of {count} parts of a model; {missing[0]} is missing. Put all of them in one folder."
+            f"{first.path.name} is one of {count} parts of a model, of which {missing[0]} is missing. "
+            "Put all of them in one folder."
         )
     tensors = {t.name: t for t in first.tensors}
     for index, path in enumerate(paths[1:], start=1):
