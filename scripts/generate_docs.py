@@ -351,8 +351,9 @@ def _study(study: dict[str, Any], file: Path) -> str:
 
 
 def _versions(of_systems: dict[str, dict[str, str]]) -> str:
-    """The version of each system: that of the first package in its list, which is its own."""
-    names = (next(f"{n} {v}" for n, v in packages.items() if n != "python") for packages in of_systems.values())
+    """The version of each system: that of the first package in its list, which is its own. A bound has none."""
+    own = ([f"{n} {v}" for n, v in packages.items() if n != "python"][:1] for packages in of_systems.values())
+    names = (name for first in own for name in first)
     return f"Versions: {', '.join(dict.fromkeys(names))}." if of_systems else ""
 
 
