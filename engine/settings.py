@@ -294,6 +294,7 @@ OTHER_ENV = (
     "UNIMODEL_CONFIG",
     "UNIMODEL_DEBUG",
     "UNIMODEL_TEST_MODELS",
+    "UNIMODEL_WHEELS",
 )
 """Variables of the client, the start and the tests, which are not settings of the server."""
 

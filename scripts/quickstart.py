@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""``make quickstart``: serves four real models, calls each, and says what to try next. Run it as often as you like.
+"""``make quickstart``: serves five real models, calls each, and says what to try next. Run it as often as you like.
 
 The server keeps everything in a home folder of its own (``.quickstart`` beside this repository's files), and is left
-running. What is there already is used: a second run starts no second server and registers nothing twice.
+running. What is there already is used: a second run starts no second server and registers nothing twice. The LLM comes
+last, as llama.cpp may still be compiled in the background; if that fails, the rest is served without it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import fetch_models
+import llama_wheel
 import sklearn_models
 
 from unimodel_cli.home import Home
@@ -29,6 +31,7 @@ from unimodel_cli.home import Home
 ROOT = Path(__file__).resolve().parents[1]
 UNIMODEL = Path(sys.executable).with_name("unimodel")
 DEFAULT_PORT = 8000
+LLM = "chat"
 
 
 @dataclass(frozen=True)
@@ -68,10 +71,12 @@ def main() -> int:
         _title(4, "Predictions, by the command line and by HTTP")
         for example in examples:
             _predict(example, url)
+        _title(5, "A language model: SmolLM2-135M-Instruct, in GGUF, on llama.cpp")
+        llm = _chat(url)
     except (StepFailed, fetch_models.FetchError) as e:
         print(f"\nquickstart failed: {e}", file=sys.stderr)
         return 1
-    _what_next(home, url, time.monotonic() - begin)
+    _what_next(home, url, time.monotonic() - begin, llm)
     return 0
 
 
@@ -84,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _use_home(home: Path) -> None:
     """Lets every command below talk to the server of `home`, whatever the caller's environment says."""
-    kept = ("UNIMODEL_TEST_MODELS", "UNIMODEL_DEBUG")
+    kept = ("UNIMODEL_TEST_MODELS", "UNIMODEL_WHEELS", "UNIMODEL_DEBUG")
     for name in [n for n in os.environ if n.startswith("UNIMODEL_") and n not in kept]:
         del os.environ[name]
     os.environ["UNIMODEL_HOME"] = str(home)
@@ -134,7 +139,12 @@ def _examples() -> list[Example]:
     ]
     for example in examples:
         print(f"{example.name:13} {example.what:46} {example.path}")
+    print(f"{LLM:13} {'language model in GGUF':46} {_llm_file()}")
     return examples
+
+
+def _llm_file() -> Path:
+    return fetch_models.fetch("smollm2") / "model.gguf"
 
 
 def _start(home: Path, port: int | None) -> str:
@@ -160,15 +170,20 @@ def _is_free(port: int) -> bool:
 
 
 def _register(example: Example) -> None:
-    """Registers a model, unless just this file is its serving version."""
-    known = _shown(example.name)
-    path = (ROOT / example.path).resolve()
-    wanted = (str(path), hashlib.sha256(path.read_bytes()).hexdigest(), example.config)
-    if known and (known["path"], known["sha256"], known["config"]) == wanted:
-        print(f"{example.name} is registered already, from this very file.")
-        return
     options = [part for key, value in example.config.items() for part in ("--set", f"{key}={json.dumps(value)}")]
-    _run("register", example.name, str(path), *options, *(["--trust"] if example.trust else []))
+    options += ["--trust"] if example.trust else []
+    _register_once(example.name, (ROOT / example.path).resolve(), example.config, options)
+
+
+def _register_once(name: str, path: Path, config: dict[str, Any], options: list[str]) -> None:
+    """Registers a model, unless just this file is its serving version."""
+    known = _shown(name)
+    with path.open("rb") as file:
+        wanted = (str(path), hashlib.file_digest(file, "sha256").hexdigest(), config)
+    if known and (known["path"], known["sha256"], known["config"]) == wanted:
+        print(f"{name} is registered already, from this very file.")
+        return
+    _run("register", name, str(path), *options)
     print()
 
 
@@ -181,7 +196,30 @@ def _shown(name: str) -> dict[str, Any] | None:
 
 def _predict(example: Example, url: str) -> None:
     _run("predict", example.name, example.cli_input)
-    call = ["curl", "-sS", "-f", f"{url}/v1/models/{example.name}:predict", *example.curl]
+    _curl(f"{url}/v1/models/{example.name}:predict", *example.curl)
+
+
+def _chat(url: str) -> bool:
+    """Registers the LLM and talks to it. Returns false, and says what to do, when llama.cpp cannot be had."""
+    try:
+        llama_wheel.install()
+    except llama_wheel.WheelError as e:
+        print(f"The language model is left out: {e}\nThen run make quickstart again.")
+        return False
+    _register_once(LLM, _llm_file().resolve(), {}, [])
+    short = ("--temperature", "0", "--max-tokens", "48")
+    _run("predict", LLM, "What is 2+2? Answer with just the number.", *short)
+    print()
+    _run("chat", LLM, "What is the capital of France?", *short)
+    print()
+    message = {"role": "user", "content": "Name three colours."}
+    body = {"model": LLM, "messages": [message], "max_tokens": 48, "temperature": 0}
+    _curl(f"{url}/v1/chat/completions", "-H", "content-type: application/json", "-d", json.dumps(body))
+    return True
+
+
+def _curl(url: str, *arguments: str) -> None:
+    call = ["curl", "-sS", "-f", url, *arguments]
     if shutil.which("curl"):
         _show_and_run(call)
         print()
@@ -190,18 +228,24 @@ def _predict(example: Example, url: str) -> None:
     print()
 
 
-def _what_next(home: Path, url: str, seconds: float) -> None:
+def _what_next(home: Path, url: str, seconds: float, llm: bool) -> None:
     folder = UNIMODEL.parent
+    talk = (
+        f"""
+  unimodel chat {LLM:31} # a conversation; Ctrl-D ends it"""
+        if llm
+        else ""
+    )
     print(
         f"""Done in {seconds:.0f} s. The server goes on at {url}.
 
 To try more, in this shell:
   export PATH="{folder}:$PATH" UNIMODEL_HOME="{home}"
-  unimodel list                                 # the models
+  unimodel list                                 # the models{talk}
   unimodel show efficientnet                    # its signature, and how to call it
   unimodel bench iris                           # latency and throughput
   unimodel status; unimodel logs
-  unimodel register NAME PATH                   # a model of yours: .onnx, .joblib, .skops, plugin.py
+  unimodel register NAME PATH                   # a model of yours: .gguf, .onnx, .joblib, .skops, plugin.py
   unimodel --help
 
 To stop it:
@@ -213,7 +257,7 @@ To stop it:
 
 
 def _title(number: int, text: str) -> None:
-    print(f"\n[{number}/4] {text}", flush=True)
+    print(f"\n[{number}/5] {text}", flush=True)
 
 
 def _run(*arguments: str) -> None:
