@@ -406,9 +406,5 @@ class GenerationBackend(Backend):
         """Whether any request is under way."""
 
     @abstractmethod
-    def tokenize(self, text: str, *, special: bool = True) -> list[int]:
-        """The tokens of a text, without one that begins a prompt; with `special`, special tokens are read as such."""
-
-    @abstractmethod
-    def detokenize(self, tokens: Sequence[int]) -> str:
-        """The text of tokens."""
+    def count(self, prompt: str | Sequence[int], *, add_bos: bool = True) -> int:
+        """How many tokens a prompt has, as `add` would take it."""

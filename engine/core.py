@@ -19,6 +19,7 @@ from engine.registry import Registry, check_name
 from engine.schema import RegisterRequest
 from engine.settings import Settings
 from engine.telemetry.metrics import Metrics
+from engine.transport.generation import Delta, GenerateRequest, decode_deltas, encode_request
 from engine.types import Answer, ModelSpec, Request
 from engine.worker.instance import Stream
 
@@ -89,6 +90,54 @@ class Engine:
         except TimeoutError:
             outcome = DeadlineExceeded.code
             raise DeadlineExceeded("The deadline passed before the stream ended.") from None
+        except UniModelError as e:
+            outcome = e.code
+            raise
+        finally:
+            dispatcher.close_stream(stream, outcome, self.clock() - begin)
+
+    async def generate(
+        self,
+        entry: Entry,
+        request: GenerateRequest,
+        request_id: str,
+        begin: float,
+        deadline: float | None = None,
+        priority: int = 0,
+    ) -> AsyncGenerator[list[Delta], None]:
+        """The deltas of one generated answer. Closing the iterator cancels it in the worker.
+
+        `deadline` bounds the whole answer, if the client asked for one. Without it, the model's (or the server's)
+        default bounds the time until the first token, so that a long answer may take as long as it needs.
+        Raises `Overloaded`, `DeadlineExceeded`, or what the model made of the request.
+        """
+        stream = Stream(next(self._stream_ids), encode_request(request), request_id, priority, max(1, request.choices))
+        default = (entry.options.deadline_ms or self.settings.server.deadline_ms) / 1000
+        until: float | None = deadline or begin + default
+        dispatcher = entry.dispatcher
+        dispatcher.open_stream(stream)
+        outcome = "cancelled"
+        first = True
+        try:
+            while True:
+                async with asyncio.timeout(None if until is None else max(0.0, until - self.clock())):
+                    chunk = await stream.next()
+                if chunk is None:
+                    break
+                if first:
+                    dispatcher.metrics.first_token(self.clock() - begin)
+                    first, until = False, deadline
+                if chunk:
+                    deltas = decode_deltas(chunk)
+                    for delta in deltas:
+                        if delta.usage is not None:
+                            dispatcher.metrics.generated(delta.usage)
+                    yield deltas
+            outcome = "ok"
+        except TimeoutError:
+            outcome = DeadlineExceeded.code
+            what = "first token was there" if first else "answer was whole"
+            raise DeadlineExceeded(f"The deadline passed before the {what}.") from None
         except UniModelError as e:
             outcome = e.code
             raise

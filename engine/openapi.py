@@ -1,4 +1,4 @@
-"""The native API as a table of operations, and the OpenAPI 3.1 document that is generated from it.
+"""The native API as a table of operations, and the OpenAPI 3.1 document that is generated from such tables.
 
 The server builds its routes from `OPERATIONS` too, and the bodies are the structs of `engine.schema` that it decodes
 and encodes with, so the document cannot drift from what is served.
@@ -41,7 +41,7 @@ class Operation:
     method: Literal["GET", "POST", "PUT", "DELETE"]
     path: str
     """``{name}``, ``{version}`` and ``{alias}`` stand for path parameters."""
-    tag: Literal["models", "prediction", "aliases", "server"]
+    tag: Literal["models", "prediction", "aliases", "server", "openai", "ollama", "anthropic"]
     summary: str
     response: type[msgspec.Struct] | None
     """The JSON body of the answer; `None` when the answer is not JSON."""
@@ -358,7 +358,7 @@ def _schemas(operations: Sequence[Operation]) -> dict[str, Any]:
     docs = _field_docs()
     for name, body in schemas.items():
         body["description"] = _text(body.get("description"))
-        for field, properties in body["properties"].items():
+        for field, properties in body.get("properties", {}).items():
             if (name, field) in docs:
                 properties["description"] = docs[name, field]
     return schemas

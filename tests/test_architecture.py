@@ -36,6 +36,8 @@ EDGES = ("engine.__main__", "engine.api", "engine.app", "engine.core", "engine.s
 """The upper floors of the engine, which the lower ones do not know."""
 
 LOWER = (
+    "engine.generation",
+    "engine.hub",
     "engine.registry",
     "engine.scheduling",
     "engine.tasks",
@@ -45,8 +47,8 @@ LOWER = (
 )
 
 HEAVY = {
-    "joblib", "lightgbm", "llama_cpp", "matplotlib", "onnx", "onnxruntime", "pandas", "PIL", "scipy", "sklearn",
-    "skops", "tensorflow", "torch", "transformers", "xgboost",
+    "huggingface_hub", "jinja2", "joblib", "lightgbm", "llama_cpp", "matplotlib", "onnx", "onnxruntime", "pandas",
+    "PIL", "scipy", "sklearn", "skops", "tensorflow", "torch", "transformers", "xgboost",
 }  # fmt: skip
 """Imported only inside functions, when a model needs them."""
 

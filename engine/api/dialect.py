@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
@@ -34,8 +34,9 @@ from engine.api.http import (
     send_body,
 )
 from engine.api.predict_body import decode_json
+from engine.api.streaming import send_events, while_connected
 from engine.core import Engine
-from engine.errors import InvalidRequest, ServerStopping, UniModelError
+from engine.errors import InvalidRequest, UniModelError
 from engine.generation.completion import Completion, collect
 from engine.openapi import Operation
 from engine.pool import Entry
@@ -91,12 +92,12 @@ class Call:
     engine: Engine
     headers: Headers
     body: bytes | bytearray
-    path: Mapping[str, str]
-    """The path's parameters."""
-    query: bytes
     request_id: str
     begin: float
     """When it arrived, on the engine's clock."""
+    path: Mapping[str, str] = field(default_factory=dict)
+    """The path's parameters."""
+    query: bytes = b""
     is_gone: Callable[[], bool] | None = None
 
     def decode(self, kind: type[T]) -> T:
@@ -143,10 +144,8 @@ class Call:
                 f"Model {entry.spec.name!r} is for the task {entry.spec.task}, and does not generate text.",
                 field="model",
             )
-        deltas = self.engine.generate(
-            entry.spec, request, self.request_id, self.begin, self.asked_deadline, self.priority
-        )
-        first = await anext(deltas)
+        deltas = self.engine.generate(entry, request, self.request_id, self.begin, self.asked_deadline, self.priority)
+        first = await anext(deltas, [])
 
         async def all_of_it() -> AsyncGenerator[list[Delta], None]:
             try:
@@ -187,17 +186,18 @@ class Endpoint:
                 self._engine,
                 headers,
                 body,
-                scope.get("path_params", {}),
-                scope.get("query_string", b""),
                 rid,
                 begin,
+                scope.get("path_params", {}),
+                scope.get("query_string", b""),
                 disconnect_probe(receive),
             )
-            reply = await self._while_connected(self._handler(call), receive)
+            reply = await while_connected(self._handler(call), receive)
             if reply is None:
                 return
             if isinstance(reply, EventStream):
-                await self._stream(reply, rid, receive, send)
+                head = [(b"content-type", reply.media_type.encode())]
+                await send_events(reply.events, head, self._dialect.error_event, rid, receive, send)
             else:
                 status = reply.status
                 data = reply.body if isinstance(reply.body, bytes) else encode_json(reply.body)
@@ -216,58 +216,6 @@ class Endpoint:
             extra = {"request_id": rid, "path": scope["path"], "status": status, "seconds": seconds}
             log.log(level, "request", extra=extra)
 
-    async def _while_connected(
-        self, work: Awaitable[Reply | EventStream], receive: Receive
-    ) -> Reply | EventStream | None:
-        """What a handler returns, or `None`, having cancelled it, when the client goes away."""
-        task = asyncio.ensure_future(work)
-        gone = asyncio.create_task(_disconnected(receive))
-        try:
-            await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-            return task.result() if task.done() else None
-        finally:
-            gone.cancel()
-            if not task.done():
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-
-    async def _stream(self, reply: EventStream, rid: str, receive: Receive, send: Send) -> None:
-        """Pieces as they come, until the last, an error, or the end of the connection."""
-        events = reply.events
-        gone = asyncio.create_task(_disconnected(receive))
-        step: asyncio.Future[bytes | None] = asyncio.Future()
-        started = False
-        try:
-            while True:
-                step = asyncio.ensure_future(anext(events, None))
-                await asyncio.wait({step, gone}, return_when=asyncio.FIRST_COMPLETED)
-                if not step.done():
-                    return
-                piece = step.result()
-                if not started:
-                    headers = [*_headers(reply.media_type, rid), (b"cache-control", b"no-store")]
-                    await send({"type": "http.response.start", "status": 200, "headers": headers})
-                    started = True
-                await send({"type": "http.response.body", "body": piece or b"", "more_body": piece is not None})
-                if piece is None:
-                    return
-        except (Exception, asyncio.CancelledError) as e:
-            if not started:
-                raise
-            error = ServerStopping("The server is stopping.") if isinstance(e, asyncio.CancelledError) else e
-            event = self._dialect.error_event(as_known(error, rid), rid)
-            await send({"type": "http.response.body", "body": event})
-        finally:
-            gone.cancel()
-            step.cancel()
-            await asyncio.gather(step, return_exceptions=True)
-            await events.aclose()
-
 
 def _headers(media_type: str, rid: str) -> RawHeaders:
     return [(b"content-type", media_type.encode()), (b"x-request-id", rid.encode())]
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 
-from engine.api import predict_body
+from engine.api import native_generation, predict_body
+from engine.api.dialect import Call
 from engine.api.http import (
     PRIORITIES,
     TIMEOUTS_MS,
@@ -38,8 +39,9 @@ from engine.api.http import (
     send_body,
     send_error,
 )
+from engine.api.streaming import send_events
 from engine.core import Engine
-from engine.errors import InvalidRequest, NotFound, ServerStopping, UniModelError
+from engine.errors import InvalidRequest, NotFound
 from engine.pool import Entry
 from engine.types import Answer, Request
 
@@ -51,7 +53,7 @@ PREDICT = ":predict"
 Respond = Callable[[int, RawHeaders, Body], None]
 """Writes a whole response: status, headers but for ``content-length``, body."""
 
-_EVENT_STREAM = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
+EVENT_STREAM = [(b"content-type", b"text/event-stream")]
 
 
 def parse_target(text: str) -> tuple[str, int | None]:
@@ -86,7 +88,7 @@ class PredictEndpoint:
     ) -> bool:
         """Starts a request whose body is here. Its response comes through `respond`, exactly once.
 
-        Returns false, having done nothing, when the model must be loaded first or the answer is a stream.
+        Returns false, having done nothing, when the model must be loaded first, or the answer is generated or a stream.
         """
         begin = self.engine.clock()
         rid = request_id(headers)
@@ -107,7 +109,7 @@ class PredictEndpoint:
 
         try:
             entry = self.engine.ready_now(name, version)
-            if entry is None:
+            if entry is None or entry.spec.info.generation is not None:
                 return False
             dispatcher = entry.dispatcher
             request, stream = self._request(entry, body, headers, rid, begin, is_gone)
@@ -129,6 +131,10 @@ class PredictEndpoint:
             reservation.cover(announced_length(headers, self.max_body))
             body = await read_body(receive, self.max_body, reservation.cover)
             entry = await self.engine.ready(name, version, self._deadline(headers, begin, None))
+            if entry.spec.info.generation is not None:
+                call = Call(self.engine, headers, body, rid, begin)
+                await native_generation.answer(call, entry, receive, send)
+                return
             request, stream = self._request(entry, body, headers, rid, begin, disconnect_probe(receive))
             if stream:
                 await self._stream(name, version, bytes(body), request, receive, send)
@@ -191,43 +197,17 @@ class PredictEndpoint:
     async def _stream(
         self, name: str, version: int | None, body: bytes, request: Request, receive: Receive, send: Send
     ) -> None:
-        """Server-sent events. The status line goes out with the first chunk, so that an early error has its own."""
-        rid = request.request_id
-        chunks = self.engine.stream(name, version, body, rid, request.deadline)
-        gone = asyncio.create_task(_disconnected(receive))
-        step: asyncio.Future[bytes | None] = asyncio.Future()
-        started = False
-        try:
-            while True:
-                step = asyncio.ensure_future(anext(chunks, None))
-                await asyncio.wait({step, gone}, return_when=asyncio.FIRST_COMPLETED)
-                if not step.done():
-                    return
-                chunk = step.result()
-                if not started:
-                    headers = [*_EVENT_STREAM, (b"x-request-id", rid.encode())]
-                    await send({"type": "http.response.start", "status": 200, "headers": headers})
-                    started = True
-                event = b"data: [DONE]\n\n" if chunk is None else b"data: %s\n\n" % chunk
-                await send({"type": "http.response.body", "body": event, "more_body": chunk is not None})
-                if chunk is None:
-                    return
-        except (UniModelError, asyncio.CancelledError) as e:
-            if not started:
-                raise
-            error = ServerStopping("The server is stopping.") if isinstance(e, asyncio.CancelledError) else e
-            await send({"type": "http.response.body", "body": _error_event(error, rid)})
-        finally:
-            gone.cancel()
-            step.cancel()
-            await asyncio.gather(step, return_exceptions=True)
-            await chunks.aclose()
+        """A plugin's chunks as server-sent events."""
+        chunks = self.engine.stream(name, version, body, request.request_id, request.deadline)
+        await send_events(
+            _events(chunks), [*EVENT_STREAM], native_generation.error_event, request.request_id, receive, send
+        )
 
 
-def _error_event(error: UniModelError, rid: str) -> bytes:
-    return b"event: error\ndata: %s\n\n" % encode_json(error_body(error, rid))
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+async def _events(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    try:
+        async for chunk in chunks:
+            yield b"data: %s\n\n" % chunk
+        yield b"data: [DONE]\n\n"
+    finally:
+        await chunks.aclose()

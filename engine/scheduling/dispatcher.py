@@ -31,6 +31,7 @@ from engine.scheduling import queue
 from engine.scheduling.batcher import BatchPolicy, due_in
 from engine.scheduling.deadlines import Deadlines
 from engine.scheduling.queue import Group, ModelQueue, Pending, QueueLimits
+from engine.scheduling.streams import Streams
 from engine.telemetry.metrics import ModelMetrics
 from engine.transport.messages import Loaded
 from engine.types import Answer, ModelSpec, Request, TensorInput
@@ -76,8 +77,7 @@ class Dispatcher:
         self._seconds_per_row = 0.0
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
-        self._streams = 0
-        self._waiting_streams: list[Stream] = []
+        self.streams = Streams()
         self._padded: dict[str, list[int]] = {}
         self.loaded: Loaded | None = None
         self._fixed_group: Group = None
@@ -149,7 +149,7 @@ class Dispatcher:
         else:
             self.metrics.ended("ok", seconds, item.nbytes, outcome.nbytes)
         item.deliver(outcome)
-        if not self.in_flight and self.on_idle is not None:
+        if self.idle and self.on_idle is not None:
             self.on_idle()
 
     def _predicted_wait(self) -> float:
@@ -189,9 +189,10 @@ class Dispatcher:
             self._padded = {s.name: [axis for axis, _ in free_dims(s)] for s in loaded.info.inputs}
         instance.on_done = self._done
         instance.on_lost = self._lost
+        instance.on_stream_end = lambda: self.streams.start(self.instances)
         self.instances.append(instance)
         instance.worker.settled(instance)
-        self._start_streams()
+        self.streams.start(self.instances)
         self._schedule_pump()
 
     def rename(self, spec: ModelSpec) -> None:
@@ -209,14 +210,12 @@ class Dispatcher:
     @property
     def idle(self) -> bool:
         """Whether nothing waits and nothing computes."""
-        return not self.in_flight and not self._streams
+        return not self.in_flight and not self.streams.open
 
     def end_all(self, error: Callable[[], UniModelError]) -> None:
         """Ends everything that waits: the model will not come back."""
         self.queue.drain(error)
-        for stream in self._waiting_streams:
-            stream.end(error())
-        self._waiting_streams.clear()
+        self.streams.end_all(error)
 
     def _schedule_pump(self) -> None:
         """Pumps once in this turn of the loop, after all requests that arrived in it."""
@@ -316,15 +315,9 @@ class Dispatcher:
                     item.deaths += 1
                 self._put_back(item, instance.worker, alone=at_work == {instance})
         instance.outstanding.clear()
-        for stream in instance.streams.values():
-            if stream.begun or stream.retried:
-                stream.end(WorkerDied("The worker process died while it streamed this answer."))
-            else:
-                stream.retried = True
-                self._waiting_streams.append(stream)
-        instance.streams.clear()
+        self.streams.lost(instance)
         instance.close()
-        self._start_streams()
+        self.streams.start(self.instances)
         if self.on_deficit is not None:
             self.on_deficit(instance)
         if self.instances and self.queue.requests:
@@ -345,29 +338,21 @@ class Dispatcher:
     # --- streams -----------------------------------------------------------------------------------------------------
 
     def open_stream(self, stream: Stream) -> None:
-        """Starts a streamed request on the instance with the fewest. Raises `Overloaded`, or `ServerStopping`."""
-        if self._streams >= self.queue.limits.max_requests:
-            raise self.queue.overloaded(f"{self._streams} streams are open", 1.0)
-        self._streams += 1
-        self._waiting_streams.append(stream)
-        self._start_streams()
-
-    def _start_streams(self) -> None:
-        """Gives the streams that have no instance to those with the fewest. Without any, they wait for one."""
-        while self.instances and self._waiting_streams:
-            min(self.instances, key=lambda i: len(i.streams)).start_stream(self._waiting_streams.pop(0))
+        """Starts a streamed or generated request as soon as an instance has room. Raises `Overloaded`."""
+        if self.streams.open >= self.queue.limits.max_requests:
+            raise self._refused(self.queue.overloaded(f"{self.streams.open} streams are open", 1.0))
+        self.streams.add(stream)
+        self.streams.start(self.instances)
 
     def close_stream(self, stream: Stream, outcome: str, seconds: float) -> None:
         """The reader has all it will take."""
-        self._streams -= 1
         self.requests += 1
         self.errors += outcome != "ok"
         self.last_used = self._clock()
         self.metrics.ended(outcome, seconds)
-        if stream in self._waiting_streams:
-            self._waiting_streams.remove(stream)
-        for instance in self.instances:
-            instance.cancel_stream(stream)
+        self.streams.close(stream, self.instances)
+        if self.idle and self.on_idle is not None:
+            self.on_idle()
 
     def stopping(self) -> UniModelError:
         """The error of requests that a stop leaves behind."""

@@ -20,6 +20,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
+from backends.base import Usage
 from engine.errors import BY_CODE
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
@@ -64,18 +65,25 @@ class ModelMetrics:
 
     __slots__ = (
         "_outcomes",
+        "accepted_tokens",
         "batch_requests",
         "batch_rows",
+        "cached_tokens",
+        "completion_tokens",
         "compute_seconds",
+        "draft_tokens",
+        "first_token_seconds",
         "in_flight_requests",
         "loaded",
         "memory_bytes",
+        "prompt_tokens",
         "queue_requests",
         "queue_seconds",
         "request_bytes",
         "request_seconds",
         "response_bytes",
         "retries",
+        "token_seconds",
     )
 
     def __init__(self) -> None:
@@ -88,6 +96,13 @@ class ModelMetrics:
         self.request_bytes = 0
         self.response_bytes = 0
         self.retries = 0
+        self.prompt_tokens = 0
+        self.cached_tokens = 0
+        self.completion_tokens = 0
+        self.draft_tokens = 0
+        self.accepted_tokens = 0
+        self.first_token_seconds = Histogram(SECONDS)
+        self.token_seconds = Histogram(SECONDS)
         self.queue_requests = 0
         """Gauge: requests that wait."""
         self.in_flight_requests = 0
@@ -121,6 +136,20 @@ class ModelMetrics:
     def retried(self) -> None:
         """One request was sent again, because its worker died."""
         self.retries += 1
+
+    def first_token(self, seconds: float) -> None:
+        """The first token of an answer was there, `seconds` after its request came."""
+        self.first_token_seconds.observe(seconds)
+
+    def generated(self, usage: Usage) -> None:
+        """One answer was generated."""
+        self.prompt_tokens += usage.prompt_tokens
+        self.cached_tokens += usage.cached_tokens
+        self.completion_tokens += usage.completion_tokens
+        self.draft_tokens += usage.draft_tokens
+        self.accepted_tokens += usage.accepted_tokens
+        if usage.completion_tokens > 1:
+            self.token_seconds.observe(usage.generation_seconds / (usage.completion_tokens - 1))
 
     @property
     def outcomes(self) -> Iterable[tuple[str, int]]:
@@ -196,6 +225,11 @@ class Metrics(Collector):
             ("request_bytes", "Bytes of request bodies."),
             ("response_bytes", "Bytes of response bodies."),
             ("retries", "Requests sent a second time because their worker died."),
+            ("prompt_tokens", "Tokens of prompts."),
+            ("cached_tokens", "Tokens of prompts that the prefix cache had."),
+            ("completion_tokens", "Tokens of generated answers."),
+            ("draft_tokens", "Tokens guessed by speculation."),
+            ("accepted_tokens", "Tokens guessed by speculation that were right."),
         ):
             counter = CounterMetricFamily(f"unimodel_{attribute}", help, labels=_MODEL)
             for labels, m in self._labelled():
@@ -209,6 +243,8 @@ class Metrics(Collector):
             ("batch_rows", "Rows in a batch."),
             ("batch_requests", "Requests in a batch."),
             ("compute_seconds", "Time the model computed a batch."),
+            ("first_token_seconds", "Time from a request's arrival to the first token of its answer."),
+            ("token_seconds", "Time between two tokens of an answer, on its average."),
         ):
             family = HistogramMetricFamily(f"unimodel_{attribute}", help, labels=_MODEL)
             for labels, m in self._labelled():

@@ -109,6 +109,8 @@ class GenerateRequest(msgspec.Struct, kw_only=True):
     """Whether reasoning comes apart from the answer's text."""
     stream: bool = False
     """Whether the answer comes in pieces; else each choice is one `Delta`."""
+    count_only: bool = False
+    """Whether only the prompt's tokens are counted: the answer is one `Delta` that has only `usage`."""
 
 
 class ToolCallDelta(msgspec.Struct, kw_only=True, omit_defaults=True):

@@ -5,7 +5,7 @@ Two kinds of connection exist between the server and a worker:
 - the **control channel**, one for each worker: `Load` goes down; `Hello`, `Loaded`, `LoadFailed` and
   `Unloaded` come up;
 - the **batch queue**, one for each loaded model on a worker: `RunBatch`, `StartStream` and `CancelStream` go down;
-  `BatchDone`, `Chunk` and `StreamEnd` come up. Closing it unloads the model.
+  `BatchDone`, `Chunk`, `StreamEnd` and `StepDone` come up. Closing it unloads the model.
 
 Bulk bytes do not travel in messages. They lie in the *arena* of the message: a slot of the batch queue's shared
 memory, or, when they are few, the message's own `data`. Offsets count from the start of the arena.
@@ -159,7 +159,7 @@ class RunBatch(msgspec.Struct, array_like=True, tag=10):
 
 
 class StartStream(msgspec.Struct, array_like=True, tag=11):
-    """Begin a streamed request; `body` is its whole JSON body."""
+    """Begin a streamed request; `body` is its whole JSON body, or a `generation.GenerateRequest`."""
 
     id: int
     request_id: str
@@ -216,7 +216,7 @@ class BatchDone(msgspec.Struct, array_like=True, tag=13):
 
 
 class Chunk(msgspec.Struct, array_like=True, tag=14):
-    """One piece of a streamed answer, as JSON."""
+    """One piece of a streamed answer: JSON, or a list of `generation.Delta`."""
 
     id: int
     data: bytes
@@ -229,8 +229,15 @@ class StreamEnd(msgspec.Struct, array_like=True, tag=15):
     error: ErrorResult | None = None
 
 
+class StepDone(msgspec.Struct, array_like=True, tag=16):
+    """What one step added to the answers that are being generated."""
+
+    chunks: list[Chunk]
+    ends: list[StreamEnd]
+
+
 BatchDown = RunBatch | StartStream | CancelStream
-BatchUp = BatchDone | Chunk | StreamEnd
+BatchUp = BatchDone | Chunk | StreamEnd | StepDone
 
 encode = msgspec.msgpack.Encoder().encode
 decode_load = msgspec.msgpack.Decoder(Load).decode

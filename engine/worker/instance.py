@@ -41,10 +41,13 @@ class Batch:
 class Stream:
     """The chunks of one streamed request, on their way to one reader."""
 
-    def __init__(self, stream_id: int, body: bytes, request_id: str) -> None:
+    def __init__(self, stream_id: int, body: bytes, request_id: str, priority: int = 0, choices: int = 1) -> None:
         self.id = stream_id
         self.body = body
         self.request_id = request_id
+        self.priority = priority
+        self.choices = choices
+        """Sequences that it takes."""
         self.begun = False
         """Whether a chunk reached the reader, after which the request cannot be tried again."""
         self.retried = False
@@ -52,8 +55,8 @@ class Stream:
         self.waiting_bytes = 0
 
     def put(self, chunk: bytes) -> None:
-        """Adds a chunk."""
-        self.begun = True
+        """Adds a chunk. An empty one says that the first token of an answer that comes whole is there."""
+        self.begun = self.begun or bool(chunk)
         self.waiting_bytes += len(chunk)
         self._chunks.put_nowait(chunk)
 
@@ -88,6 +91,7 @@ class Instance:
         self.loaded: Loaded | None = None
         self.on_done: Callable[[Instance, Batch, list[Answer | UniModelError], float], None] | None = None
         self.on_lost: Callable[[Instance], None] | None = None
+        self.on_stream_end: Callable[[], None] | None = None
         self._free_slots = list(range(MAX_OUTSTANDING))
         self._next_id = 0
         self._last_done = 0.0
@@ -141,8 +145,13 @@ class Instance:
             self._batch_done(message)
         elif isinstance(message, Chunk):
             self._chunk(message)
-        else:
+        elif isinstance(message, StreamEnd):
             self._stream_end(message)
+        else:
+            for chunk in message.chunks:
+                self._chunk(chunk)
+            for end in message.ends:
+                self._stream_end(end)
 
     def _batch_done(self, message: BatchDone) -> None:
         batch = self.outstanding.popleft()
@@ -169,6 +178,8 @@ class Instance:
         stream = self.streams.pop(message.id, None)
         if stream is not None:
             stream.end(None if message.error is None else packing.to_error(message.error))
+            if self.on_stream_end is not None:
+                self.on_stream_end()
 
     def _on_close(self) -> None:
         if self.on_lost is not None:

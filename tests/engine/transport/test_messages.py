@@ -29,6 +29,7 @@ from engine.transport.messages import (
     RowsResult,
     RunBatch,
     StartStream,
+    StepDone,
     StreamEnd,
     TensorItem,
     Unloaded,
@@ -110,6 +111,7 @@ BATCH_UP: list[Any] = [
     Chunk(1, b'{"output":"caf\xc3\xa9"}'),
     StreamEnd(1),
     StreamEnd(1, ErrorResult("model_error", "It raised.")),
+    StepDone([Chunk(1, b"\x90"), Chunk(2, b"")], [StreamEnd(2)]),
 ]
 
 CHANNELS = {

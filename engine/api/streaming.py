@@ -1,0 +1,73 @@
+"""Responses in pieces, and work that ends when its client goes away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import TypeVar
+
+from engine.api.http import RawHeaders, Receive, Send, as_known
+from engine.errors import ServerStopping, UniModelError
+
+T = TypeVar("T")
+
+
+async def while_connected(work: Awaitable[T], receive: Receive) -> T | None:
+    """The result of `work`, or `None`, having cancelled it, when the client goes away. The body has been read."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.create_task(_disconnected(receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        gone.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def send_events(
+    events: AsyncGenerator[bytes, None],
+    head: RawHeaders,
+    error_event: Callable[[UniModelError, str], bytes],
+    rid: str,
+    receive: Receive,
+    send: Send,
+) -> None:
+    """Writes pieces as they come, until the last, an error, or the end of the connection.
+
+    The status goes out with the first piece, so that an error before it is raised, and can have a status of its own. A
+    later one is written as `error_event` puts it.
+    """
+    gone = asyncio.create_task(_disconnected(receive))
+    step: asyncio.Future[bytes | None] = asyncio.Future()
+    started = False
+    try:
+        while True:
+            step = asyncio.ensure_future(anext(events, None))
+            await asyncio.wait({step, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not step.done():
+                return
+            piece = step.result()
+            if not started:
+                headers = [*head, (b"cache-control", b"no-store"), (b"x-request-id", rid.encode())]
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
+                started = True
+            await send({"type": "http.response.body", "body": piece or b"", "more_body": piece is not None})
+            if piece is None:
+                return
+    except (Exception, asyncio.CancelledError) as e:
+        if not started:
+            raise
+        error = ServerStopping("The server is stopping.") if isinstance(e, asyncio.CancelledError) else e
+        await send({"type": "http.response.body", "body": error_event(as_known(error, rid), rid)})
+    finally:
+        gone.cancel()
+        step.cancel()
+        await asyncio.gather(step, return_exceptions=True)
+        await events.aclose()
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

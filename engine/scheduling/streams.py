@@ -1,0 +1,80 @@
+"""The streamed and generated requests of one loaded model: which wait for an instance, and which goes next.
+
+An instance takes as many at once as its model has sequences; a plugin's streams have no such bound. They wait here, not
+in the worker, so that a higher priority still goes first, and one whose client left is never computed.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable
+
+from engine.errors import UniModelError, WorkerDied
+from engine.worker.instance import Instance, Stream
+
+_UNBOUNDED = 1 << 30
+"""Sequences of a model that does not say how many it has, such as a plugin."""
+
+
+class Streams:
+    """Owns the streams from their admission until their reader closes them."""
+
+    def __init__(self) -> None:
+        self.open = 0
+        """Those that their readers have not closed."""
+        self._waiting: list[Stream] = []
+        """In the order in which they are to start."""
+
+    @property
+    def waiting(self) -> int:
+        """Those that no instance has."""
+        return len(self._waiting)
+
+    def add(self, stream: Stream) -> None:
+        """Takes in a stream; follow with `start`."""
+        self.open += 1
+        self._wait(stream)
+
+    def _wait(self, stream: Stream) -> None:
+        bisect.insort(self._waiting, stream, key=lambda s: (-s.priority, s.id))
+
+    def close(self, stream: Stream, instances: list[Instance]) -> None:
+        """The reader has all it will take."""
+        self.open -= 1
+        if stream in self._waiting:
+            self._waiting.remove(stream)
+        for instance in instances:
+            instance.cancel_stream(stream)
+        self.start(instances)
+
+    def start(self, instances: list[Instance]) -> None:
+        """Gives streams that wait to the instances with the most room, while there is some."""
+        while self._waiting and instances:
+            stream = self._waiting[0]
+            instance = max(instances, key=_room)
+            if _room(instance) < stream.choices and instance.streams:
+                return
+            instance.start_stream(self._waiting.pop(0))
+
+    def lost(self, instance: Instance) -> None:
+        """The worker of an instance died: what its reader has seen nothing of is tried once more."""
+        for stream in instance.streams.values():
+            if stream.begun or stream.retried:
+                stream.end(WorkerDied("The worker process died while it streamed this answer."))
+            else:
+                stream.retried = True
+                self._wait(stream)
+        instance.streams.clear()
+
+    def end_all(self, error: Callable[[], UniModelError]) -> None:
+        """Ends those that wait: no instance will come back."""
+        for stream in self._waiting:
+            stream.end(error())
+        self._waiting.clear()
+
+
+def _room(instance: Instance) -> float:
+    """Sequences that an instance has left."""
+    generation = instance.loaded.info.generation if instance.loaded is not None else None
+    taken = sum(s.choices for s in instance.streams.values())
+    return (_UNBOUNDED if generation is None else generation.sequences) - taken
