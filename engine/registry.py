@@ -93,6 +93,11 @@ class Registry:
             self._db.close()
             raise
 
+    @property
+    def home(self) -> Path:
+        """The folder that the file is in, which is the server's home."""
+        return self._path.parent
+
     def close(self) -> None:
         """Closes the file."""
         self._db.close()

@@ -39,6 +39,9 @@ class AliasRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """The version it is pinned to; without one, the newest serves."""
 
 
+PullStatus = Literal["resolving", "downloading", "verifying", "success"]
+
+
 class PullRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """``POST /v1/pull``: downloads a model file into the server's home folder."""
 
@@ -49,7 +52,7 @@ class PullRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 class Progress(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One line of the answer to ``POST /v1/pull``. The last has the status ``success`` and a `path`."""
 
-    status: Literal["resolving", "downloading", "verifying", "success"]
+    status: PullStatus
     file: str = ""
     """The file's name in its repository."""
     digest: str = ""

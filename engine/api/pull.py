@@ -1,0 +1,59 @@
+"""``POST /v1/pull``: downloads a model file into the server's home folder, and says how far it is, line by line."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from engine import errors as e
+from engine import hub
+from engine.api.dialect import NDJSON, Call, Dialect, EventStream
+from engine.api.http import encode_json, error_body
+from engine.errors import UniModelError
+from engine.openapi import Operation
+from engine.schema import PullRequest
+
+_PULL = Operation(
+    "pull_model",
+    "POST",
+    "/v1/pull",
+    "models",
+    "Download a model file from the Hugging Face hub, to be registered then.",
+    None,
+    PullRequest,
+    errors=(
+        e.InvalidRequest,
+        e.InvalidJSON,
+        e.NotFound,
+        e.ModelFileError,
+        e.MissingRuntime,
+        e.InsufficientStorage,
+        e.Unavailable,
+    ),
+    response_media=(NDJSON,),
+    description="""\
+The answer is one JSON object a line, a `Progress` each; the last has the file's `path` on the server's machine, or is
+an ErrorBody. A download that breaks off, or whose client goes away, goes on where it ended when it is asked for again.
+`HF_ENDPOINT` and `HF_TOKEN` in the server's environment say which hub, and who asks.""",
+)
+
+
+async def _pull(call: Call) -> EventStream:
+    return EventStream(_lines(call.decode(PullRequest), call), NDJSON)
+
+
+async def _lines(request: PullRequest, call: Call) -> AsyncGenerator[bytes, None]:
+    async with aclosing(hub.pull(request.source, call.engine.registry.home)) as progress:
+        head = b""
+        async for step in progress:
+            head += encode_json(step) + b"\n"
+            if step.status != "resolving":  # what is wrong with the source comes next, and has a status of its own
+                yield head
+                head = b""
+
+
+def _error_event(error: UniModelError, rid: str) -> bytes:
+    return encode_json(error_body(error, rid)) + b"\n"
+
+
+DIALECT = Dialect("native", (_PULL,), {"pull_model": _pull}, error_body, _error_event)

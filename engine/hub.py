@@ -1,0 +1,94 @@
+"""Models from the Hugging Face hub: what a source names, and its download in a process of its own.
+
+The process (`engine.hub_download`) can be ended at any time, also while the network hangs. What it has so far stays on
+the disk, and the next pull of the same file goes on from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import re
+import sys
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import msgspec
+
+from engine.errors import InternalError, InvalidRequest, MissingRuntime, from_code
+from engine.hub_download import Line, Source
+from engine.schema import Progress as Progress
+
+PREFIXES = ("hf:", "hf.co/", "huggingface.co/", "https://hf.co/", "https://huggingface.co/")
+"""How a source may begin. The server's ``HF_ENDPOINT`` says where the hub really is."""
+
+_PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_SOURCE = re.compile(rf"(?P<repo>{_PART}/{_PART})(?::(?P<file>[^@]+))?(?:@(?P<revision>.+))?")
+_TERMINATE_SECONDS = 2.0
+
+
+def parse(source: str) -> Source:
+    """What a source names. Raises `InvalidRequest`."""
+    prefix = next((p for p in PREFIXES if source.startswith(p)), None)
+    found = _SOURCE.fullmatch(source[len(prefix) :].rstrip("/")) if prefix else None
+    if found is None or ".." in found["repo"]:
+        raise InvalidRequest(
+            f"{source[:200]!r} names no model; expected hf:ORG/REPO, hf:ORG/REPO:FILE or hf:ORG/REPO:FILE@REVISION.",
+            field="source",
+        )
+    return Source(found["repo"], found["file"], found["revision"])
+
+
+async def pull(source: str, home: Path) -> AsyncGenerator[Progress, None]:
+    """Downloads a model's file below ``home/models``. The last progress has its path; closing the generator ends it.
+
+    Raises `InvalidRequest` (also when the repository has several files that could be meant: it lists them), `NotFound`,
+    `MissingRuntime`, `InsufficientStorage`, `ModelFileError` when the digest is wrong, `Unavailable` when the hub is.
+    """
+    wanted = parse(source)
+    if importlib.util.find_spec("huggingface_hub") is None:
+        raise MissingRuntime("huggingface_hub is not installed. Install it with: pip install 'unimodel[hub]'")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-P",
+        "-m",
+        "engine.hub_download",
+        str(home / "models"),
+        msgspec.json.encode(wanted).decode(),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        start_new_session=True,  # a Ctrl-C in the terminal is the server's to handle
+    )
+    assert process.stdout is not None
+    decode = msgspec.json.Decoder(Line).decode
+    done = False
+    try:
+        async for text in process.stdout:
+            line = decode(text)
+            if line.error is not None:
+                error = line.error
+                raise from_code(error.code, error.message, field=error.param, details=error.details)
+            if line.progress is not None:
+                yield line.progress
+                done = line.progress.status == "success"
+        code = await process.wait()
+        if not done:
+            raise InternalError(f"The process that downloads ended with exit code {code}; the server's log says why.")
+    finally:
+        await _end(process)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Ends the process, if it has not ended, and waits until it is gone."""
+    if process.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        async with asyncio.timeout(_TERMINATE_SECONDS):
+            await process.wait()
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
