@@ -1,0 +1,126 @@
+"""Ollama's API under ``/api``, close enough for its unmodified clients.
+
+What it has no place for is refused with a sentence that says what to do instead; nothing is left out in silence.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from engine import errors as e
+from engine.api.dialect import NDJSON, Dialect
+from engine.api.http import encode_json
+from engine.api.ollama import bodies as b
+from engine.api.ollama.handlers import Handlers
+from engine.api.parts import sentence
+from engine.errors import UniModelError
+from engine.openapi import Operation
+
+_BODY = (e.InvalidRequest, e.InvalidInput, e.InvalidJSON, e.BodyTooLarge)
+_ASKS = (
+    *_BODY,
+    e.ModelNotFound,
+    e.ModelFailed,
+    e.Overloaded,
+    e.DeadlineExceeded,
+    e.ModelError,
+    e.WorkerDied,
+    e.ServerStopping,
+)
+_WRITES = (*_BODY, e.Conflict, e.InsufficientStorage, e.Unavailable)
+_LOADS = (*_WRITES, e.ModelFileError, e.ModelError, e.MissingRuntime, e.InsufficientMemory)
+
+_LINES = (
+    "Unless `stream` is false, the answer is one JSON object a line; an error on the way is a last line with `error`."
+)
+
+
+def _operation(
+    method: Literal["GET", "POST", "DELETE"],
+    path: str,
+    summary: str,
+    response: type | None,
+    request: type | None = None,
+    errors: tuple[type[UniModelError], ...] = (),
+    *,
+    lines: bool = False,
+) -> Operation:
+    return Operation(
+        f"ollama_{path}",
+        method,
+        f"/api/{path}",
+        "ollama",
+        summary,
+        response,
+        request,
+        errors=errors,
+        response_media=(NDJSON,) if lines else (),
+        description=_LINES if lines else "",
+    )
+
+
+_OPERATIONS = (
+    _operation(
+        "POST", "generate", "Answer a prompt.", b.OllamaGenerateResponse, b.OllamaGenerateRequest, _ASKS, lines=True
+    ),
+    _operation("POST", "chat", "Answer a conversation.", b.OllamaChatResponse, b.OllamaChatRequest, _ASKS, lines=True),
+    _operation("POST", "embed", "Embed texts.", b.OllamaEmbedResponse, b.OllamaEmbedRequest, _ASKS),
+    _operation("POST", "embeddings", "Embed a text.", b.OllamaEmbeddingsResponse, b.OllamaEmbeddingsRequest, _ASKS),
+    _operation("GET", "tags", "List the models that text can be sent to.", b.OllamaModels),
+    _operation("GET", "ps", "List the loaded models.", b.OllamaRunningModels),
+    _operation(
+        "POST", "show", "Describe a model.", b.OllamaDescription, b.OllamaShowRequest, (*_BODY, e.ModelNotFound)
+    ),
+    _operation(
+        "POST",
+        "create",
+        "Register a model's file again, with options of its own.",
+        b.OllamaStatus,
+        b.OllamaCreateRequest,
+        (*_LOADS, e.ModelNotFound),
+        lines=True,
+    ),
+    _operation(
+        "POST",
+        "copy",
+        "Register a model under another name, too.",
+        None,
+        b.OllamaCopyRequest,
+        (*_WRITES, e.ModelNotFound),
+    ),
+    _operation(
+        "DELETE", "delete", "Unregister a model, or a version.", None, b.OllamaNameRequest, (*_WRITES, e.ModelNotFound)
+    ),
+    _operation(
+        "POST",
+        "pull",
+        "Download a model from the Hugging Face hub, and register it.",
+        b.OllamaStatus,
+        b.OllamaPullRequest,
+        (*_LOADS, e.NotFound),
+        lines=True,
+    ),
+    _operation("POST", "push", "Say that nothing is published.", None, b.OllamaPushRequest, _BODY),
+    _operation("GET", "version", "Say which Ollama this is like.", b.OllamaVersion),
+)
+
+
+def _error_body(error: UniModelError, rid: str) -> dict[str, str]:  # noqa: ARG001
+    return {"error": sentence(error)}
+
+
+def _error_line(error: UniModelError, rid: str) -> bytes:
+    return encode_json(_error_body(error, rid)) + b"\n"
+
+
+_handlers = Handlers()
+
+DIALECT = Dialect(
+    "ollama",
+    _OPERATIONS,
+    {o.operation_id: getattr(_handlers, o.operation_id.removeprefix("ollama_")) for o in _OPERATIONS},
+    _error_body,
+    _error_line,
+)
+
+__all__ = ["DIALECT"]

@@ -1,0 +1,165 @@
+"""What Ollama's API changes: models made of others, copied, pulled and deleted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, TypeVar
+
+from engine import digest, hub
+from engine.api.ollama import names, options
+from engine.api.ollama.bodies import OllamaCreateRequest, OllamaPullRequest, OllamaStatus
+from engine.core import Engine
+from engine.errors import InvalidInput, ModelNotFound
+from engine.schema import Progress, RegisterRequest
+from engine.types import ModelSpec
+
+T = TypeVar("T")
+
+_GO_TEMPLATE = ("{{ .", "{{.", "{{- .", "{{ if ", "{{- if ", "{{if ", "{{ range ", "{{- range ", "{{range ")
+"""How templates of Ollama's own kind look."""
+
+_NOT_CREATED = {
+    "system": "A model has no system message of its own here; send it with each request.",
+    "files": "A file is registered by its path on the server's machine: unimodel register NAME PATH.",
+    "adapters": "Adapters are options of a registration: unimodel register NAME PATH --set lora.NAME=PATH.",
+    "license": "A license is not stored.",
+    "messages": "Messages are not stored; send them with each request.",
+    "quantize": "Files are served as they are; quantize before you register.",
+}
+
+
+def target(model: str, name: str) -> str:
+    """The model that a request names, by either of two fields. Raises `InvalidInput`."""
+    if not (model or name):
+        raise InvalidInput("The request must name a model.", field="model")
+    return model or name
+
+
+async def create(engine: Engine, body: OllamaCreateRequest) -> ModelSpec:
+    """Registers the file of a model again, with options of its own. Raises `InvalidInput`, or why it does not load."""
+    name = names.new(target(body.model, body.name), "model")
+    for field, reason in _NOT_CREATED.items():
+        if getattr(body, field):
+            raise InvalidInput(reason, field=field)
+    if not body.from_:
+        raise InvalidInput(
+            "from must name a registered model. A file is registered with: unimodel register NAME PATH.", field="from"
+        )
+    source = engine.registry.get(*names.parse(body.from_))
+    request = RegisterRequest(
+        name=name,
+        model_path=source.path,
+        backend=source.backend,
+        task=source.task,
+        config=_config(source, body),
+        trust=source.trusted,
+    )
+    return await _uninterrupted(engine.register(request))
+
+
+def _config(source: ModelSpec, body: OllamaCreateRequest) -> dict[str, Any]:
+    """The options of the new model."""
+    config = dict(source.config)
+    wishes = options.read(body.parameters, "parameters")
+    if wishes.num_ctx is not None:
+        config["max_context_length"] = wishes.num_ctx
+    for field in ("stop", "num_predict", "seed"):
+        if getattr(wishes, field) is not None:
+            raise InvalidInput(
+                f"{field} is no default of a model; send it with each request.", field=f"parameters.{field}"
+            )
+    sampling = {name: value for name in options.SAMPLING if (value := getattr(wishes, name)) is not None}
+    if sampling:
+        config["sampling"] = {**(source.config.get("sampling") or {}), **sampling}
+    if body.template:
+        if any(sign in body.template for sign in _GO_TEMPLATE):
+            raise InvalidInput(
+                "This is a template in Go's language; here, chat templates are in Jinja, as in the model's repository.",
+                field="template",
+            )
+        config["chat_template"] = body.template
+    return config
+
+
+async def copy(engine: Engine, source: str, destination: str) -> None:
+    """Registers a model under another name, too, without loading it: its file was proved when it was registered."""
+    spec = engine.registry.get(*names.parse(source))
+    name = names.new(destination, "destination")
+    served = engine.registry.get(name) if name in engine.registry.names() else None
+    engine.registry.add(
+        name=name,
+        path=spec.path,
+        sha256=spec.sha256,
+        size_bytes=spec.size_bytes,
+        backend=spec.backend,
+        task=spec.task,
+        config=spec.config,
+        trusted=spec.trusted,
+        info=spec.info,
+    )
+    if served is not None and engine.registry.get(name).key != served.key:
+        engine.pool.background(engine.pool.unload(served))
+
+
+async def delete(engine: Engine, given: str) -> None:
+    """Removes a model, one version of it, or an alias."""
+    name, version = names.parse(given)
+    spec = engine.registry.get(name, version)
+    if spec.name == name:
+        await _uninterrupted(engine.unregister(name, version))
+    elif version is None:
+        engine.registry.remove_alias(name)
+    else:
+        raise ModelNotFound(
+            f"{name!r} is an alias; delete it by its name alone, or {spec.name}:{version}.", field="model"
+        )
+
+
+async def pull(engine: Engine, body: OllamaPullRequest) -> AsyncGenerator[OllamaStatus, None]:
+    """Downloads a model, and registers it under a name that is made of its source. Says how far it is."""
+    given = target(body.model, body.name)
+    source = names.hub_source(given)
+    if source is None:
+        raise InvalidInput(
+            f"{given[:140]!r} is in no library that this server knows. Name a repository of the Hugging Face hub: "
+            "hf.co/ORG/REPO, or hf.co/ORG/REPO:FILE.",
+            field="model",
+        )
+    if body.insecure:
+        raise InvalidInput("insecure is not supported; the hub is spoken to as HF_ENDPOINT says.", field="insecure")
+    path = ""
+    begun = False
+    async with aclosing(hub.pull(source, engine.registry.home)) as steps:
+        async for step in steps:
+            if step.status == "resolving":
+                continue  # until it is known that there is such a file, nothing is said: an error has a status then
+            if not begun:
+                yield OllamaStatus(status="pulling manifest")
+                begun = True
+            yield _status(step)
+            path = step.path or path
+    yield OllamaStatus(status="registering")
+    await _uninterrupted(_register(engine, names.parse(given)[0], path))
+    yield OllamaStatus(status="success")
+
+
+def _status(step: Progress) -> OllamaStatus:
+    status = "verifying sha256 digest" if step.status == "verifying" else f"pulling {step.file}"
+    return OllamaStatus(status=status, digest=step.digest, total=step.total, completed=step.completed)
+
+
+async def _register(engine: Engine, name: str, path: str) -> None:
+    """Registers a pulled file, unless it is what the name stands for already."""
+    if name in engine.registry.names():
+        spec = engine.registry.get(name)
+        if spec.path == path and await asyncio.to_thread(digest.digest, Path(path)) == (spec.sha256, spec.size_bytes):
+            return
+    await engine.register(RegisterRequest(name=name, model_path=path))
+
+
+async def _uninterrupted(work: Coroutine[Any, Any, T]) -> T:
+    """The result of work that goes on to its end, also when its client goes away."""
+    return await asyncio.shield(asyncio.ensure_future(work))

@@ -1,0 +1,43 @@
+"""Parts of requests and answers that several dialects have alike: images in base64, JSON for a worker, sentences."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import TypeVar
+
+import msgspec
+
+from engine.errors import InvalidInput, InvalidRequest, UniModelError
+
+T = TypeVar("T")
+
+
+def decode_image(text: str, field: str) -> bytes:
+    """The encoded image behind base64. Raises `InvalidInput`."""
+    try:
+        image = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidInput(
+            "The image is not valid base64; send the bytes of its file so encoded.", field=field
+        ) from None
+    if not image:
+        raise InvalidInput("The image is empty.", field=field)
+    return image
+
+
+def crossing(value: T, field: str) -> T:
+    """A JSON value, if it can cross to a worker. Raises `InvalidInput` for integers that nothing holds."""
+    try:
+        msgspec.msgpack.encode(value)
+    except OverflowError:
+        raise InvalidInput(f"{field} has an integer of more than 64 bits.", field=field) from None
+    return value
+
+
+def sentence(error: UniModelError) -> str:
+    """What an error says, with the place of the fault, for clients that are told no more."""
+    field = error.field
+    if field is None or not isinstance(error, InvalidRequest) or field.rpartition(".")[2] in error.message:
+        return error.message
+    return f"{field}: {error.message}"
