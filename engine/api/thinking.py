@@ -6,14 +6,13 @@ import re
 from typing import Any, Literal
 
 from engine.errors import InvalidInput
+from engine.generation.reasoning import reasoning_format
 
 Effort = Literal["low", "medium", "high"]
 
 _EFFORT = "reasoning_effort"
 _SWITCHES = ("enable_thinking", "thinking")
 """Variables that templates ask for, the commoner first."""
-_MARKS = ("<think>", "<|channel|>analysis", "[THINK]")
-"""Texts that begin a thought, in the templates of models that cannot be told whether to think."""
 
 _TAG = re.compile(r"{[%{].*?[%}]}", re.DOTALL)
 
@@ -22,7 +21,7 @@ def thinks(template: str | None) -> bool:
     """Whether a model thinks, or can be told to."""
     if template is None:
         return False
-    return _switch(template) is not None or _EFFORT in template or any(mark in template for mark in _MARKS)
+    return _switch(template) is not None or _EFFORT in template or reasoning_format(template) is not None
 
 
 def turned(template: str | None, think: bool | Effort, field: str) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def capabilities(spec: ModelSpec) -> list[str]:
         return [_EMBEDDING] if spec.task == _EMBEDDING else []
     having = {
         "completion": True,
-        "tools": info.chat_template is not None and "tools" in info.chat_template,
+        "tools": info.chat_template is not None,
         "insert": info.infill,
         "vision": info.images,
         "thinking": thinking.thinks(info.chat_template),

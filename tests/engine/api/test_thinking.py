@@ -12,7 +12,7 @@ from engine.errors import InvalidInput
 PLAIN = "{% for m in messages %}{{ m.content }}{% endfor %}"
 SWITCHED = "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>{% endif %}"
 SHORT = "{%- if thinking %}<think>{% else %}</think>{% endif %}"
-ALWAYS = "{{ messages[0].content }}<think>\n"
+ALWAYS = "{{ messages[0].content.split('</think>')[-1] }}<think>\n"
 DEGREES = "Reasoning: {{ reasoning_effort }}"
 BOTH = SWITCHED + DEGREES
 MENTIONED = "I am thinking. {{ message.thinking }}{{ message['thinking'] }}"

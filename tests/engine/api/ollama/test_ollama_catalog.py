@@ -14,7 +14,7 @@ from engine.types import ModelSpec
 GENERATION = GenerationInfo(
     context_length=2048,
     sequences=4,
-    chat_template="{% if tools %}{{ tools }}{% endif %}{{ messages }}",
+    chat_template="{{ messages }}",
     parameters=134_515_008,
     quantization="Q4_1",
     architecture="llama",
@@ -46,7 +46,7 @@ def changed(**fields: Any) -> GenerationInfo:
     [
         (GENERATION, "chat", ["completion", "tools"]),
         (changed(chat_template=None, infill=True), "completion", ["completion", "insert"]),
-        (changed(chat_template="<think>", images=True), "chat", ["completion", "vision", "thinking"]),
+        (changed(chat_template="<think></think>", images=True), "chat", ["completion", "tools", "vision", "thinking"]),
         (None, "embedding", ["embedding"]),
         (None, "image-classification", []),
     ],
