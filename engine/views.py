@@ -128,9 +128,9 @@ def status_view(engine: Engine, spec: ModelSpec) -> schema.StatusView:
         error=entry.error.message if entry.error is not None else None,
         instances=[_instance_view(entry, w) for w in entry.workers],
         batching=batching_view(engine, spec, entry),
-        queue_requests=d.queue.requests,
+        queue_requests=d.queue.requests + d.streams.waiting,
         queue_bytes=d.queue.bytes,
-        in_flight=d.in_flight,
+        in_flight=d.in_flight + d.streams.open,
         requests=d.requests,
         errors=d.errors,
         mean_batch_rows=round(sum(s.rows_per_batch for s in speeds) / count, 3),
@@ -177,7 +177,7 @@ def server_view(engine: Engine) -> schema.ServerView:
         workers=workers,
         models=[status_view(engine, e.spec) for e in entries if e.spec.version],
         registered=len(engine.registry.names()),
-        in_flight=sum(e.dispatcher.in_flight for e in entries),
+        in_flight=sum(e.dispatcher.in_flight + e.dispatcher.streams.open for e in entries),
         rss_bytes=rss(os.getpid()),
     )
 
@@ -223,8 +223,8 @@ def refresh_gauges(engine: Engine) -> None:
     engine.metrics.clear_gauges()
     for entry in engine.pool.entries.values():
         m, d = entry.dispatcher.metrics, entry.dispatcher
-        m.queue_requests = d.queue.requests
-        m.in_flight_requests = d.in_flight
+        m.queue_requests = d.queue.requests + d.streams.waiting
+        m.in_flight_requests = d.in_flight + d.streams.open
         m.loaded = len(d.instances)
         m.memory_bytes = sum(i.loaded.memory_bytes for i in d.instances if i.loaded is not None)
     for worker in engine.pool.all_workers():
