@@ -47,7 +47,7 @@ LOWER = (
 )
 
 HEAVY = {
-    "huggingface_hub", "jinja2", "joblib", "lightgbm", "llama_cpp", "matplotlib", "onnx", "onnxruntime", "pandas",
+    "huggingface_hub", "joblib", "lightgbm", "llama_cpp", "matplotlib", "onnx", "onnxruntime", "pandas",
     "PIL", "scipy", "sklearn", "skops", "tensorflow", "torch", "transformers", "xgboost",
 }  # fmt: skip
 """Imported only inside functions, when a model needs them."""
