@@ -1,7 +1,7 @@
 """all-MiniLM-L6-v2 as GGUF, from the safetensors and the vocabulary of a package, without PyTorch.
 
 llama.cpp's own converter needs PyTorch and transformers for this. The names and the metadata here are the ones that it
-writes for such a model. Matrices are stored in 16 bits, vectors in 32.
+writes for such a model. Matrices are stored in 16 bits; vectors, and those that are only added, in 32.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ LAYER_NAMES = {  # the same, behind "encoder.layer.N." and "blk.N."
     "output.dense": "ffn_down",
     "output.LayerNorm": "layer_output_norm",
 }
+ADDED = ("embeddings.position_embeddings.weight", "embeddings.token_type_embeddings.weight")
 SPECIAL = {"[PAD]": "pad", "[UNK]": "unk", "[CLS]": "bos", "[SEP]": "sep", "[MASK]": "mask"}
 
 
@@ -54,7 +55,8 @@ def write(weights: bytes, vocabulary: bytes, config: bytes, path: Path) -> None:
     add_vocabulary(writer, vocabulary.decode().split("\n")[: facts["vocab_size"]])
     for name, tensor in tensors(weights):
         if name != "embeddings.position_ids" and not name.startswith("pooler."):  # the pooler is not used
-            writer.add_tensor(renamed(name), tensor.astype(np.float16 if tensor.ndim > 1 else np.float32))
+            is_matrix = tensor.ndim > 1 and name not in ADDED
+            writer.add_tensor(renamed(name), tensor.astype(np.float16 if is_matrix else np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 _MAX_LAYERS = 512
 _MAX_EXPERTS = 1024
 _ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
-_VECTOR_TYPES = ("F32", "F16", "BF16")
+_ADDED = ("token_types.weight",)
+"""Matrices whose rows are added as they are. Like all vectors, they must be of the type that is computed in."""
 _NO_WEIGHTS = ("F64", "I8", "I16", "I64", "Q8_1", "Q8_K")
 """Types that no operation of a model takes for its weights."""
 
@@ -105,8 +106,8 @@ def _vocabulary(header: Header) -> Iterator[str]:
 
 def _weights(header: Header) -> Iterator[str]:
     for tensor in header.tensors:
-        vector = len([d for d in tensor.shape if d > 1]) < 2
-        if (vector and tensor.type not in _VECTOR_TYPES) or tensor.type in _NO_WEIGHTS:
+        as_it_is = len(tensor.shape) == 1 or tensor.name in _ADDED
+        if tensor.type in _NO_WEIGHTS or (as_it_is and tensor.type != "F32"):
             yield f"the tensor {tensor.name!r} is of type {tensor.type}"
 
 

@@ -135,8 +135,12 @@ def _check_parameters(raw: bytes, loaded: Loaded) -> None:
         parameters = msgspec.json.decode(raw, type=Parameters)
     except msgspec.DecodeError as e:
         raise InvalidInput(f"parameters: {str(e).partition(' - at')[0]}.", field="parameters") from None
-    if parameters.top_k is not None and loaded.plain_answers:
-        raise InvalidInput("top_k means nothing to this model: its answer has no classes.", field="parameters.top_k")
+    given = [name for name in Parameters.__struct_fields__ if getattr(parameters, name) is not None]
+    if given and loaded.plain_answers:
+        raise InvalidInput(
+            f"{given[0]} means nothing to this model: its answer is its outputs as they are.",
+            field=f"parameters.{given[0]}",
+        )
 
 
 def _the_input(envelope: PredictBody) -> tuple[Form, bytes]:

@@ -15,6 +15,8 @@ TASKS: dict[str, str] = {
     "image-classification": "engine.tasks.image:ImageClassificationTask",
     "tabular": "engine.tasks.tabular:TabularTask",
     "text-classification": "engine.tasks.text:TextTask",
+    "embedding": "engine.tasks.embedding:EmbeddingTask",
+    "rerank": "engine.tasks.rerank:RerankTask",
     "custom": "engine.tasks.base:TensorTask",
 }
 """Task name to ``module:Class``. A ``custom`` model (a plugin) decodes its own bodies."""

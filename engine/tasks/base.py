@@ -16,9 +16,16 @@ from engine.model_options import ModelOptions
 
 
 class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The ``parameters`` object of a request."""
+    """The ``parameters`` object of a request. `TensorTask.takes` says which of them mean something to a model."""
 
     top_k: int | None = None
+    """How many of the best classes an answer has."""
+    dimensions: int | None = None
+    """How many of the leading elements of an embedding an answer has."""
+    top_n: int | None = None
+    """How many of the best documents an answer has."""
+    usage: bool | None = None
+    """Whether an answer tells how many tokens the texts have."""
 
 
 class TensorTask:
@@ -30,6 +37,8 @@ class TensorTask:
     name: ClassVar[str] = "tensor"
     decodes_in_parallel: ClassVar[bool] = False
     """Whether `decode` and `decode_bytes` spend their time outside the interpreter's lock, as image decoders do."""
+    takes: ClassVar[frozenset[str]] = frozenset()
+    """The names of the `Parameters` that mean something to this task."""
     plain_answers: bool = True
     """Whether an answer is the output tensors themselves, so that the server may encode it without this task."""
 
@@ -38,6 +47,12 @@ class TensorTask:
         self.options = options
         self.notes: tuple[str, ...] = ()
         """What the task guessed about this model, and how to override it."""
+
+    def check(self, parameters: Parameters) -> None:
+        """Raises `InvalidInput` for a parameter that means nothing to this model."""
+        for name in parameters.__struct_fields__:
+            if getattr(parameters, name) is not None and name not in self.takes:
+                raise InvalidInput(f"{name} means nothing to a model of this task.", field=f"parameters.{name}")
 
     def decode(self, form: Form, value: Any) -> Decoded:
         """A parsed JSON value as tensors."""

@@ -45,6 +45,7 @@ class ImageClassificationTask(TensorTask):
     """
 
     name: ClassVar[str] = "image-classification"
+    takes = frozenset({"top_k"})
     decodes_in_parallel = True
     plain_answers = False
 

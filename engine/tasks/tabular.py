@@ -42,6 +42,7 @@ class TabularTask(TensorTask):
     """
 
     name = "tabular"
+    takes = frozenset({"top_k"})
 
     def __init__(self, info: ModelInfo, options: ModelOptions) -> None:
         super().__init__(info, options)

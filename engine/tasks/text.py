@@ -24,6 +24,7 @@ class TextTask(TensorTask):
     """
 
     name = "text-classification"
+    takes = frozenset({"top_k"})
     plain_answers = False
 
     def __init__(self, info: ModelInfo, options: ModelOptions) -> None:

@@ -251,6 +251,9 @@ class BatchRunner:
         if raw:
             try:
                 work.parameters = msgspec.json.decode(raw, type=Parameters)
+                self.task.check(work.parameters)
+            except InvalidInput as e:
+                work.result = describe(e, work.item.request_id)
             except msgspec.ValidationError as e:
                 work.result = ErrorResult("invalid_input", f"parameters: {e}.", "parameters")
 

@@ -266,6 +266,7 @@ def test_a_body_that_does_not_fit_fails_alone(source: Input, error: tuple[str, s
 
 def test_parameters_reach_the_task_and_wrong_ones_fail_alone() -> None:
     class TopTask(TensorTask):
+        takes = frozenset({"top_k"})
         plain_answers = False
 
         def encode(self, form: Form, outputs: Tensors, single: bool, parameters: Parameters) -> Any:
@@ -279,10 +280,12 @@ def test_parameters_reach_the_task_and_wrong_ones_fail_alone() -> None:
             row(1, 2, 3, parameters=b'{"top_k":1}'),
             row(1, 2, 3, parameters=b'{"top_k":"many"}'),
             row(1, 2, 3, parameters=b'{"best":1}'),
+            row(1, 2, 3, parameters=b'{"dimensions":1}'),
         ]
     )
     assert answers[:2] == [[6, 4, 2], [6]]
-    assert [code(a) for a in answers[2:]] == [("invalid_input", "parameters")] * 2
+    assert [code(a) for a in answers[2:4]] == [("invalid_input", "parameters")] * 2
+    assert code(answers[4]) == ("invalid_input", "parameters.dimensions")
 
 
 def test_bodies_are_decoded_side_by_side_in_order() -> None:

@@ -1,0 +1,279 @@
+"""GGUF models that make one row of numbers of a text: what those that embed and those that rank have in common.
+
+A decode call takes several texts side by side, each as a sequence of its own; llama.cpp pools the tokens of each. The
+whole of a text must be in one call, and in one piece of it: pooling knows nothing of earlier calls. So a call has room
+for the longest text.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.base import (
+    NO_MATCH,
+    BackendError,
+    Device,
+    InvalidOption,
+    Match,
+    ModelFileError,
+    OutOfMemory,
+    TensorBackend,
+)
+from backends.gguf import file, memory
+from backends.gguf.context import Settings
+from backends.gguf.file import Header, Kind
+from backends.gguf.library import Library, library
+from backends.gguf.model import Model
+from backends.gguf.options import GgufOptions
+
+Tokens = NDArray[np.int32]
+Rows = NDArray[np.float32]
+
+_CALL_TOKENS = {"cpu": 256, "cuda": 2048}
+"""Texts are put side by side up to this many tokens. On a CPU, more measured slower by the token: attention is computed
+between all tokens of a call, and discarded between texts."""
+_CALL_TEXTS = 64
+_DEFAULT_CONTEXT = 8192
+_DEFAULT_CAUSAL_CONTEXT = 2048
+"""Of models that can generate: llama.cpp computes the likelihoods of all next tokens for all tokens of a text, too."""
+
+
+class PooledOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The options that embedding and ranking models have in common."""
+
+    threads: int | None = None
+    """CPU threads; the worker's share of the cores when not given."""
+    gpu_layers: int = -1
+    """Layers that are computed on the GPU; -1 is all. Without effect on the CPU."""
+    max_context_length: int | None = None
+    """Tokens of the longest text; as many as the model was trained for when not given, up to 8192, or 2048 where the
+    model is one that generates."""
+    truncate: bool = False
+    """Whether a text that is too long loses its end, instead of being an error."""
+    mmap: bool = True
+    """Whether the file's pages are used where they are, instead of being copied."""
+
+    def check(self) -> None:
+        """Raises `InvalidOption` for a value that is out of range."""
+        for name, low in (("threads", 1), ("gpu_layers", -1), ("max_context_length", 8)):
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise InvalidOption(f"Option {name} must be at least {low}; got {value}.", field=f"config.{name}")
+
+
+def sniff(path: Path, wanted: Kind) -> Match:
+    """A match for a GGUF file whose header says that it is of the `wanted` kind."""
+    try:
+        if not file.looks_like(path):
+            return NO_MATCH
+        found = file.kind(file.read_header(path))
+    except OSError:
+        return NO_MATCH
+    except ModelFileError:  # it is one, but broken: the backend for generating models says how
+        return Match(0.1)
+    return Match(1.0, task=wanted) if found == wanted else NO_MATCH
+
+
+class PooledModel:
+    """A loaded model and its context. Raises `ModelFileError`, `InvalidOption` or `OutOfMemory`."""
+
+    def __init__(self, path: Path, header: Header, device: Device, options: PooledOptions, pooling: str) -> None:
+        options.check()
+        self.library: Library = library()
+        self._api = api = self.library.api
+        self._handle: Any = None
+        self.model = Model(self.library, path, device, GgufOptions(gpu_layers=options.gpu_layers, mmap=options.mmap))
+        try:
+            self.causal = is_causal(header)
+            self.length = _length(self.model, options, self.causal)
+            self.threads = options.threads or device.threads
+            self._call_tokens = _CALL_TOKENS[device.kind]
+            self._room = max(self.length, self._call_tokens)
+            self._encodes = bool(api.llama_model_has_encoder(self.model.handle))
+            if self._encodes and api.llama_model_has_decoder(self.model.handle):
+                raise ModelFileError(f"{path.name} translates one text into another; it cannot make numbers of one.")
+            self._call_texts = _CALL_TEXTS if self.model.cuttable else 1  # llama.cpp cuts others to equal lengths
+            self._bytes = _check_memory(header, self.model, self._room, self.causal, device)
+            self._open(pooling)
+        except BaseException:
+            self.close()
+            raise
+        self.width = int(
+            api.llama_model_n_cls_out(self.model.handle)
+            if pooling == "rank"
+            else api.llama_model_n_embd_out(self.model.handle)
+        )
+
+    def _open(self, pooling: str) -> None:
+        api = self._api
+        params = api.llama_context_default_params()
+        params.n_ctx = params.n_batch = params.n_ubatch = self._room
+        params.n_seq_max = self._call_texts
+        params.n_threads = params.n_threads_batch = self.threads
+        params.embeddings = True
+        params.pooling_type = getattr(api, f"LLAMA_POOLING_TYPE_{pooling.upper()}")
+        params.kv_unified = True
+        params.no_perf = True
+        self.library.forget_errors()
+        self._handle = api.llama_init_from_model(self.model.handle, params)
+        if not self._handle:
+            raise OutOfMemory(f"llama.cpp cannot set up the model: {self.library.last_error or 'it gives no reason.'}")
+        self._memory = api.llama_get_memory(self._handle)
+        self._batch = api.llama_batch_init(self._room, 0, 1)
+
+    def tokenize(self, text: str, *, special: bool = False, complete: bool = True) -> Tokens:
+        """The tokens of a text. `complete` adds those that begin and end one; `special` reads special tokens in it."""
+        data = text.encode("utf-8", "replace")
+        size = len(data) + 8
+        while True:
+            tokens = np.empty(size, np.int32)
+            pointer = tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+            count = self._api.llama_tokenize(self.model.vocab, data, len(data), pointer, size, complete, special)
+            if count >= 0:
+                return tokens[:count]
+            size = -count
+
+    def compute(self, texts: Sequence[Tokens]) -> Rows:
+        """A row for each text, [texts, width]. Each has 1 to `length` tokens."""
+        rows = np.empty((len(texts), self.width), np.float32)
+        for group in self._groups(texts):
+            self._decode([texts[i] for i in group])
+            for sequence, i in enumerate(group):
+                pointer = self._api.llama_get_embeddings_seq(self._handle, sequence)
+                if not pointer:
+                    raise BackendError("llama.cpp gave no result for a text.")
+                rows[i] = np.ctypeslib.as_array(pointer, (self.width,))
+        return rows
+
+    def _groups(self, texts: Sequence[Tokens]) -> Iterator[list[int]]:
+        """Which texts are computed together: those of like length."""
+        group: list[int] = []
+        tokens = 0
+        for i in sorted(range(len(texts)), key=lambda i: len(texts[i])):
+            size = len(texts[i])
+            if group and (tokens + size > self._call_tokens or len(group) == self._call_texts):
+                yield group
+                group, tokens = [], 0
+            group.append(i)
+            tokens += size
+        if group:
+            yield group
+
+    def _decode(self, texts: Sequence[Tokens]) -> None:
+        """One call, with a sequence for each text."""
+        sizes = [len(t) for t in texts]
+        total = sum(sizes)
+        batch = self._batch
+        batch.n_tokens = total
+        as_array = np.ctypeslib.as_array
+        as_array(batch.token, (total,))[:] = np.concatenate(texts)
+        as_array(batch.pos, (total,))[:] = np.concatenate([np.arange(n, dtype=np.int32) for n in sizes])
+        as_array(batch.n_seq_id, (total,))[:] = 1
+        as_array(batch.logits, (total,))[:] = 1
+        at = 0
+        for sequence, size in enumerate(sizes):
+            for i in range(at, at + size):
+                batch.seq_id[i][0] = sequence
+            at += size
+        if self._memory:
+            self._api.llama_memory_clear(self._memory, False)
+        self.library.forget_errors()
+        call = self._api.llama_encode if self._encodes else self._api.llama_decode
+        status = call(self._handle, batch)
+        if status:
+            reason = self.library.last_error or f"llama.cpp returned {status}."
+            raise BackendError(f"The model could not compute its texts: {reason}")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it holds, at its fullest."""
+        return self._bytes
+
+    def close(self) -> None:
+        """Frees it."""
+        handle, self._handle = self._handle, None
+        if handle:
+            self._api.llama_batch_free(self._batch)
+            self._api.llama_free(handle)
+        self.model.close()
+
+
+class PooledBackend(TensorBackend):
+    """Base of the two backends: owns a `PooledModel`."""
+
+    package = "llama_cpp"
+    extra = "gguf"
+    devices = ("cpu", "cuda")
+
+    _loaded: PooledModel | None = None
+
+    @property
+    def loaded(self) -> PooledModel:
+        """The model, after `load`."""
+        assert self._loaded is not None
+        return self._loaded
+
+    def memory(self) -> int:
+        """Bytes of the weights, and of what computing takes at most."""
+        return self.loaded.nbytes
+
+    def close(self) -> None:
+        """Frees the context and the weights."""
+        loaded, self._loaded = self._loaded, None
+        if loaded is not None:
+            loaded.close()
+
+    def runtime(self) -> str:
+        """Name and version of what computes."""
+        return f"llama-cpp-python {self.loaded.library.version}"
+
+    def metadata(self, header: Header) -> dict[str, str]:
+        """What is worth knowing of the file."""
+        model = self.loaded.model
+        return {
+            "architecture": header.architecture,
+            "parameters": str(model.parameters),
+            "quantization": model.quantization,
+            "context_length": str(self.loaded.length),
+        }
+
+
+def is_causal(header: Header) -> bool:
+    """Whether a token of this model sees only those before it."""
+    causal = header.own("attention.causal")
+    return bool(causal) if causal is not None else header.architecture not in file.ENCODERS
+
+
+def _length(model: Model, options: PooledOptions, causal: bool) -> int:
+    """Tokens of the longest text."""
+    if options.max_context_length is None:
+        return min(model.trained_context, _DEFAULT_CAUSAL_CONTEXT if causal else _DEFAULT_CONTEXT)
+    if options.max_context_length > model.trained_context:
+        raise InvalidOption(
+            f"Option max_context_length must be at most {model.trained_context}, for which the model was trained; "
+            f"got {options.max_context_length}.",
+            field="config.max_context_length",
+        )
+    return options.max_context_length
+
+
+def _check_memory(header: Header, model: Model, room: int, causal: bool, device: Device) -> int:
+    """Bytes that the model takes. Raises `OutOfMemory` if they are not there."""
+    settings = Settings(
+        cells=room, sequences=1, batch_tokens=room, outputs=room if causal else 1, threads=1, flash_attention="off"
+    )
+    need = memory.need(header, settings, model.vocab_size, 0)
+    left = device.memory_bytes if device.kind != "cpu" else memory.available()
+    if left is not None and need.total > left:
+        raise OutOfMemory(
+            f"{header.path.name} needs {need.total >> 20} MiB ({need}), and {left >> 20} MiB are left. "
+            "A smaller max_context_length needs less."
+        )
+    return need.total
