@@ -14,7 +14,7 @@ from engine.api.openai.chat import ChatCompletion, create_chat_completion
 from engine.api.openai.chat_request import ChatCompletionRequest
 from engine.api.openai.completions import CompletionAnswer, CompletionRequest, create_completion
 from engine.api.openai.embeddings import EmbeddingAnswer, EmbeddingRequest, create_embedding
-from engine.api.openai.rerank import RerankAnswer, RerankRequest, rerank
+from engine.api.openai.rerank import RerankAnswer, RerankRequest, create_ranking
 from engine.api.openai.response_object import ResponseObject
 from engine.api.openai.response_request import ResponseRequest
 from engine.api.openai.responses import create_response
@@ -107,7 +107,7 @@ _OPERATIONS = (
         parameters=_PARAMETERS,
     ),
     Operation(
-        "rerank",
+        "create_ranking",
         "POST",
         "/v1/rerank",
         "openai",
@@ -133,7 +133,7 @@ DIALECT = Dialect(
         "create_completion": create_completion,
         "create_response": create_response,
         "create_embedding": create_embedding,
-        "rerank": rerank,
+        "create_ranking": create_ranking,
     },
     error_body=error_body,
     error_event=_error_event,

@@ -6,7 +6,8 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import msgspec
 
 from backends.base import TokenLogprob, Usage
 from engine.api.http import encode_json
-from engine.errors import InvalidInput, InvalidRequest
+from engine.errors import InvalidInput, InvalidRequest, UniModelError
 from engine.generation.completion import Completion, total
 from engine.pool import Entry
 from engine.types import ModelSpec
@@ -90,6 +91,17 @@ def convert(value: Any, kind: Any, field: str) -> Any:
     except msgspec.ValidationError as e:
         text, _, where = str(e).partition(" - at `$")
         raise InvalidInput(f"{text}.", field=field + where.rstrip("`")) from None
+
+
+@contextmanager
+def fields_without(prefix: str) -> Iterator[None]:
+    """Gives the fields that errors name the names that they have in OpenAI's bodies, where a prefix is not."""
+    try:
+        yield
+    except UniModelError as e:
+        if e.field is not None:
+            e.field = e.field.removeprefix(prefix)
+        raise
 
 
 # --- usage ----------------------------------------------------------------------------------------------------------

@@ -11,9 +11,11 @@ from msgspec import Meta
 
 from engine.api.dialect import Call, Reply
 from engine.api.http import encode_json
-from engine.api.openai.common import wrong_model
+from engine.api.openai.common import fields_without, wrong_model
 from engine.api.openai.sampling import LARGEST
 from engine.errors import InvalidInput
+from engine.pool import Entry
+from engine.tasks.embedding import TOKENS
 from engine.types import JsonAnswer, JsonInput
 
 
@@ -39,7 +41,7 @@ class Embedding(msgspec.Struct, kw_only=True):
     embedding: list[float] | str
 
 
-class EmbeddingUsage(msgspec.Struct, kw_only=True):
+class PromptUsage(msgspec.Struct, kw_only=True):
     """What a request cost."""
 
     prompt_tokens: int
@@ -52,17 +54,20 @@ class EmbeddingAnswer(msgspec.Struct, kw_only=True):
     object: Literal["list"] = "list"
     data: list[Embedding]
     model: str
-    usage: EmbeddingUsage
+    usage: PromptUsage | None
+    """Null when the model does not tell how many tokens a text has."""
 
 
 class _Vectors(msgspec.Struct):
-    """What the task answers."""
+    """What the task answers. Vectors stay JSON, which is what most of them become again."""
 
-    embeddings: list[list[float]]
-    usage: EmbeddingUsage
+    embeddings: list[msgspec.Raw]
+    tokens: list[int] | None = None
 
 
 _decode = msgspec.json.Decoder(_Vectors).decode
+_decode_vectors = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_vector = msgspec.json.Decoder(list[float]).decode
 
 
 async def create_embedding(call: Call) -> Reply:
@@ -72,18 +77,33 @@ async def create_embedding(call: Call) -> Reply:
     entry = await call.entry(body.model)
     if entry.spec.task != "embedding":
         raise wrong_model(entry, "embeddings")
-    wishes = {"usage": True} if body.dimensions is None else {"usage": True, "dimensions": body.dimensions}
-    answer = await call.predict(entry, JsonInput(encode_json(texts), rows=len(texts)), encode_json(wishes))
-    assert isinstance(answer, JsonAnswer)
-    vectors = _decode(answer.data)
-    encode = _base64 if body.encoding_format == "base64" else list
-    return Reply(
-        EmbeddingAnswer(
-            data=[Embedding(index=i, embedding=encode(v)) for i, v in enumerate(vectors.embeddings)],
-            model=body.model,
-            usage=vectors.usage,
-        )
+    wishes: dict[str, Any] = {"usage": True} if counts_tokens(entry) else {}
+    if body.dimensions is not None:
+        wishes["dimensions"] = body.dimensions
+    with fields_without("parameters."):
+        answer = await call.predict(entry, JsonInput(encode_json(texts), rows=len(texts)), encode_json(wishes))
+    return Reply(answered(body, answer.data if isinstance(answer, JsonAnswer) else b""))
+
+
+def answered(body: EmbeddingRequest, data: bytes) -> EmbeddingAnswer:
+    """The answer, from that of the task."""
+    vectors = _decode(data) if data[:1] == b"{" else _Vectors(_decode_vectors(data))
+    encode = _base64 if body.encoding_format == "base64" else _same
+    return EmbeddingAnswer(
+        data=[Embedding(index=i, embedding=encode(vector)) for i, vector in enumerate(vectors.embeddings)],
+        model=body.model,
+        usage=None if vectors.tokens is None else prompt_usage(vectors.tokens),
     )
+
+
+def counts_tokens(entry: Entry) -> bool:
+    """Whether a model tells how many tokens a text has."""
+    return any(output.name == TOKENS for output in entry.spec.info.outputs)
+
+
+def prompt_usage(tokens: list[int]) -> PromptUsage:
+    """The usage of texts that have so many tokens."""
+    return PromptUsage(prompt_tokens=sum(tokens), total_tokens=sum(tokens))
 
 
 def _texts(given: str | list[Any]) -> list[str]:
@@ -96,5 +116,9 @@ def _texts(given: str | list[Any]) -> list[str]:
     return texts
 
 
-def _base64(vector: list[float]) -> str:
-    return base64.b64encode(np.array(vector, "<f4").tobytes()).decode()
+def _same(vector: msgspec.Raw) -> Any:
+    return vector
+
+
+def _base64(vector: msgspec.Raw) -> str:
+    return base64.b64encode(np.array(_decode_vector(vector), "<f4").tobytes()).decode()

@@ -9,7 +9,8 @@ from msgspec import Meta
 
 from engine.api.dialect import Call, Reply
 from engine.api.http import encode_json
-from engine.api.openai.common import new_id, wrong_model
+from engine.api.openai.common import fields_without, new_id, wrong_model
+from engine.api.openai.embeddings import PromptUsage, counts_tokens, prompt_usage
 from engine.api.openai.sampling import LARGEST
 from engine.errors import InvalidInput
 from engine.types import JsonAnswer, JsonInput
@@ -44,19 +45,13 @@ class RerankResult(msgspec.Struct, kw_only=True, omit_defaults=True):
     relevance_score: float
 
 
-class RerankUsage(msgspec.Struct, kw_only=True):
-    """What a request cost."""
-
-    prompt_tokens: int
-    total_tokens: int
-
-
 class RerankAnswer(msgspec.Struct, kw_only=True):
     """The answer of ``POST /v1/rerank``."""
 
     id: str
     model: str
-    usage: RerankUsage
+    usage: PromptUsage | None
+    """Null when the model does not tell how many tokens a text has."""
     results: list[RerankResult]
     """Best first."""
 
@@ -72,13 +67,14 @@ class _Ranking(msgspec.Struct):
     """What the task answers."""
 
     results: list[_Scored]
-    usage: RerankUsage
+    tokens: list[int] | None = None
 
 
 _decode = msgspec.json.Decoder(_Ranking).decode
+_decode_results = msgspec.json.Decoder(list[_Scored]).decode
 
 
-async def rerank(call: Call) -> Reply:
+async def create_ranking(call: Call) -> Reply:
     """Orders documents by how well they answer a query."""
     body = call.decode(RerankRequest)
     if not body.documents:
@@ -87,23 +83,26 @@ async def rerank(call: Call) -> Reply:
     entry = await call.entry(body.model)
     if entry.spec.task != "rerank":
         raise wrong_model(entry, "reranking")
-    wishes = {"usage": True, **({"top_n": body.top_n} if body.top_n else {})}
+    wishes = {**({"usage": True} if counts_tokens(entry) else {}), **({"top_n": body.top_n} if body.top_n else {})}
     pairs = encode_json({"query": body.query, "documents": texts})
-    answer = await call.predict(entry, JsonInput(pairs, rows=len(texts)), encode_json(wishes))
-    assert isinstance(answer, JsonAnswer)
-    ranking = _decode(answer.data)
-    return Reply(
-        RerankAnswer(
-            id=f"rerank-{new_id()}",
-            model=body.model,
-            usage=ranking.usage,
-            results=[
-                RerankResult(
-                    index=r.index,
-                    document=None if body.return_documents is False else RerankText(texts[r.index]),
-                    relevance_score=r.score,
-                )
-                for r in ranking.results
-            ],
-        )
+    with fields_without("input."), fields_without("parameters."):
+        answer = await call.predict(entry, JsonInput(pairs, rows=len(texts)), encode_json(wishes))
+    return Reply(answered(body, texts, answer.data if isinstance(answer, JsonAnswer) else b""))
+
+
+def answered(body: RerankRequest, texts: list[str], data: bytes) -> RerankAnswer:
+    """The answer, from that of the task."""
+    ranking = _decode(data) if data[:1] == b"{" else _Ranking(_decode_results(data))
+    return RerankAnswer(
+        id=f"rerank-{new_id()}",
+        model=body.model,
+        usage=None if ranking.tokens is None else prompt_usage(ranking.tokens),
+        results=[
+            RerankResult(
+                index=r.index,
+                document=None if body.return_documents is False else RerankText(texts[r.index]),
+                relevance_score=r.score,
+            )
+            for r in ranking.results
+        ],
     )
