@@ -7,19 +7,19 @@ _unimodel() {
         word="${COMP_WORDS[i]}"
         if [[ -n "$skip" ]]; then skip=""; continue; fi
         case "$word" in
-            --access-log|--api-key|--as|--backend|--concurrency|--config|--cpu-threads|--cpu-workers|--deadline-ms|--default-batch-size|--device-ids|--dir|--drain-seconds|--duration|--dynamic-padding|--enable-pooling|--grpc-port|--hang-timeout-s|--home|--host|--input|--jobs|--lines|--load-timeout-s|--log-format|--log-level|--max-batch-mb|--max-batch-wait-ms|--max-body-mb|--max-buffered-mb|--max-connections|--max-models|--max-queue-mb|--max-queue-requests|--memory-fraction|--output|--params|--plot|--port|--preload|--priority|--prometheus-port|--set|--stop-timeout|--task|--tensor|--timeout|-c|-j|-n|-o) skip=1 ;;
+            --access-log|--api-key|--as|--backend|--concurrency|--config|--cpu-threads|--cpu-workers|--deadline-ms|--default-batch-size|--device-ids|--dir|--drain-seconds|--duration|--dynamic-padding|--enable-pooling|--grpc-port|--hang-timeout-s|--home|--host|--image|--input|--jobs|--json-schema|--lines|--load-timeout-s|--log-format|--log-level|--max-batch-mb|--max-batch-wait-ms|--max-body-mb|--max-buffered-mb|--max-connections|--max-models|--max-queue-mb|--max-queue-requests|--max-tokens|--memory-fraction|--name|--npy|--output|--params|--plot|--port|--preload|--priority|--prometheus-port|--prompt|--seed|--set|--stop|--stop-timeout|--system|--task|--temperature|--tensor|--timeout|--top-p|-c|-j|-n|-o) skip=1 ;;
             -*) ;;
             *)
                 case "$at/$word" in
-                    /serve|/start|/stop|/restart|/status|/logs|/register|/list|/show|/load|/unload|/unregister|/ps|/predict|/bench|/doctor|/alias|/alias/set|/alias/list|/alias/remove|/config|/config/show|/config/path|/config/init|/backend|/backend/list|/plugin|/plugin/new|/completion|/completion/install|/completion/show) at="$at/$word" ;;
+                    /serve|/start|/stop|/restart|/status|/logs|/register|/list|/show|/load|/unload|/unregister|/ps|/pull|/predict|/chat|/embed|/bench|/doctor|/alias|/alias/set|/alias/list|/alias/remove|/config|/config/show|/config/path|/config/init|/backend|/backend/list|/plugin|/plugin/new|/completion|/completion/install|/completion/show) at="$at/$word" ;;
                     *) position=$((position + 1)) ;;
                 esac ;;
         esac
     done
     case "$at $prev" in
-        *" --host"|*" --api-key"|*" --port"|*" --max-models"|*" --default-batch-size"|*" --max-batch-wait-ms"|*" --cpu-threads"|*" --device-ids"|*" --grpc-port"|*" --max-body-mb"|*" --max-buffered-mb"|*" --deadline-ms"|*" --max-connections"|*" --drain-seconds"|*" --max-batch-mb"|*" --max-queue-requests"|*" --max-queue-mb"|*" --cpu-workers"|*" --load-timeout-s"|*" --hang-timeout-s"|*" --memory-fraction"|*" --prometheus-port"|*" --timeout"|*" --stop-timeout"|*" --lines"|*" -n"|*" --backend"|*" --task"|*" --set"|"/predict --input"|*" --params"|*" --priority"|*" --tensor"|*" --jobs"|*" -j"|*" --concurrency"|*" -c"|*" --duration") :; return ;;
+        *" --host"|*" --api-key"|*" --port"|*" --max-models"|*" --default-batch-size"|*" --max-batch-wait-ms"|*" --cpu-threads"|*" --device-ids"|*" --grpc-port"|*" --max-body-mb"|*" --max-buffered-mb"|*" --deadline-ms"|*" --max-connections"|*" --drain-seconds"|*" --max-batch-mb"|*" --max-queue-requests"|*" --max-queue-mb"|*" --cpu-workers"|*" --load-timeout-s"|*" --hang-timeout-s"|*" --memory-fraction"|*" --prometheus-port"|*" --timeout"|*" --stop-timeout"|*" --lines"|*" -n"|*" --backend"|*" --task"|*" --set"|*" --name"|"/predict --input"|*" --params"|*" --priority"|*" --tensor"|*" --jobs"|*" -j"|*" --max-tokens"|*" --temperature"|*" --top-p"|*" --seed"|*" --stop"|*" --system"|*" --concurrency"|*" -c"|*" --duration"|*" --prompt") :; return ;;
         *" --home"|*" --dir") compopt -o filenames; COMPREPLY=($(compgen -d -- "$cur")); return ;;
-        *" --config"|"/bench --input"|*" --output"|*" -o"|*" --plot") compopt -o filenames; COMPREPLY=($(compgen -f -- "$cur")); return ;;
+        *" --config"|"/bench --input"|*" --output"|*" -o"|*" --json-schema"|*" --image"|*" --npy"|*" --plot") compopt -o filenames; COMPREPLY=($(compgen -f -- "$cur")); return ;;
         *" --log-level") COMPREPLY=($(compgen -W "debug info warning error" -- "$cur")); return ;;
         *" --dynamic-padding"|*" --preload"|*" --enable-pooling"|*" --access-log") COMPREPLY=($(compgen -W "true false" -- "$cur")); return ;;
         *" --log-format") COMPREPLY=($(compgen -W "json text" -- "$cur")); return ;;
@@ -41,8 +41,11 @@ _unimodel() {
             /unload) COMPREPLY=($(compgen -W "-h --help --json --host --api-key --home" -- "$cur")) ;;
             /unregister) COMPREPLY=($(compgen -W "-h --help --yes -y --json --host --api-key --home" -- "$cur")) ;;
             /ps) COMPREPLY=($(compgen -W "-h --help --json --host --api-key --home" -- "$cur")) ;;
-            /predict) COMPREPLY=($(compgen -W "-h --help --as --input --params --stream --timeout --priority --output -o --tensor --raw --jsonl --jobs -j --resume --json --host --api-key --home" -- "$cur")) ;;
-            /bench) COMPREPLY=($(compgen -W "-h --help --concurrency -c --duration --input --as --plot --json --host --api-key --home" -- "$cur")) ;;
+            /pull) COMPREPLY=($(compgen -W "-h --help --name --set --json --host --api-key --home" -- "$cur")) ;;
+            /predict) COMPREPLY=($(compgen -W "-h --help --as --input --params --stream --timeout --priority --output -o --tensor --raw --jsonl --jobs -j --resume --max-tokens --temperature --top-p --seed --stop --system --json-schema --json --host --api-key --home" -- "$cur")) ;;
+            /chat) COMPREPLY=($(compgen -W "-h --help --image --params --timeout --hide-reasoning --max-tokens --temperature --top-p --seed --stop --system --json-schema --json --host --api-key --home" -- "$cur")) ;;
+            /embed) COMPREPLY=($(compgen -W "-h --help --jsonl --npy --timeout --json --host --api-key --home" -- "$cur")) ;;
+            /bench) COMPREPLY=($(compgen -W "-h --help --concurrency -c --duration --input --as --prompt --max-tokens --plot --json --host --api-key --home" -- "$cur")) ;;
             /doctor) COMPREPLY=($(compgen -W "-h --help --json --host --api-key --home" -- "$cur")) ;;
             /alias) COMPREPLY=($(compgen -W "-h --help" -- "$cur")) ;;
             /alias/set) COMPREPLY=($(compgen -W "-h --help --json --host --api-key --home" -- "$cur")) ;;
@@ -63,13 +66,16 @@ _unimodel() {
         return
     fi
     case "$at" in
-        "") COMPREPLY=($(compgen -W "serve start stop restart status logs register list show load unload unregister ps predict bench doctor alias config backend plugin completion" -- "$cur")) ;;
+        "") COMPREPLY=($(compgen -W "serve start stop restart status logs register list show load unload unregister ps pull predict chat embed bench doctor alias config backend plugin completion" -- "$cur")) ;;
         /register) if ((position == 0)); then COMPREPLY=($(compgen -W "$(unimodel completion names 2>/dev/null)" -- "$cur")); fi; if ((position == 1)); then compopt -o filenames; COMPREPLY=($(compgen -f -- "$cur")); fi ;;
         /show) if ((position == 0)); then COMPREPLY=($(compgen -W "$(unimodel completion names 2>/dev/null)" -- "$cur")); fi ;;
         /load) if ((position == 0)); then COMPREPLY=($(compgen -W "$(unimodel completion names 2>/dev/null)" -- "$cur")); fi ;;
         /unload) if ((position == 0)); then COMPREPLY=($(compgen -W "$(unimodel completion names 2>/dev/null)" -- "$cur")); fi ;;
         /unregister) if ((position == 0)); then COMPREPLY=($(compgen -W "$(unimodel completion names 2>/dev/null)" -- "$cur")); fi ;;
+        /pull) : ;;
         /predict) if ((position == 0)); then COMPREPLY=($(compgen -W "$(unimodel completion names 2>/dev/null)" -- "$cur")); fi; if ((position >= 1)); then compopt -o filenames; COMPREPLY=($(compgen -f -- "$cur")); fi ;;
+        /chat) if ((position == 0)); then COMPREPLY=($(compgen -W "$(unimodel completion names 2>/dev/null)" -- "$cur")); fi ;;
+        /embed) if ((position == 0)); then COMPREPLY=($(compgen -W "$(unimodel completion names 2>/dev/null)" -- "$cur")); fi ;;
         /bench) if ((position == 0)); then COMPREPLY=($(compgen -W "$(unimodel completion names 2>/dev/null)" -- "$cur")); fi ;;
         /alias) COMPREPLY=($(compgen -W "set list remove" -- "$cur")) ;;
         /alias/set) if ((position == 0)); then COMPREPLY=($(compgen -W "$(unimodel completion names 2>/dev/null)" -- "$cur")); fi; if ((position == 1)); then COMPREPLY=($(compgen -W "$(unimodel completion names 2>/dev/null)" -- "$cur")); fi ;;

@@ -10,11 +10,11 @@ function __unimodel_at
             continue
         end
         switch $word
-            case --access-log --api-key --as --backend --concurrency --config --cpu-threads --cpu-workers --deadline-ms --default-batch-size --device-ids --dir --drain-seconds --duration --dynamic-padding --enable-pooling --grpc-port --hang-timeout-s --home --host --input --jobs --lines --load-timeout-s --log-format --log-level --max-batch-mb --max-batch-wait-ms --max-body-mb --max-buffered-mb --max-connections --max-models --max-queue-mb --max-queue-requests --memory-fraction --output --params --plot --port --preload --priority --prometheus-port --set --stop-timeout --task --tensor --timeout -c -j -n -o
+            case --access-log --api-key --as --backend --concurrency --config --cpu-threads --cpu-workers --deadline-ms --default-batch-size --device-ids --dir --drain-seconds --duration --dynamic-padding --enable-pooling --grpc-port --hang-timeout-s --home --host --image --input --jobs --json-schema --lines --load-timeout-s --log-format --log-level --max-batch-mb --max-batch-wait-ms --max-body-mb --max-buffered-mb --max-connections --max-models --max-queue-mb --max-queue-requests --max-tokens --memory-fraction --name --npy --output --params --plot --port --preload --priority --prometheus-port --prompt --seed --set --stop --stop-timeout --system --task --temperature --tensor --timeout --top-p -c -j -n -o
                 set skip 1
             case '-*'
             case '*'
-                if contains -- "$at/$word" /serve /start /stop /restart /status /logs /register /list /show /load /unload /unregister /ps /predict /bench /doctor /alias /alias/set /alias/list /alias/remove /config /config/show /config/path /config/init /backend /backend/list /plugin /plugin/new /completion /completion/install /completion/show
+                if contains -- "$at/$word" /serve /start /stop /restart /status /logs /register /list /show /load /unload /unregister /ps /pull /predict /chat /embed /bench /doctor /alias /alias/set /alias/list /alias/remove /config /config/show /config/path /config/init /backend /backend/list /plugin /plugin/new /completion /completion/install /completion/show
                     set at "$at/$word"
                 else
                     set position (math $position + 1)
@@ -41,7 +41,10 @@ complete -c unimodel -n '__unimodel_at ""' -a load -d 'Load a model now instead 
 complete -c unimodel -n '__unimodel_at ""' -a unload -d 'Free a model\'s memory; its next request loads it again'
 complete -c unimodel -n '__unimodel_at ""' -a unregister -d 'Remove a model, or with NAME@VERSION one version of it'
 complete -c unimodel -n '__unimodel_at ""' -a ps -d 'List the loaded models: where they are, what they hold'
+complete -c unimodel -n '__unimodel_at ""' -a pull -d 'Download a model from the Hugging Face hub, and serve it'
 complete -c unimodel -n '__unimodel_at ""' -a predict -d 'Predict with a model, and print what it answers'
+complete -c unimodel -n '__unimodel_at ""' -a chat -d 'Talk with a model'
+complete -c unimodel -n '__unimodel_at ""' -a embed -d 'Turn texts into vectors'
 complete -c unimodel -n '__unimodel_at ""' -a bench -d 'Measure a model\'s latency and throughput under load'
 complete -c unimodel -n '__unimodel_at ""' -a doctor -d 'Check this machine, and say what to do'
 complete -c unimodel -n '__unimodel_at ""' -a alias -d 'Names that stand for a model, or for one version of it'
@@ -241,6 +244,15 @@ complete -c unimodel -n '__unimodel_at "/ps"' -l host -x -d 'Server to talk to'
 complete -c unimodel -n '__unimodel_at "/ps"' -l api-key -x -d 'Sent as bearer token'
 complete -c unimodel -n '__unimodel_at "/ps"' -l home -x -a '(__fish_complete_directories)' -d 'Server\'s folder'
 
+# unimodel pull
+complete -c unimodel -n '__unimodel_at "/pull"' -s h -l help -d 'Show the help.'
+complete -c unimodel -n '__unimodel_at "/pull"' -l name -x -d 'Its name; the repository\'s by default'
+complete -c unimodel -n '__unimodel_at "/pull"' -l set -x -d 'A model option, as \'unimodel register\' takes it; repeatable'
+complete -c unimodel -n '__unimodel_at "/pull"' -l json -d 'Print JSON, and errors as JSON on stderr'
+complete -c unimodel -n '__unimodel_at "/pull"' -l host -x -d 'Server to talk to'
+complete -c unimodel -n '__unimodel_at "/pull"' -l api-key -x -d 'Sent as bearer token'
+complete -c unimodel -n '__unimodel_at "/pull"' -l home -x -a '(__fish_complete_directories)' -d 'Server\'s folder'
+
 # unimodel predict
 complete -c unimodel -n '__unimodel_at "/predict"' -s h -l help -d 'Show the help.'
 complete -c unimodel -n '__unimodel_at "/predict"' -l as -x -a 'json text image audio npy' -d 'What the input is, if not clear'
@@ -255,6 +267,13 @@ complete -c unimodel -n '__unimodel_at "/predict"' -l raw -d 'Print strings with
 complete -c unimodel -n '__unimodel_at "/predict"' -l jsonl -d 'Predict each line of INPUT or stdin, in order'
 complete -c unimodel -n '__unimodel_at "/predict"' -l jobs -s j -x -d 'With --jsonl: requests in flight'
 complete -c unimodel -n '__unimodel_at "/predict"' -l resume -d 'With --jsonl -o: go on after the lines there'
+complete -c unimodel -n '__unimodel_at "/predict"' -l max-tokens -x -d 'Longest answer, in tokens'
+complete -c unimodel -n '__unimodel_at "/predict"' -l temperature -x -d 'How much chance there is; 0 takes the likeliest'
+complete -c unimodel -n '__unimodel_at "/predict"' -l top-p -x -d 'Choose among the likeliest of this share'
+complete -c unimodel -n '__unimodel_at "/predict"' -l seed -x -d 'The same seed gives the same answer'
+complete -c unimodel -n '__unimodel_at "/predict"' -l stop -x -d 'Text that ends the answer; repeatable'
+complete -c unimodel -n '__unimodel_at "/predict"' -l system -x -d 'System message: how the model is to behave'
+complete -c unimodel -n '__unimodel_at "/predict"' -l json-schema -r -F -d 'JSON Schema that the answer must fit: a file, or the schema itself'
 complete -c unimodel -n '__unimodel_at "/predict"' -l json -d 'Print JSON, and errors as JSON on stderr'
 complete -c unimodel -n '__unimodel_at "/predict"' -l host -x -d 'Server to talk to'
 complete -c unimodel -n '__unimodel_at "/predict"' -l api-key -x -d 'Sent as bearer token'
@@ -262,12 +281,44 @@ complete -c unimodel -n '__unimodel_at "/predict"' -l home -x -a '(__fish_comple
 complete -c unimodel -n '__unimodel_at "/predict" = 0' -a '(unimodel completion names 2>/dev/null)'
 complete -c unimodel -n '__unimodel_at "/predict" -ge 1' -F
 
+# unimodel chat
+complete -c unimodel -n '__unimodel_at "/chat"' -s h -l help -d 'Show the help.'
+complete -c unimodel -n '__unimodel_at "/chat"' -l image -r -F -d 'Send an image with the first message; repeatable'
+complete -c unimodel -n '__unimodel_at "/chat"' -l params -x -d 'A further parameter, such as top_k=40; repeatable'
+complete -c unimodel -n '__unimodel_at "/chat"' -l timeout -x -d 'Deadline of each answer; none by default'
+complete -c unimodel -n '__unimodel_at "/chat"' -l hide-reasoning -d 'Do not show what the model thinks first'
+complete -c unimodel -n '__unimodel_at "/chat"' -l max-tokens -x -d 'Longest answer, in tokens'
+complete -c unimodel -n '__unimodel_at "/chat"' -l temperature -x -d 'How much chance there is; 0 takes the likeliest'
+complete -c unimodel -n '__unimodel_at "/chat"' -l top-p -x -d 'Choose among the likeliest of this share'
+complete -c unimodel -n '__unimodel_at "/chat"' -l seed -x -d 'The same seed gives the same answer'
+complete -c unimodel -n '__unimodel_at "/chat"' -l stop -x -d 'Text that ends the answer; repeatable'
+complete -c unimodel -n '__unimodel_at "/chat"' -l system -x -d 'System message: how the model is to behave'
+complete -c unimodel -n '__unimodel_at "/chat"' -l json-schema -r -F -d 'JSON Schema that the answer must fit: a file, or the schema itself'
+complete -c unimodel -n '__unimodel_at "/chat"' -l json -d 'Print JSON, and errors as JSON on stderr'
+complete -c unimodel -n '__unimodel_at "/chat"' -l host -x -d 'Server to talk to'
+complete -c unimodel -n '__unimodel_at "/chat"' -l api-key -x -d 'Sent as bearer token'
+complete -c unimodel -n '__unimodel_at "/chat"' -l home -x -a '(__fish_complete_directories)' -d 'Server\'s folder'
+complete -c unimodel -n '__unimodel_at "/chat" = 0' -a '(unimodel completion names 2>/dev/null)'
+
+# unimodel embed
+complete -c unimodel -n '__unimodel_at "/embed"' -s h -l help -d 'Show the help.'
+complete -c unimodel -n '__unimodel_at "/embed"' -l jsonl -d 'Read JSON lines from file TEXT, or stdin: "text" or {"text": "text"}'
+complete -c unimodel -n '__unimodel_at "/embed"' -l npy -r -F -d 'Write the vectors into an .npy file, a row each'
+complete -c unimodel -n '__unimodel_at "/embed"' -l timeout -x -d 'Deadline of each request of 64 texts'
+complete -c unimodel -n '__unimodel_at "/embed"' -l json -d 'Print JSON, and errors as JSON on stderr'
+complete -c unimodel -n '__unimodel_at "/embed"' -l host -x -d 'Server to talk to'
+complete -c unimodel -n '__unimodel_at "/embed"' -l api-key -x -d 'Sent as bearer token'
+complete -c unimodel -n '__unimodel_at "/embed"' -l home -x -a '(__fish_complete_directories)' -d 'Server\'s folder'
+complete -c unimodel -n '__unimodel_at "/embed" = 0' -a '(unimodel completion names 2>/dev/null)'
+
 # unimodel bench
 complete -c unimodel -n '__unimodel_at "/bench"' -s h -l help -d 'Show the help.'
 complete -c unimodel -n '__unimodel_at "/bench"' -l concurrency -s c -x -d 'Requests in flight, one level after another'
 complete -c unimodel -n '__unimodel_at "/bench"' -l duration -x -d 'Of each level, after a warm-up'
 complete -c unimodel -n '__unimodel_at "/bench"' -l input -r -F -d 'What to send; the model\'s own example by default'
 complete -c unimodel -n '__unimodel_at "/bench"' -l as -x -a 'json text image audio npy' -d 'What --input is, if not clear'
+complete -c unimodel -n '__unimodel_at "/bench"' -l prompt -x -d 'Of a model that generates text; each is new by default'
+complete -c unimodel -n '__unimodel_at "/bench"' -l max-tokens -x -d 'Of a model that generates text: length of an answer'
 complete -c unimodel -n '__unimodel_at "/bench"' -l plot -r -F -d 'Draw the curves (.png, .svg or .pdf)'
 complete -c unimodel -n '__unimodel_at "/bench"' -l json -d 'Print JSON, and errors as JSON on stderr'
 complete -c unimodel -n '__unimodel_at "/bench"' -l host -x -d 'Server to talk to'

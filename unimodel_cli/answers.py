@@ -18,7 +18,14 @@ ABOUT = ("model", "version")
 def value_of(answer: dict[str, Any]) -> Any:
     """What the model answered: ``output`` (or ``predictions``, ``outputs``) alone, or a plugin's own keys."""
     rest = {k: v for k, v in answer.items() if k not in ABOUT}
+    if is_generated(rest):
+        return rest["output"]
     return next(iter(rest.values())) if len(rest) == 1 else rest
+
+
+def is_generated(answer: dict[str, Any]) -> bool:
+    """Whether it is generated text, or a streamed piece of it."""
+    return isinstance(answer.get("output"), str) and ("finish_reason" in answer or "reasoning" in answer)
 
 
 def text_of(value: Any, raw: bool) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unimodel_cli.connection import Address, Connection, ConnectionBroke, request
 
@@ -42,11 +42,8 @@ class Level:
         return len(self.latencies) / self.seconds if self.seconds else 0.0
 
     def percentile(self, percent: float) -> float | None:
-        """A latency in milliseconds, by the nearest rank; `None` without any success."""
-        if not self.latencies:
-            return None
-        rank = math.ceil(percent / 100 * len(self.latencies))
-        return self.latencies[max(0, rank - 1)] * 1000
+        """A latency in milliseconds; `None` without any success."""
+        return percentile_ms(self.latencies, percent)
 
     def to_json(self) -> dict[str, object]:
         """For programs."""
@@ -55,11 +52,11 @@ class Level:
             "seconds": round(self.seconds, 3),
             "requests": len(self.latencies),
             "requests_per_second": round(self.throughput, 2),
-            "latency_ms": {f"p{p}": _rounded(self.percentile(p)) for p in (50, 90, 99, 100)},
+            "latency_ms": {f"p{p}": rounded(self.percentile(p)) for p in (50, 90, 99, 100)},
             "refused": self.refused,
             "errors": self.errors,
-            "rows_per_batch": _rounded(self.rows_per_batch),
-            "client_cpu": _rounded(self.client_cpu),
+            "rows_per_batch": rounded(self.rows_per_batch),
+            "client_cpu": rounded(self.client_cpu),
         }
 
 
@@ -162,7 +159,14 @@ def plot(levels: list[Level], title: str, path: str) -> None:
         right.plot(x, [level.percentile(percent) for level in shown], marker="o", label=f"p{percent}")
     right.set(title="Latency", xlabel="requests in flight", ylabel="milliseconds", ylim=(0, None))
     right.legend()
-    for axes in (left, right):
+    finish_plot(figure, (left, right), x, title, path)
+
+
+def finish_plot(figure: Any, both: tuple[Any, Any], x: list[int], title: str, path: str) -> None:
+    """What the plots of all models have in common, and the file."""
+    from matplotlib import pyplot
+
+    for axes in both:
         axes.set_xscale("log", base=2)
         axes.set_xticks(x, [str(c) for c in x])
         axes.grid(alpha=0.3)
@@ -171,5 +175,12 @@ def plot(levels: list[Level], title: str, path: str) -> None:
     pyplot.close(figure)
 
 
-def _rounded(value: float | None) -> float | None:
+def percentile_ms(seconds: list[float], percent: float) -> float | None:
+    """Of sorted times, in milliseconds, by the nearest rank; `None` when there are none."""
+    rank = math.ceil(percent / 100 * len(seconds))
+    return seconds[max(0, rank - 1)] * 1000 if seconds else None
+
+
+def rounded(value: float | None) -> float | None:
+    """As many digits as a measurement has."""
     return None if value is None else round(value, 3)

@@ -8,6 +8,9 @@ from typing import Any
 
 from engine.schema import ModelView
 
+QUESTION = "What is artificial intelligence?"
+OPENING = "Once upon a time"
+"""For a model that only completes."""
 SHOWN_CHARACTERS = 300
 """Longer example bodies are taken from a file instead."""
 
@@ -16,6 +19,11 @@ def first_call(view: ModelView) -> str:
     """One command that predicts with the model."""
     if view.task == "image-classification":
         return f"unimodel predict {view.name} cat.jpg"
+    if view.generation is not None:
+        verb = "chat" if view.generation.chat_template else "predict"
+        return f"unimodel {verb} {view.name} {shlex.quote(QUESTION if verb == 'chat' else OPENING)} --max-tokens 64"
+    if view.task == "embedding":
+        return f"unimodel embed {view.name} 'a fine day'"
     body = _short_body(view)
     if body is None:
         return f"unimodel show {view.name} --example > body.json && unimodel predict {view.name} body.json"
@@ -27,6 +35,8 @@ def first_call(view: ModelView) -> str:
 def calls(view: ModelView, url: str) -> list[tuple[str, str]]:
     """Title and text of each example."""
     address = f"{url}/v1/models/{view.name}:predict"
+    if view.generation is not None:
+        return _generating_calls(view, url, address)
     body = _short_body(view)
     if view.task == "image-classification":
         curl = f"curl {address} -H 'content-type: image/jpeg' --data-binary @cat.jpg"
@@ -39,6 +49,22 @@ def calls(view: ModelView, url: str) -> list[tuple[str, str]]:
         curl = f"curl {address} -H 'content-type: application/json' -d {shlex.quote(text)}"
         send = f"json={body!r}"
     python = f"import httpx\nanswer = httpx.post({address!r}, {send}).json()"
+    return [("Command line", first_call(view)), ("curl", curl), ("Python", python)]
+
+
+def _generating_calls(view: ModelView, url: str, address: str) -> list[tuple[str, str]]:
+    assert view.generation is not None
+    chats = view.generation.chat_template
+    body = json.dumps({"input": QUESTION if chats else OPENING, "max_tokens": 64})
+    curl = f"curl {address} -H 'content-type: application/json' -d {shlex.quote(body)}"
+    client = f"import openai\nclient = openai.OpenAI(base_url={f'{url}/v1'!r}, api_key='none')\n"
+    if chats:
+        messages = [{"role": "user", "content": QUESTION}]
+        call = f"answer = client.chat.completions.create(model={view.name!r}, messages={messages!r})\n"
+        python = f"{client}{call}answer.choices[0].message.content"
+    else:
+        call = f"answer = client.completions.create(model={view.name!r}, prompt={OPENING!r}, max_tokens=64)\n"
+        python = f"{client}{call}answer.choices[0].text"
     return [("Command line", first_call(view)), ("curl", curl), ("Python", python)]
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
 
-from engine.errors import DeadlineExceeded, ServerUnreachable, UniModelError, from_code
+from engine.errors import DeadlineExceeded, InternalError, ServerUnreachable, UniModelError, from_code
 from unimodel_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -95,8 +95,26 @@ class Client:
 
     def events(
         self, path: str, content: bytes, headers: dict[str, str], timeout: float | None
-    ) -> Iterator[dict[str, Any]]:
-        """The chunks of a streamed answer. An error midway is raised."""
+    ) -> Generator[dict[str, Any], None, None]:
+        """The chunks of a streamed answer. An error midway is raised. Closing the generator ends the request."""
+        with self._stream(path, content, headers, timeout) as lines:
+            yield from _parse_events(lines)
+
+    def json_lines(
+        self, path: str, content: bytes, headers: dict[str, str], timeout: float | None
+    ) -> Generator[Any, None, None]:
+        """The values of an answer that is one JSON value a line. An error midway is raised."""
+        with self._stream(path, content, headers, timeout) as lines:
+            for line in lines:
+                if line:
+                    value = _decoded(line)
+                    raise_error_in(value)
+                    yield value
+
+    @contextmanager
+    def _stream(
+        self, path: str, content: bytes, headers: dict[str, str], timeout: float | None
+    ) -> Iterator[Iterator[bytes]]:
         import httpx
 
         limits = httpx.Timeout(timeout, connect=CONNECT_SECONDS)
@@ -107,7 +125,7 @@ class Client:
             if response.status_code >= 400:
                 response.read()
                 raise error_of(response.status_code, response.headers, response.content)
-            yield from _parse_events(response.iter_lines())
+            yield split_lines(response.iter_bytes())
 
     @contextmanager
     def _typed_errors(self) -> Iterator[None]:
@@ -128,24 +146,48 @@ class Client:
         return ServerUnreachable(f"{self.url} answers, but not as a UniModel server. Check --host.")
 
 
-def _parse_events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
-    import msgspec
+def split_lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The lines of a stream, without their ends. Text may hold other characters that end a line in Unicode's view."""
+    rest = b""
+    for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            yield line.removesuffix(b"\r")
+    if rest:
+        yield rest
 
-    event = "message"
+
+def _parse_events(lines: Iterator[bytes]) -> Iterator[dict[str, Any]]:
+    event = b"message"
     for line in lines:
-        name, _, value = line.partition(":")
+        name, _, value = line.partition(b":")
         if not line:
-            event = "message"
-        elif name == "event":
+            event = b"message"
+        elif name == b"event":
             event = value.strip()
-        elif name == "data" and value.strip() == "[DONE]":
+        elif name == b"data" and value.strip() == b"[DONE]":
             return
-        elif name == "data":
-            chunk = msgspec.json.decode(value)
-            if event == "error":
+        elif name == b"data":
+            chunk = _decoded(value)
+            if event == b"error":
                 raise _from_body(chunk, {})
             yield chunk
     raise ServerUnreachable("The stream ended before the model was done. Look at 'unimodel logs'.")
+
+
+def _decoded(text: bytes) -> Any:
+    import msgspec
+
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        raise ServerUnreachable("The server sent something that is no JSON. Check --host.") from None
+
+
+def raise_error_in(value: Any) -> None:
+    """Raises the error that a piece of an answer is, if it is one."""
+    if isinstance(value, dict) and isinstance(value.get("error"), dict) and "message" in value["error"]:
+        raise _from_body(value, {})
 
 
 def unreachable(url: str) -> ServerUnreachable:
@@ -173,7 +215,7 @@ def _from_body(document: Any, headers: Any) -> UniModelError:
     if detail.get("request_id"):
         details["request_id"] = detail["request_id"]
     return from_code(
-        detail["code"],
+        detail.get("code") or InternalError.code,
         detail["message"],
         field=detail.get("param"),
         retry_after=float(retry_after) if retry_after else None,

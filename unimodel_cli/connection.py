@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import ssl
+from collections.abc import Callable
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -73,14 +74,19 @@ class Connection(asyncio.Protocol):
         self._address = address
         self._transport: asyncio.Transport | None = None
         self._answer: asyncio.Future[Response] | None = None
+        self._on_piece: Callable[[bytes], None] | None = None
 
-    async def send(self, data: bytes) -> Response:
-        """Sends a whole request and waits for its response. Raises `ConnectionBroke`."""
+    async def send(self, data: bytes, on_piece: Callable[[bytes], None] | None = None) -> Response:
+        """Sends a whole request and waits for its response. Raises `ConnectionBroke`.
+
+        `on_piece` hears every piece of the body when it comes, too.
+        """
         loop = asyncio.get_running_loop()
         if self._transport is None:
             await self._open()
         assert self._transport is not None
         self._answer = loop.create_future()
+        self._on_piece = on_piece
         self._begin()
         self._transport.write(data)
         try:
@@ -135,6 +141,8 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         self._body.append(data)
+        if self._on_piece is not None:
+            self._on_piece(data)
 
     def on_message_complete(self) -> None:
         response = Response(self._parser.get_status_code(), self._headers, b"".join(self._body))

@@ -120,21 +120,22 @@ def body(
     named: dict[str, Any],
     parameters: dict[str, Any],
     stream: bool,
-    is_plugin: Callable[[], bool],
+    is_open: Callable[[], bool],
 ) -> Body:
     """The request for these inputs. Several become one batch; `named` are the inputs of a model that has several.
 
-    A plugin takes any JSON object as its whole body; `is_plugin` is only asked when that matters.
+    A plugin, or a model that generates text, takes more than inputs at the top of its body: there, parameters are keys
+    beside the input, and a JSON object is the whole body. `is_open` says so; it is only asked when that matters.
     """
     if len(given) == 1 and given[0].data is not None and not parameters and not stream:
         return Body(given[0].data, given[0].content_type)
     if named:
-        document: dict[str, Any] = dict(named) if is_plugin() else {"input": named}
+        document: dict[str, Any] = dict(named) if is_open() else {"input": named}
     elif len(given) == 1:
-        document = wrap(given[0].as_json, is_plugin)
+        document = wrap(given[0].as_json, is_open)
     else:
         document = {"input": [g.as_json for g in given]}
-    if parameters and is_plugin():
+    if parameters and is_open():
         document = {**document, **parameters}
     elif parameters:
         document["parameters"] = {**document.get("parameters", {}), **parameters}
@@ -143,9 +144,9 @@ def body(
     return Body(json.dumps(document, ensure_ascii=False).encode(), "application/json")
 
 
-def wrap(value: Any, is_plugin: Callable[[], bool]) -> dict[str, Any]:
+def wrap(value: Any, is_open: Callable[[], bool]) -> dict[str, Any]:
     """A JSON value as the body of a request, unless it is one."""
-    if isinstance(value, dict) and (any(k in value for k in BODY_KEYS) or is_plugin()):
+    if isinstance(value, dict) and (any(k in value for k in BODY_KEYS) or is_open()):
         return dict(value)
     return {"input": value}
 

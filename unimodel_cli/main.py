@@ -64,13 +64,16 @@ def build() -> typer.Typer:
         alias,
         backend,
         bench,
+        chat,
         completion,
         config,
         doctor,
+        embed,
         logs,
         models,
         plugin,
         predict,
+        pull,
         server,
     )
 
@@ -86,7 +89,23 @@ def build() -> typer.Typer:
             raise typer.Exit
 
     command.root(app, version)
-    for group in (server, logs, models, predict, bench, alias, config, doctor, backend, plugin, completion):
+    groups = (
+        server,
+        logs,
+        models,
+        pull,
+        predict,
+        chat,
+        embed,
+        bench,
+        alias,
+        config,
+        doctor,
+        backend,
+        plugin,
+        completion,
+    )
+    for group in groups:
         group.add(app)
     return app
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.schema import ModelView, TensorView
+from engine.schema import GenerationView, ModelView, TensorView
 from unimodel_cli.calls import calls, first_call
-from unimodel_cli.output import duration, fields, size, table
+from unimodel_cli.output import Cell, count, duration, fields, size, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -18,6 +18,7 @@ def registered(view: ModelView) -> list[RenderableType]:
 
     return [
         Text(f"Registered {view.name}@{view.version}: {view.task} on {view.backend}."),
+        *([fields(_generation(view.generation))] if view.generation else []),
         Text(""),
         *_signature(view),
         *_notes(view),
@@ -44,8 +45,9 @@ def card(view: ModelView, url: str) -> list[RenderableType]:
                 ("Aliases", ", ".join(view.aliases)),
                 ("Options", _flat(view.config)),
                 ("Streams", "yes" if view.streams else None),
-                ("Batching", _batching(view)),
+                ("Batching", _batching(view) if view.generation is None else None),
                 ("Padding", _padding(view)),
+                *_generation(view.generation),
                 ("Registered", f"{duration(_age(view.created))} ago"),
             ]
         ),
@@ -53,6 +55,23 @@ def card(view: ModelView, url: str) -> list[RenderableType]:
         *_signature(view),
         *_notes(view),
         *(line for title, call in calls(view, url) for line in (Text(title, style="bold"), Text(call), Text(""))),
+    ]
+
+
+def _generation(info: GenerationView | None) -> list[tuple[str, Cell]]:
+    """What is to be said of a model that generates text."""
+    if info is None:
+        return []
+    return [
+        ("Architecture", info.architecture),
+        ("Parameters", count(info.parameters) if info.parameters else None),
+        ("Quantization", info.quantization),
+        ("Context", f"{info.context_length} tokens"),
+        ("Sequences", f"{info.sequences} at once"),
+        ("Chat template", "yes" if info.chat_template else "no: it completes text"),
+        ("Images", "yes" if info.images else None),
+        ("Infill", "yes" if info.infill else None),
+        ("Adapters", ", ".join(info.adapters)),
     ]
 
 
@@ -73,7 +92,7 @@ def _notes(view: ModelView) -> list[RenderableType]:
     from rich.text import Text
 
     notes = list(view.notes)
-    if not view.batching.enabled and view.batching.reason:
+    if not view.batching.enabled and view.batching.reason and view.generation is None:
         notes.append(f"Served unbatched: {view.batching.reason}")
     return [*(Text(f"Note: {note}") for note in notes), *([Text("")] if notes else [])]
 
@@ -87,7 +106,7 @@ def _batching(view: ModelView) -> str:
 
 def _padding(view: ModelView) -> str | None:
     b = view.batching
-    if not b.enabled:
+    if not b.enabled or view.generation is not None:
         return None
     return (
         "rows of different lengths are padded"

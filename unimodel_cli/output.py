@@ -159,6 +159,15 @@ def size(n: float | None) -> str:
     return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
 
 
+def count(n: float) -> str:
+    """A large number for people: ``134.5 M``."""
+    for unit in ("", " K", " M", " B"):
+        if n < 1000 or unit == " B":
+            break
+        n /= 1000
+    return f"{n:.0f}{unit}" if not unit else f"{n:.1f}{unit}"
+
+
 def duration(seconds: float) -> str:
     """A time span for people: ``2 h 5 min``."""
     whole = int(seconds)

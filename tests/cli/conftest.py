@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 import unittest.mock
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from tests import models
 from unimodel_cli import main
 
 COMMAND = [sys.executable, "-m", "unimodel_cli"]
@@ -127,9 +128,18 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
     cli.ok("register", "echo", f"{PLUGINS / 'echo.py'}:BatchEcho", "--trust")
     cli.ok("register", "words", f"{PLUGINS / 'echo.py'}:StreamEcho", "--trust")
     cli.ok("register", "faulty", f"{PLUGINS / 'faulty.py'}:AbortOnRequest", "--trust")
+    cli.ok("register", "parrot", f"{PLUGINS / 'parrot.py'}:Parrot", "--trust")
     cli.ok("register", "double", double_model(folder))
     yield cli
     cli.ok("stop", "--timeout", "10", "--force")
+
+
+@pytest.fixture(scope="session")
+def smol(served: Cli) -> str:
+    """The name of a small LLM that the server of `served` serves."""
+    pytest.importorskip("llama_cpp")
+    served.ok("register", "smol", models.model("smollm2", "model.gguf"), "--set", "max_context_length=2048")
+    return "smol"
 
 
 def double_model(folder: Path) -> Path:
@@ -170,7 +180,7 @@ class StandIn:
     """A server whose answers a test writes: `predict` gets the request and its JSON body, and returns a `Response`
     or a value that becomes the ``output``. It says that it serves the model ``m``."""
 
-    def __init__(self, predict: Predict, view: dict[str, Any]) -> None:
+    def __init__(self, predict: Predict, view: dict[str, Any], more: list[Route]) -> None:
         self.in_flight = 0
         self.most_in_flight = 0
         self.requests = 0
@@ -198,6 +208,7 @@ class StandIn:
             Route("/v1/models", models),
             Route("/v1/models/m:predict", answer, methods=["POST"]),
             Route("/v1/models/m", model),
+            *more,
         ]
         config = uvicorn.Config(Starlette(routes=routes), port=0, log_level="error", lifespan="off", ws="none")
         self._server = uvicorn.Server(config)
@@ -218,11 +229,11 @@ class StandIn:
 
 @pytest.fixture
 def stand_in() -> Iterator[Callable[..., StandIn]]:
-    """Makes stand-ins: ``stand_in(predict, **changes to the model's view)``."""
+    """Makes stand-ins: ``stand_in(predict, routes, **changes to the model's view)``."""
     made: list[StandIn] = []
 
-    def make(predict: Predict, **changes: Any) -> StandIn:
-        made.append(StandIn(predict, model_view(**changes)))
+    def make(predict: Predict, routes: Sequence[Route] = (), **changes: Any) -> StandIn:
+        made.append(StandIn(predict, model_view(**changes), list(routes)))
         return made[-1]
 
     yield make

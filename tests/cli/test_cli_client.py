@@ -10,6 +10,7 @@ from unimodel_cli.errors import UsageError
 ABOUT_A_SERVER = [
     ["status"], ["list"], ["show", "m"], ["load", "m"], ["unload", "m"], ["unregister", "m"], ["ps"],
     ["register", "m", "m.onnx"], ["predict", "m", "[1]"], ["predict", "m", "--jsonl"], ["bench", "m"],
+    ["chat", "m", "hi"], ["embed", "m", "hi"], ["pull", "hf:org/repo"],
     ["alias", "list"], ["alias", "set", "a", "m"], ["alias", "remove", "a"], ["backend", "list"],
 ]  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,11 @@ from unimodel_cli.errors import UsageError
 from unimodel_cli.inputs import KINDS, As
 
 if TYPE_CHECKING:
+    from engine.schema import ModelView
     from unimodel_cli.bench import Level, Target
+    from unimodel_cli.bench_text import TextLevel
+
+DEFAULT_TOKENS = 64
 
 
 def add(app: typer.Typer) -> None:
@@ -25,6 +30,7 @@ def add(app: typer.Typer) -> None:
             "unimodel bench resnet",
             "unimodel bench resnet --concurrency 1,8,32 --duration 10 --plot out.png",
             "unimodel bench resnet --input cat.jpg --json",
+            "unimodel bench smol --max-tokens 100 -c 1,4,16",
         ],
     )(bench)
 
@@ -40,44 +46,113 @@ def bench(
         str | None, typer.Option("--input", metavar="INPUT", help="What to send; the model's own example by default.")
     ] = None,
     kind: Annotated[As | None, typer.Option("--as", metavar=KINDS, help="What --input is, if not clear.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Of a model that generates text; each is new by default.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Of a model that generates text: length of an answer [64].")
+    ] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the curves (.png, .svg or .pdf).")] = None,
 ) -> None:
     """Measure a model's latency and throughput under load.
 
     It is measured over HTTP, as clients see it. Each of N connections sends its next request when its last one is
-    answered. Requests that the server refuses (429) are counted apart from errors.
+    answered. Requests that the server refuses (429) are counted apart from errors. Of a model that generates text, the
+    answers are streamed: it is tokens a second, the time to the first token (TTFT), and between tokens (ITL).
     """
     levels = _levels(concurrency)
     if plot is not None:
         _need_matplotlib()
-    target = _target(session, name, given, kind)
-    from unimodel_cli.bench import measure
+    from unimodel_cli.client import loaded_view
 
+    with session.out.waiting(f"Loading {name}"):
+        view = loaded_view(session.client, name)
+    measured: Sequence[Level | TextLevel]
+    if view.generation is not None:
+        if given is not None or kind is not None:
+            raise UsageError(f"{view.name} generates text: say what to ask with --prompt, not with --input.")
+        measured = _bench_text(session, view, name, levels, duration, prompt, max_tokens or DEFAULT_TOKENS, plot)
+    else:
+        if prompt is not None or max_tokens is not None:
+            raise UsageError(f"{view.name} does not generate text, which --prompt and --max-tokens are for.")
+        measured = _bench_whole(session, view, levels, duration, given, kind, plot)
+    if session.json:
+        session.out.json({"model": view.name, "version": view.version, "levels": [m.to_json() for m in measured]})
+        return
+    _warn_if_busy(session, measured)
+    if plot is not None:
+        session.out.note(f"The curves are in {plot}.")
+
+
+def _bench_whole(
+    session: Session,
+    view: ModelView,
+    levels: list[int],
+    duration: float,
+    given: str | None,
+    kind: As | None,
+    plot: Path | None,
+) -> list[Level]:
+    """A model whose answers come at once."""
+    from unimodel_cli import bench
+
+    target = _target(session, view, given, kind)
     results = []
     for n in levels:
         with session.out.waiting(f"Measuring {target.model}@{target.version} with {n} in flight for {duration:g} s"):
-            results.append(measure(target, n, duration))
+            results.append(bench.measure(target, n, duration))
     if plot is not None:
-        _plot(results, target, plot)
-    if session.json:
-        document = {"model": target.model, "version": target.version, "levels": [r.to_json() for r in results]}
-        session.out.json(document)
-    else:
+        _draw(lambda title, path: bench.plot(results, title, path), view, plot)
+    if not session.json:
         _print(session, results)
-        if plot is not None:
-            session.out.note(f"The curves are in {plot}.")
+    return results
 
 
-def _target(session: Session, name: str, given: str | None, kind: As | None) -> Target:
+def _bench_text(
+    session: Session,
+    view: ModelView,
+    name: str,
+    levels: list[int],
+    duration: float,
+    prompt: str | None,
+    max_tokens: int,
+    plot: Path | None,
+) -> list[TextLevel]:
+    """A model that generates text."""
+    from unimodel_cli import bench_text
+    from unimodel_cli.client import split_reference
+
+    assert view.generation is not None
+    model, version = split_reference(name)
+    if version is not None:
+        raise UsageError(f"Text is measured through OpenAI's API, which takes a name or an alias; got {name}.")
+    target = bench_text.TextTarget(
+        session.client, session.api_key, model, view.version, view.generation.chat_template, prompt, max_tokens
+    )
+    with session.out.waiting("Trying one request"):  # what does not fit is an error and no result
+        for _ in session.client.events(
+            target.path, next(target.bodies()), {"content-type": "application/json"}, timeout=None
+        ):
+            pass
+    results = []
+    for n in levels:
+        with session.out.waiting(f"Measuring {view.name}@{view.version} with {n} in flight for {duration:g} s"):
+            results.append(bench_text.measure(target, n, duration))
+    if plot is not None:
+        _draw(lambda title, path: bench_text.plot(results, title, path), view, plot)
+    if not session.json:
+        _print_text(session, results)
+    return results
+
+
+def _target(session: Session, view: ModelView, given: str | None, kind: As | None) -> Target:
     """The model and the request, which is tried once, so that an input that does not fit is an error and no result."""
     import msgspec
 
     from unimodel_cli import inputs
     from unimodel_cli.bench import Target
-    from unimodel_cli.client import loaded_view, model_path
+    from unimodel_cli.client import model_path
 
-    with session.out.waiting(f"Loading {name}"):
-        view = loaded_view(session.client, name)
     if given is not None:
         body = inputs.body([inputs.read(given, kind)], {}, {}, False, lambda: view.task == "custom")
     elif view.example is not None:
@@ -99,19 +174,18 @@ def _levels(text: str) -> list[int]:
     return levels
 
 
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
 def _print(session: Session, results: list[Level]) -> None:
-    from unimodel_cli.bench import BUSY_CLIENT
-
-    def ms(value: float | None) -> str:
-        return "-" if value is None else f"{value:.2f}"
-
     session.out.table(
         ["IN FLIGHT", "REQ/S", "P50 MS", "P90 MS", "P99 MS", "MAX MS", "REFUSED", "ERRORS", "ROWS/BATCH"],
         [
             [
                 r.concurrency,
                 f"{r.throughput:.1f}",
-                *(ms(r.percentile(p)) for p in (50, 90, 99, 100)),
+                *(_ms(r.percentile(p)) for p in (50, 90, 99, 100)),
                 r.refused,
                 r.errors,
                 "-" if r.rows_per_batch is None else f"{r.rows_per_batch:.1f}",
@@ -120,6 +194,33 @@ def _print(session: Session, results: list[Level]) -> None:
         ],
         empty="Nothing was measured.",
     )
+
+
+def _print_text(session: Session, results: list[TextLevel]) -> None:
+    from unimodel_cli.bench import percentile_ms
+
+    times = ["TTFT P50 MS", "TTFT P99 MS", "ITL P50 MS", "ITL P99 MS"]
+    session.out.table(
+        ["IN FLIGHT", "TOK/S", "WITH PROMPTS", "REQ/S", *times, "REFUSED", "ERRORS"],
+        [
+            [
+                r.concurrency,
+                f"{r.output_rate:.1f}",
+                f"{r.total_rate:.1f}",
+                f"{r.throughput:.2f}",
+                *(_ms(percentile_ms(values, p)) for values in (r.first, r.between) for p in (50, 99)),
+                r.refused,
+                r.errors,
+            ]
+            for r in results
+        ],
+        empty="Nothing was measured.",
+    )
+
+
+def _warn_if_busy(session: Session, results: Sequence[Level | TextLevel]) -> None:
+    from unimodel_cli.bench import BUSY_CLIENT
+
     busiest = max(r.client_cpu for r in results)
     if busiest > BUSY_CLIENT:
         session.out.note(
@@ -128,11 +229,9 @@ def _print(session: Session, results: list[Level]) -> None:
         )
 
 
-def _plot(results: list[Level], target: Target, path: Path) -> None:
-    from unimodel_cli import bench
-
+def _draw(plot: Callable[[str, str], None], view: ModelView, path: Path) -> None:
     try:
-        bench.plot(results, f"{target.model}@{target.version}", str(path))
+        plot(f"{view.name}@{view.version}", str(path))
     except OSError as e:
         raise InsufficientStorage(f"Cannot write {path}: {e.strerror}.") from None
     except ValueError as e:  # an extension that matplotlib does not know

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,9 +12,10 @@ import typer
 
 from engine.errors import InsufficientStorage
 from engine.schema import ModelView
+from unimodel_cli import generation_flags
 from unimodel_cli.command import ModelName, Session, command
 from unimodel_cli.errors import UsageError
-from unimodel_cli.inputs import KINDS, As, Body
+from unimodel_cli.inputs import KINDS, As, Body, Given
 
 GRACE_SECONDS = 10.0
 """The server ends a request at its deadline; the client waits this much longer for word of it."""
@@ -29,8 +31,10 @@ def add(app: typer.Typer) -> None:
             "unimodel predict iris '[5.1, 3.5, 1.4, 0.2]'",
             "echo 'what a fine day' | unimodel predict sentiment -",
             "unimodel predict resnet cat.jpg dog.jpg --params top_k=1",
+            "unimodel predict smol 'Once upon a time' --max-tokens 50 --stream",
             "unimodel predict fraud rows.jsonl --jsonl -j 32 -o out.jsonl --resume",
         ],
+        flags=generation_flags.PARAMETERS,
     )(predict)
 
 
@@ -65,18 +69,23 @@ def predict(
         int, typer.Option("--jobs", "-j", metavar="N", min=1, max=4096, help="With --jsonl: requests in flight.")
     ] = 16,
     resume: Annotated[bool, typer.Option("--resume", help="With --jsonl -o: go on after the lines there.")] = False,
+    **generation: Any,
 ) -> None:
     """Predict with a model, and print what it answers.
 
-    On a terminal labels are shown as a table; in a pipe the answer is JSON. With --json it also names the model and
-    version that answered. With --jsonl, a failed row becomes an {"error": ...} line, and the exit code is 1.
+    On a terminal labels are shown as a table, and generated text while it comes; in a pipe the answer is JSON. With
+    --json it also names the model and version that answered. With --jsonl, a failed row becomes an {"error": ...} line,
+    and the exit code is 1. --max-tokens, --temperature, --top-p, --seed, --stop, --system and --json-schema are for
+    models that generate text.
     """
     given = inputs or []
     headers = _headers(timeout, priority)
+    flags = generation_flags.given(generation)
     if jsonl:
         _refuse(
-            bool(named or params or stream or kind or raw),
-            "--jsonl takes no --input, --params, --stream, --as or --raw.",
+            bool(named or params or stream or kind or raw or flags),
+            "--jsonl takes no --input, --params, --stream, --as or --raw, and no flags of generation: a row is a whole "
+            'request, such as {"input": "Hi", "max_tokens": 5}.',
         )
         _refuse(len(given) > 1, "--jsonl reads one file, or stdin.")
         _refuse(resume and output is None, "--resume needs the -o FILE that it should go on with.")
@@ -87,7 +96,10 @@ def predict(
         return
     _refuse(resume, "--resume only goes with --jsonl.")
     _refuse(tensor is not None and (output is None or output.suffix != ".npy"), "--tensor only goes with -o FILE.npy.")
-    content = _body(session, name, given, kind, named or [], params or [], stream)
+    model = _Model(session, name)
+    to_terminal = sys.stdout.isatty() and not (session.json or raw or output or named or len(given) > 1)
+    stream = stream or (to_terminal and model.generates())
+    content = _body(model, given, kind, named or [], params or [], flags, stream)
     headers["content-type"] = content.content_type
     if stream:
         _refuse(output is not None, "--stream prints; it takes no --output.")
@@ -99,28 +111,65 @@ def predict(
         _show(session, json.loads(_send(session, name, content, headers, timeout)), output, raw)
 
 
+class _Model:
+    """What the server says of the model, asked once and only if that matters."""
+
+    def __init__(self, session: Session, name: str) -> None:
+        self._session = session
+        self._name = name
+
+    @cached_property
+    def view(self) -> ModelView:
+        """Its description."""
+        from unimodel_cli.client import model_path
+
+        return self._session.client.call(ModelView, "GET", model_path(self._name))
+
+    def generates(self) -> bool:
+        """Whether it generates text."""
+        return self.view.generation is not None
+
+    def is_open(self) -> bool:
+        """Whether its body may have other keys than inputs."""
+        return self.view.task == "custom" or self.generates()
+
+
 def _body(
-    session: Session, name: str, given: list[str], kind: As | None, named: list[str], params: list[str], stream: bool
+    model: _Model,
+    given: list[str],
+    kind: As | None,
+    named: list[str],
+    params: list[str],
+    flags: dict[str, Any],
+    stream: bool,
 ) -> Body:
     from unimodel_cli import inputs
-    from unimodel_cli.client import model_path
     from unimodel_cli.model_options import key_value
 
     _refuse(bool(given and named), "Give INPUT or --input KEY=VALUE, not both.")
     if not given and not named:
         _refuse(sys.stdin.isatty(), "Give an INPUT: a file, JSON, text, or '-' for stdin.")
         given = ["-"]
-
-    def is_plugin() -> bool:
-        return session.client.call(ModelView, "GET", model_path(name)).task == "custom"
-
+    if flags and not model.is_open():
+        raise UsageError(f"{generation_flags.flag(next(iter(flags)))} is for models that generate text.")
     return inputs.body(
-        [inputs.read(argument, kind) for argument in given],
+        [_read(model, argument, kind) for argument in given],
         dict(key_value(setting, "--input") for setting in named),
-        dict(key_value(setting, "--params") for setting in params),
+        {**dict(key_value(setting, "--params") for setting in params), **flags},
         stream,
-        is_plugin,
+        model.is_open,
     )
+
+
+def _read(model: _Model, argument: str, kind: As | None) -> Given:
+    """An input. What a model that generates text is asked is text, also if it is a number."""
+    from unimodel_cli import inputs
+
+    given = inputs.read(argument, kind)
+    is_scalar = given.data is None and not isinstance(given.value, str | list | dict)
+    if kind is None and is_scalar and argument != "-" and model.generates():
+        return inputs.read(argument, As.text)
+    return given
 
 
 def _headers(timeout: float | None, priority: int) -> dict[str, str]:
@@ -152,7 +201,7 @@ def _stream(session: Session, name: str, body: Body, headers: dict[str, str], ti
             if isinstance(value, str) and not session.json:
                 sys.stdout.write(value)
                 sys.stdout.flush()
-                open_line = not value.endswith("\n")
+                open_line = not value.endswith("\n") if value else open_line
             else:
                 session.out.line(json.dumps(chunk if session.json else value, ensure_ascii=False))
     finally:
