@@ -1,7 +1,7 @@
 """The route table and the one place where an exception becomes a response.
 
 Predictions take a short cut: they are recognised by their path and handed to a raw ASGI endpoint. Everything else
-goes through Starlette's router, whose routes are the operations of `engine.openapi`.
+goes through Starlette's router, whose routes are the operations of `engine.api.routes`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from starlette.routing import Route, Router
 
 from engine import openapi
 from engine.api.admin import Admin
+from engine.api.dialect import Endpoint
 from engine.api.http import Headers, Receive, Scope, Send, request_id, send_body, send_error
 from engine.api.native import MODELS, PREDICT, PredictEndpoint, parse_target
+from engine.api.routes import DIALECTS
 from engine.core import Engine
 from engine.errors import MethodNotAllowed, NotFound, ServerStopping, UniModelError
 from engine.settings import Provenance
@@ -33,6 +35,10 @@ class App:
             for o in openapi.OPERATIONS
             if o.tag != "prediction"
         ]
+        for dialect in DIALECTS:
+            for o in dialect.operations:
+                endpoint = Endpoint(engine, self.predict.budget, dialect, dialect.handlers[o.operation_id])
+                routes.append(Route(o.path, endpoint, methods=[o.method]))
         self._router = Router(_suffixes_first(routes), redirect_slashes=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

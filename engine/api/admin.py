@@ -13,6 +13,7 @@ from starlette.requests import Request
 from engine import openapi, schema, views
 from engine.api.http import Headers, announced_length, encode_json, parse_version, read_body
 from engine.api.predict_body import JSON, decode_json, media_type
+from engine.api.routes import OPERATIONS
 from engine.core import Engine
 from engine.errors import UnsupportedMediaType
 from engine.settings import Provenance
@@ -45,7 +46,7 @@ class Admin:
     def __init__(self, engine: Engine, config: Mapping[str, Provenance]) -> None:
         self.engine = engine
         self.config = config
-        self._openapi = encode_json(openapi.document(__version__))
+        self._openapi = encode_json(openapi.document(__version__, OPERATIONS))
 
     def handler(self, operation_id: str) -> Handler:
         """The handler of an operation: the method of its name, for one version and the serving one alike."""

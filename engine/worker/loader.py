@@ -3,38 +3,49 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from backends import discovery
-from backends.base import Backend, InvalidOption, ModelInfo, TensorBackend, ValueBackend
+from backends.base import Backend, GenerationBackend, InvalidOption, ModelInfo, TensorBackend, ValueBackend
 from engine import model_options, tasks
 from engine.model_options import ModelOptions
 from engine.tasks.base import TensorTask
 from engine.transport.batchqueue import Slots
+from engine.transport.channel import Channel
 from engine.transport.messages import Load, Loaded
 from engine.worker import self_check
 from engine.worker.batch_runner import BatchRunner
 from engine.worker.gate import Gate
 from engine.worker.padding import Padding
+from engine.worker.stream_runner import StreamRunner
+
+if TYPE_CHECKING:
+    from engine.worker.generation_runner import GenerationRunner
 
 
 @dataclass(slots=True)
 class LoadedModel:
     """A model that is ready to compute."""
 
-    backend: TensorBackend | ValueBackend
-    runner: BatchRunner
+    backend: Backend
     reply: Loaded
+    runner: BatchRunner | None
+    """For batches; `None` for a model that generates text."""
+    streams: Callable[[Channel], StreamRunner | GenerationRunner]
+    """Makes what runs its streams, given where the chunks go."""
 
 
 def load(message: Load, slots: Slots, gate: Gate) -> LoadedModel:
     """Loads, warms up and checks a model. Raises what the backend raises; a failed warm-up fails the load."""
     begin = time.perf_counter()
     backend, info, options = _create(message)
+    if isinstance(backend, GenerationBackend):
+        return _generation(message, backend, info, gate, begin)
     name = message.task or info.task
     task = tasks.create(name, info, options)
     info = msgspec.structs.replace(info, notes=(*info.notes, *task.notes))
@@ -68,15 +79,15 @@ def load(message: Load, slots: Slots, gate: Gate) -> LoadedModel:
         memory_bytes=backend.memory(),
         seconds=time.perf_counter() - begin,
     )
-    return LoadedModel(backend, runner, reply)
+    return LoadedModel(backend, reply, runner, lambda channel: StreamRunner(backend, channel))
 
 
-def _create(message: Load) -> tuple[TensorBackend | ValueBackend, ModelInfo, ModelOptions]:
+def _create(message: Load) -> tuple[TensorBackend | ValueBackend | GenerationBackend, ModelInfo, ModelOptions]:
     cls: type[Backend] = discovery.available()[message.backend]
     options, own = model_options.split(message.config, cls.Options)
     backend = cls()
-    if not isinstance(backend, TensorBackend | ValueBackend):
-        raise TypeError(f"backend {message.backend!r} must subclass TensorBackend or ValueBackend")
+    if not isinstance(backend, TensorBackend | ValueBackend | GenerationBackend):
+        raise TypeError(f"backend {message.backend!r} must subclass one of the three kinds of backends.base")
     backend.trusted = message.trusted
     info = backend.load(Path(message.path), message.device, own)
     return backend, info, options
@@ -124,4 +135,44 @@ def _values(
         memory_bytes=backend.memory(),
         seconds=time.perf_counter() - begin,
     )
-    return LoadedModel(backend, BatchRunner(backend, task, slots, message.batch_rows, None, gate), reply)
+    runner = BatchRunner(backend, task, slots, message.batch_rows, None, gate)
+    return LoadedModel(backend, reply, runner, lambda channel: StreamRunner(backend, channel))
+
+
+def _generation(message: Load, backend: GenerationBackend, info: ModelInfo, gate: Gate, begin: float) -> LoadedModel:
+    """A model that generates text. Its warm-up is a short answer; batches are its own affair."""
+    from engine.generation.template import ChatTemplate  # needs Jinja, which comes with the runtimes that generate
+    from engine.worker.generation_runner import GenerationRunner
+
+    generation = info.generation
+    if generation is None:
+        raise TypeError(f"backend {message.backend!r} must return a ModelInfo with generation")
+    if message.task not in (None, info.task, "completion"):
+        raise InvalidOption(
+            f"The task {message.task} does not fit a model that generates text; it can be {info.task} or completion.",
+            field="task",
+        )
+    template = None
+    if generation.chat_template is not None and message.task != "completion":
+        template = ChatTemplate(generation.chat_template, generation.bos, generation.eos)
+    backend.add(0, backend.example())
+    while backend.busy:
+        for piece in backend.step():
+            if piece.error is not None:
+                raise piece.error
+    reply = Loaded(
+        key=message.key,
+        info=info,
+        task=message.task or info.task,
+        plain_answers=False,
+        decodes_json=False,
+        accepts_values=False,
+        batch_reason=info.unbatched_reason,
+        padding_reason="answers are generated token by token",
+        example=msgspec.json.encode({"input": "What is artificial intelligence?", "max_tokens": 64}),
+        memory_bytes=backend.memory(),
+        seconds=time.perf_counter() - begin,
+    )
+    return LoadedModel(
+        backend, reply, None, lambda channel: GenerationRunner(backend, generation, template, channel, gate)
+    )

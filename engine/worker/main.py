@@ -22,10 +22,10 @@ from engine.telemetry import logs
 from engine.transport.batchqueue import Slots
 from engine.transport.channel import Channel
 from engine.transport.messages import (
+    CancelStream,
     Hello,
     Load,
     LoadFailed,
-    RunBatch,
     StartStream,
     Unloaded,
     decode_batch_down,
@@ -34,7 +34,6 @@ from engine.transport.messages import (
 )
 from engine.worker import loader
 from engine.worker.gate import Gate
-from engine.worker.stream_runner import StreamRunner
 
 log = logging.getLogger("unimodel.worker")
 
@@ -89,20 +88,22 @@ def _load_and_serve(control: Channel, message: Load, gate: Gate, queue: Channel,
 
 
 def _serve_queue(queue: Channel, model: loader.LoadedModel) -> None:
-    """Batches as they come; while streams are open, a step of them between any two messages."""
-    streams = StreamRunner(model.backend, queue)
+    """Batches as they come; while streams are open, a step of them whenever no message waits, or after a batch."""
+    streams = model.streams(queue)
     while True:
         data = queue.receive(block=not streams.busy)
         if data == b"":
             return
         if data is not None:
             message = decode_batch_down(data)
-            if isinstance(message, RunBatch):
-                queue.send(model.runner.run(message))
-            elif isinstance(message, StartStream):
+            if isinstance(message, StartStream):
                 streams.start(message)
-            else:
+                continue
+            if isinstance(message, CancelStream):
                 streams.cancel(message)
+                continue
+            if model.runner is not None:
+                queue.send(model.runner.run(message))
         if streams.busy:
             streams.step()
 

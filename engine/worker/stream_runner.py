@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from backends.base import InvalidInput, TensorBackend, ValueBackend
+from backends.base import Backend, InvalidInput, ValueBackend
 from engine.transport.channel import Channel
 from engine.transport.messages import CancelStream, Chunk, StartStream, StreamEnd, encode
 from engine.worker.batch_runner import describe
@@ -19,7 +19,7 @@ log = logging.getLogger("unimodel.worker")
 class StreamRunner:
     """Owns the open streams of one model."""
 
-    def __init__(self, backend: TensorBackend | ValueBackend, channel: Channel) -> None:
+    def __init__(self, backend: Backend, channel: Channel) -> None:
         self._backend = backend
         self._channel = channel
         self._open: dict[int, tuple[str, Iterator[dict[str, Any]]]] = {}

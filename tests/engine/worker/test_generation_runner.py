@@ -1,0 +1,207 @@
+"""Generated answers through the worker's runner, from the server's messages to the server's deltas."""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backends.base import (
+    Device,
+    Generation,
+    GenerationBackend,
+    GenerationInfo,
+    InvalidInput,
+    Match,
+    ModelInfo,
+    OutOfMemory,
+    Piece,
+    Usage,
+)
+from engine.transport.channel import Channel
+from engine.transport.generation import Delta, GenerateRequest, decode_deltas, encode_request
+from engine.transport.messages import CancelStream, StartStream, StepDone, StreamEnd, decode_batch_up
+from engine.worker.gate import Gate
+from engine.worker.generation_runner import GenerationRunner
+
+INFO = GenerationInfo(context_length=64, sequences=4)
+
+
+class Scripted(GenerationBackend):
+    """Gives out, step by step, the pieces that a test put in."""
+
+    name = "scripted"
+    summary = "for tests"
+
+    def __init__(self) -> None:
+        self.requests: dict[int, Generation] = {}
+        self.steps: deque[list[Piece]] = deque()
+
+    @classmethod
+    def sniff(cls, path: Path) -> Match:
+        return Match(0.0)
+
+    def load(self, path: Path, device: Device, options: Any) -> ModelInfo:
+        return ModelInfo(task="completion", generation=INFO)
+
+    def example(self) -> Generation:
+        return Generation(prompt="a", max_tokens=1)
+
+    def add(self, request_id: int, request: Generation) -> None:
+        if request.prompt == "too long":
+            raise InvalidInput("The prompt has 99 tokens, and the context 64.", field="prompt")
+        self.requests[request_id] = request
+
+    def step(self) -> list[Piece]:
+        return self.steps.popleft()
+
+    def cancel(self, request_id: int) -> None:
+        del self.requests[request_id]
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.requests)
+
+    def count(self, prompt: Any, *, add_bos: bool = True) -> int:
+        return len(prompt) + add_bos
+
+
+class Bench:
+    """A runner, and the server's end of its channel."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.backend = Scripted()
+        self.server = Channel(ours)
+        self.queue = Channel(theirs)
+        self.runner = GenerationRunner(self.backend, INFO, None, self.queue, Gate(1))
+
+    def start(self, number: int = 1, prompt: str = "hello", **wishes: Any) -> None:
+        request = GenerateRequest(prompt=prompt, **wishes)
+        self.runner.start(StartStream(number, f"id-{number}", encode_request(request)))
+
+    def step(self, *pieces: Piece) -> None:
+        self.backend.steps.append(list(pieces))
+        self.runner.step()
+
+    def receive(self) -> Any:
+        data = self.server.receive(block=False)
+        return None if data is None else decode_batch_up(data)
+
+    def received(self) -> tuple[dict[int, list[Delta] | None], list[StreamEnd]]:
+        message = self.receive()
+        assert isinstance(message, StepDone)
+        deltas = {c.id: decode_deltas(c.data) if c.data else None for c in message.chunks}
+        return deltas, message.ends
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    yield made
+    made.server.close()
+    made.queue.close()
+
+
+USAGE = Usage(prompt_tokens=3, completion_tokens=2)
+
+
+def test_a_streamed_answer_comes_piece_by_piece(bench: Bench) -> None:
+    bench.start(stream=True)
+    assert bench.runner.busy
+    bench.step(Piece(id=1, text="Hel", tokens=1))
+    assert bench.received() == ({1: [Delta(content="Hel", tokens=1)]}, [])
+    bench.step(Piece(id=1, text="lo", tokens=1, finish="stop", stop_text="!", usage=USAGE))
+    last = Delta(content="lo", tokens=1, finish="stop", stop_text="!", usage=USAGE)
+    assert bench.received() == ({1: [last]}, [StreamEnd(1)])
+
+
+def test_an_answer_that_is_not_streamed_comes_whole_after_a_sign_of_life(bench: Bench) -> None:
+    bench.start()
+    bench.step(Piece(id=1, text="Hel", tokens=1))
+    assert bench.received() == ({1: None}, [])
+    bench.step(Piece(id=1, text="l", tokens=1))
+    assert bench.receive() is None
+    bench.step(Piece(id=1, text="o", tokens=1, finish="length", usage=USAGE))
+    assert bench.received() == ({1: [Delta(content="Hello", tokens=3, finish="length", usage=USAGE)]}, [StreamEnd(1)])
+
+
+def test_all_answers_of_a_step_go_in_one_message(bench: Bench) -> None:
+    bench.start(1, stream=True)
+    bench.start(2, stream=True)
+    bench.step(Piece(id=1, text="a"), Piece(id=2, text="b"))
+    assert bench.received() == ({1: [Delta(content="a")], 2: [Delta(content="b")]}, [])
+    assert bench.receive() is None
+
+
+def test_pieces_without_text_are_not_sent(bench: Bench) -> None:
+    bench.start(stream=True)
+    bench.step(Piece(id=1, text="a", tokens=1))
+    bench.received()
+    bench.step(Piece(id=1, tokens=1))  # half a character
+    assert bench.receive() is None
+
+
+def test_a_request_ends_with_its_last_choice(bench: Bench) -> None:
+    bench.start(choices=2, stream=True)
+    assert bench.backend.requests[1].choices == 2
+    bench.step(Piece(id=1, choice=1, text="b", finish="stop", usage=USAGE))
+    assert bench.received() == ({1: [Delta(choice=1, content="b", finish="stop", usage=USAGE)]}, [])
+    bench.step(Piece(id=1, choice=0, text="a", finish="stop", usage=USAGE))
+    deltas, ends = bench.received()
+    assert deltas == {1: [Delta(content="a", finish="stop", usage=USAGE)]}
+    assert ends == [StreamEnd(1)]
+
+
+def test_a_request_that_the_model_refuses_ends_alone(bench: Bench) -> None:
+    bench.start(1, stream=True)
+    bench.start(2, prompt="too long")
+    message = bench.receive()
+    assert isinstance(message, StreamEnd)
+    assert message.error is not None
+    assert (message.id, message.error.code, message.error.field) == (2, "invalid_input", "prompt")
+    bench.step(Piece(id=1, text="a"))
+    assert bench.received() == ({1: [Delta(content="a")]}, [])
+
+
+def test_an_error_in_a_step_ends_its_request_alone(bench: Bench) -> None:
+    bench.start(1, stream=True)
+    bench.start(2, stream=True)
+    bench.step(Piece(id=2, text="b"), Piece(id=2, error=OutOfMemory("No room.")), Piece(id=1, text="a"))
+    deltas, ends = bench.received()
+    assert deltas == {1: [Delta(content="a")]}
+    assert [(e.id, e.error and e.error.code) for e in ends] == [(2, "insufficient_memory")]
+
+
+def test_a_cancelled_request_is_dropped_by_the_backend(bench: Bench) -> None:
+    bench.start(1, stream=True)
+    bench.start(2, stream=True)
+    bench.runner.cancel(CancelStream(1))
+    bench.runner.cancel(CancelStream(7))
+    assert list(bench.backend.requests) == [2]
+    bench.step(Piece(id=1, text="too late"), Piece(id=2, text="b"))
+    assert bench.received() == ({2: [Delta(content="b")]}, [])
+
+
+def test_counting_tokens_computes_nothing(bench: Bench) -> None:
+    bench.start(prompt="four", count_only=True)
+    deltas, ends = bench.received()
+    assert deltas == {1: [Delta(finish="stop", usage=Usage(prompt_tokens=5))]}
+    assert ends == [StreamEnd(1)]
+    assert not bench.runner.busy
+
+
+def test_a_message_that_is_no_request_is_the_servers_fault_and_ends_its_stream(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.runner.start(StartStream(3, "id-3", b"\xc1"))
+    message = bench.receive()
+    assert isinstance(message, StreamEnd)
+    assert message.error is not None
+    assert message.error.code == "model_error"
+    assert "id-3" in {getattr(r, "request_id", "") for r in caplog.records}
+    caplog.clear()
