@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _MAX_LAYERS = 512
 _MAX_EXPERTS = 1024
+_POOLINGS = (0, 1, 2, 3, 4, 2**32 - 1)
+"""None, mean, first, last, rank, unspecified."""
 _ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
 _ADDED = ("token_types.weight",)
 """Matrices whose rows are added as they are. Like all vectors, they must be of the type that is computed in."""
@@ -34,6 +36,7 @@ def _problems(header: Header) -> Iterator[str]:
     yield from _heads(header)
     yield from _experts(header)
     yield from _rope(header)
+    yield from _pooling(header)
     yield from _vocabulary(header)
     yield from _weights(header)
 
@@ -91,6 +94,12 @@ def _rope(header: Header) -> Iterator[str]:
     for key in ("rope.dimension_count", "rope.dimension_count_swa"):
         if _number(header, key, 0) % 2:
             yield f"it rotates {header.own(key)} dimensions; they must come in pairs"
+
+
+def _pooling(header: Header) -> Iterator[str]:
+    way = header.own("pooling_type")
+    if way is not None and way not in _POOLINGS:
+        yield f"it pools texts in the way {way}, which there is not"
 
 
 def _vocabulary(header: Header) -> Iterator[str]:

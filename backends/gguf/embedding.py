@@ -116,5 +116,7 @@ def _pooling(header: Header, options: EmbeddingOptions) -> tuple[Pooling, tuple[
 
 def _normalized(rows: Rows) -> Rows:
     """The rows at length 1; a row of zeros stays one."""
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(norms > 0, norms, 1)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True).astype(np.float32)
+    norms[norms == 0] = 1
+    scaled: Rows = rows / norms
+    return scaled

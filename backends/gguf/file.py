@@ -178,9 +178,8 @@ class _Reader:
             raise self.truncated(missing, "at least ")
 
     def truncated(self, missing: int, about: str = "") -> ModelFileError:
-        return ModelFileError(
-            f"{self.name} is truncated: {about}{missing} bytes are missing at its end. Download it again."
-        )
+        count = "1 byte is" if missing == 1 else f"{missing} bytes are"
+        return ModelFileError(f"{self.name} is truncated: {about}{count} missing at its end. Download it again.")
 
     def corrupt(self, what: str) -> ModelFileError:
         return ModelFileError(f"{self.name} is corrupt: {what}. Download it again.")
