@@ -92,7 +92,7 @@ class TextLevel:
 
     concurrency: int
     window: float = 0.0
-    """For how long new requests were sent. Tokens count if they came in it."""
+    """For how long new requests were sent. Only what came in it is throughput, since later fewer were in flight."""
     seconds: float = 0.0
     """Until the last answer was whole."""
     latencies: list[float] = field(default_factory=list)
@@ -101,10 +101,12 @@ class TextLevel:
     """Until the first text of an answer; sorted."""
     between: list[float] = field(default_factory=list)
     """Between pieces of text of an answer; sorted."""
-    output_tokens: float = 0.0
-    prompt_tokens: float = 0.0
+    output_in_window: float = 0.0
+    prompt_in_window: int = 0
+    output_tokens: int = 0
+    prompt_tokens: int = 0
     cached_tokens: int = 0
-    """Of the prompts of all answers."""
+    """Of the prompts, those that were computed before."""
     refused: int = 0
     errors: int = 0
     client_cpu: float = 0.0
@@ -112,12 +114,12 @@ class TextLevel:
     @property
     def output_rate(self) -> float:
         """Generated tokens a second."""
-        return self.output_tokens / self.window if self.window else 0.0
+        return self.output_in_window / self.window if self.window else 0.0
 
     @property
     def total_rate(self) -> float:
         """Tokens of prompts and answers a second."""
-        return (self.output_tokens + self.prompt_tokens) / self.window if self.window else 0.0
+        return (self.output_in_window + self.prompt_in_window) / self.window if self.window else 0.0
 
     @property
     def throughput(self) -> float:
@@ -125,7 +127,7 @@ class TextLevel:
         return len(self.latencies) / self.seconds if self.seconds else 0.0
 
     def record(self, sent: float, ended: float, end: float, arrivals: Arrivals) -> None:
-        """Takes in one whole answer. What came after `end`, when the level was over, is not throughput."""
+        """Takes in one whole answer. `end` is when the window ended."""
         times, usage = arrivals.times, arrivals.usage
         if usage is None or not times:
             self.errors += 1
@@ -134,8 +136,10 @@ class TextLevel:
         self.first.append(times[0] - sent)
         self.between += [b - a for a, b in itertools.pairwise(times)]
         inside = sum(t <= end for t in times)
-        self.output_tokens += usage.completion_tokens * inside / len(times)
-        self.prompt_tokens += usage.prompt_tokens if inside else 0
+        self.output_in_window += usage.completion_tokens * inside / len(times)
+        self.prompt_in_window += usage.prompt_tokens if inside else 0
+        self.output_tokens += usage.completion_tokens
+        self.prompt_tokens += usage.prompt_tokens
         self.cached_tokens += usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else 0
 
     def sort(self) -> None:
@@ -155,7 +159,9 @@ class TextLevel:
             "first_token_ms": {f"p{p}": rounded(percentile_ms(self.first, p)) for p in (50, 99)},
             "inter_token_ms": {f"p{p}": rounded(percentile_ms(self.between, p)) for p in (50, 99)},
             "latency_ms": {f"p{p}": rounded(percentile_ms(self.latencies, p)) for p in (50, 90, 99, 100)},
-            "cached_prompt_tokens": self.cached_tokens,
+            "output_tokens": self.output_tokens,
+            "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": self.cached_tokens,
             "refused": self.refused,
             "errors": self.errors,
             "client_cpu": rounded(self.client_cpu),

@@ -89,6 +89,15 @@ def test_a_version_cannot_be_named(cli):
     assert cli.error("embed", "m@2", "a")[0] == 2
 
 
+def test_a_real_model_embeds(served, smol):
+    view = served.json("show", smol)
+    served.ok("register", "vectors", view["path"], "--backend", "gguf-embedding")
+    vectors = [json.loads(line) for line in served.ok("embed", "vectors", "a cat", "a cat", "the sea").splitlines()]
+    assert vectors[0] == pytest.approx(vectors[1], abs=1e-3)
+    assert vectors[0] != pytest.approx(vectors[2], abs=1e-2)
+    served.ok("unregister", "vectors")
+
+
 def test_a_model_that_does_not_embed(served):
     code, error = served.error("embed", "double", "a")
     assert code == 1
