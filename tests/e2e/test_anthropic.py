@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import anthropic
@@ -26,12 +27,13 @@ FORCED: Any = {"type": "tool", "name": "weather", "disable_parallel_tool_use": T
 
 
 @pytest.fixture(scope="module")
-def client(server: Server) -> anthropic.Anthropic:
+def client(server: Server) -> Iterator[anthropic.Anthropic]:
     """A client of a server that has an LLM, ``chat``, and a model that is none, ``double``."""
     config = {"max_context_length": CONTEXT, "sequences": 4}
     server.register("chat", model("smollm2", "model.gguf"), config=config)
     server.register("double", doubler(server.home.parent / "double.onnx"))
-    return anthropic.Anthropic(base_url=server.url, api_key="any", max_retries=0)
+    with anthropic.Anthropic(base_url=server.url, api_key="any", max_retries=0) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +87,11 @@ def test_the_raw_events_are_in_order(client: anthropic.Anthropic) -> None:
 
 
 async def test_the_asynchronous_client_streams_too(server: Server, client: anthropic.Anthropic, whole: str) -> None:
-    many = anthropic.AsyncAnthropic(base_url=server.url, api_key="any", max_retries=0)
-    async with many.messages.stream(messages=QUESTION, **GREEDY) as stream:
+    async with (
+        anthropic.AsyncAnthropic(base_url=server.url, api_key="any", max_retries=0) as many,
+        many.messages.stream(messages=QUESTION, **GREEDY) as stream,
+    ):
         assert "".join([piece async for piece in stream.text_stream]) == whole
-    await many.close()
 
 
 def test_a_stop_sequence_ends_the_answer(client: anthropic.Anthropic, whole: str) -> None:

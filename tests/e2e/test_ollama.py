@@ -31,12 +31,14 @@ CONTEXT = 1024
 
 
 @pytest.fixture(scope="module")
-def client(server: Server) -> ollama.Client:
-    """A client of a server that has an LLM, ``chat``, and a model that is none, ``double``."""
+def client(server: Server) -> Iterator[ollama.Client]:
+    """A client of a server that has an LLM, ``chat``, an ``embedder``, and a model that is neither, ``double``."""
     config = {"max_context_length": CONTEXT, "sequences": 4}
     server.register("chat", model("smollm2", "model.gguf"), config=config)
+    server.register("embedder", model("minilm-gguf", "model.gguf"))
     server.register("double", doubler(server.home.parent / "double.onnx"))
-    return ollama.Client(host=server.url)
+    with ollama.Client(host=server.url) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +92,9 @@ def test_a_streamed_chat_says_the_same(client: ollama.Client, whole: str) -> Non
 
 
 async def test_the_asynchronous_client_streams_too(client: ollama.Client, whole: str, server: Server) -> None:
-    stream = await ollama.AsyncClient(host=server.url).chat("chat", QUESTION, options=GREEDY, stream=True)
-    assert "".join([p.message.content or "" async for p in stream]) == whole
+    async with ollama.AsyncClient(host=server.url) as many:
+        stream = await many.chat("chat", QUESTION, options=GREEDY, stream=True)
+        assert "".join([p.message.content or "" async for p in stream]) == whole
 
 
 def test_streaming_is_what_happens_when_nothing_is_said(server: Server, client: ollama.Client) -> None:
@@ -258,7 +261,6 @@ def test_models_that_are_not_there_or_do_not_talk(client: ollama.Client) -> None
     error = refused(lambda: client.chat("double", QUESTION))
     assert error.status_code == 400
     assert "tensor" in error.error
-    assert refused(lambda: client.embed("chat", "x")).status_code == 400
 
 
 def test_a_prompt_that_is_too_long_can_be_cut(server: Server, client: ollama.Client) -> None:
@@ -266,6 +268,45 @@ def test_a_prompt_that_is_too_long_can_be_cut(server: Server, client: ollama.Cli
     answer = server.http.post("/api/generate", json={**body, "options": {"num_predict": 1}})
     assert answer.status_code == 200, answer.text
     assert answer.json()["prompt_eval_count"] <= CONTEXT
+
+
+# --- embeddings ------------------------------------------------------------------------------------------------------
+
+
+def test_texts_become_vectors(client: ollama.Client) -> None:
+    texts = ["A cat sleeps.", "A kitten naps.", "The stock market fell."]
+    answer = client.embed("embedder", texts)
+    cat, kitten, market = answer.embeddings
+    assert sum(x * x for x in cat) == pytest.approx(1, abs=1e-3)
+    assert sum(map(float.__mul__, cat, kitten)) > sum(map(float.__mul__, cat, market)), "by what they mean"
+    assert (answer.prompt_eval_count or 0) > len(texts)
+    assert (answer.total_duration or 0) > 0
+    (alone,) = client.embed("embedder", texts[0]).embeddings
+    assert alone == pytest.approx(cat, abs=1e-3)
+    assert client.embeddings("embedder", texts[0]).embedding == pytest.approx(cat, abs=1e-3)
+    assert len(client.embed("embedder", texts[0], dimensions=8).embeddings[0]) == 8
+    assert client.embed("embedder", []).embeddings == client.embeddings("embedder", "").embedding == []
+    assert client.show("embedder").capabilities == ["embedding"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"model": "chat"}, "embeds nothing"),
+        ({"input": ["x", ""]}, "empty"),
+        ({"dimensions": 0}, "dimensions"),
+        ({"truncate": True}, "truncate"),
+        ({"options": {"temperature": 0}}, "temperature"),
+    ],
+)
+def test_what_cannot_be_embedded_is_a_400(client: ollama.Client, fields: dict[str, Any], words: str) -> None:
+    error = refused(lambda: client.embed(**{"model": "embedder", "input": "x", **fields}))
+    assert error.status_code == 400
+    assert words in error.error
+
+
+def test_a_chat_is_not_for_what_embeds(client: ollama.Client) -> None:
+    assert refused(lambda: client.chat("embedder", QUESTION)).status_code == 400
 
 
 # --- models ----------------------------------------------------------------------------------------------------------
@@ -413,8 +454,8 @@ def pulling(tmp_path: Path) -> Iterator[ollama.Client]:
     }
     with serving(repos) as hub:
         env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": ""}
-        with Server(tmp_path / "home", env=env) as server:
-            yield ollama.Client(host=server.url)
+        with Server(tmp_path / "home", env=env) as server, ollama.Client(host=server.url) as client:
+            yield client
 
 
 def test_a_model_is_pulled_and_talks_under_the_name_it_was_pulled_by(pulling: ollama.Client) -> None:
@@ -447,13 +488,13 @@ def test_what_cannot_be_pulled_is_said(pulling: ollama.Client) -> None:
 async def test_many_at_once_answer_as_alone(server: Server, client: ollama.Client) -> None:
     questions = [[{"role": "user", "content": f"What is {i} plus {i}?"}] for i in range(8)]
     alone = [client.chat("chat", q, options=GREEDY).message.content for q in questions]
-    many = ollama.AsyncClient(host=server.url)
 
-    async def streamed(question: Any) -> str:
+    async def streamed(many: ollama.AsyncClient, question: Any) -> str:
         stream = await many.chat("chat", question, options=GREEDY, stream=True)
         return "".join([p.message.content or "" async for p in stream])
 
-    assert await asyncio.gather(*map(streamed, questions)) == alone
+    async with ollama.AsyncClient(host=server.url) as many:
+        assert await asyncio.gather(*(streamed(many, q) for q in questions)) == alone
 
 
 def test_nothing_is_left_behind(server: Server, client: ollama.Client) -> None:

@@ -170,7 +170,7 @@ class OllamaEmbedRequest(_Request, kw_only=True):
 
     input: str | list[str]
     truncate: bool | None = None
-    """Whether an input that is too long loses its end; it is an error unless true."""
+    """Refused if true: an input that is too long is an error."""
     dimensions: int | None = None
     """How many numbers of each embedding are kept."""
 
@@ -182,7 +182,7 @@ class OllamaEmbedResponse(msgspec.Struct, kw_only=True):
     embeddings: list[list[float]]
     total_duration: int
     load_duration: int
-    prompt_eval_count: int
+    prompt_eval_count: int | UnsetType = UNSET
 
 
 class OllamaEmbeddingsRequest(_Request, kw_only=True):

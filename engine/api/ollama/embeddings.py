@@ -11,25 +11,22 @@ from engine.api.http import encode_json
 from engine.api.ollama import options
 from engine.errors import InvalidInput
 from engine.pool import Entry
+from engine.tasks.embedding import TOKENS
 from engine.types import JsonAnswer, JsonInput, ModelSpec
 
 TASK = "embedding"
-
-
-class _Usage(msgspec.Struct):
-    """What the task counts."""
-
-    prompt_tokens: int
 
 
 class _Vectors(msgspec.Struct):
     """What the task answers."""
 
     embeddings: list[list[float]]
-    usage: _Usage
+    tokens: list[int]
+    """Of each text."""
 
 
 _decode = msgspec.json.Decoder(_Vectors).decode
+_decode_vectors = msgspec.json.Decoder(list[list[float]]).decode
 
 
 def check(spec: ModelSpec, given: dict[str, Any] | None) -> None:
@@ -43,17 +40,18 @@ def check(spec: ModelSpec, given: dict[str, Any] | None) -> None:
 
 
 async def embed(
-    call: Call, entry: Entry, texts: list[str], *, truncate: bool = False, dimensions: int | None = None
-) -> tuple[list[list[float]], int]:
-    """The vectors of some texts, and how many tokens they have together."""
+    call: Call, entry: Entry, texts: list[str], dimensions: int | None = None
+) -> tuple[list[list[float]], int | None]:
+    """The vectors of some texts, and how many tokens they have together, if the model tells."""
     if not texts:
-        return [], 0
-    wishes: dict[str, Any] = {"usage": True}
-    if truncate:
-        wishes["truncate"] = True
+        return [], None
+    counts = any(output.name == TOKENS for output in entry.spec.info.outputs)
+    wishes: dict[str, Any] = {"usage": True} if counts else {}
     if dimensions is not None:
         wishes["dimensions"] = dimensions
     answer = await call.predict(entry, JsonInput(encode_json(texts), rows=len(texts)), encode_json(wishes))
     assert isinstance(answer, JsonAnswer)
+    if not counts:
+        return _decode_vectors(answer.data), None
     vectors = _decode(answer.data)
-    return vectors.embeddings, vectors.usage.prompt_tokens
+    return vectors.embeddings, sum(vectors.tokens)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+import msgspec
+
 from backends.base import GenerationInfo
 from engine.api.dialect import NDJSON, Call, EventStream, Reply
 from engine.api.http import encode_json
@@ -114,12 +116,12 @@ class Handlers:
         spec = _spec(call, body.model)
         keep_alive = _seconds(body.keep_alive)
         embeddings.check(spec, body.options)
+        if body.truncate:
+            raise InvalidInput("A text that is too long is not cut; leave truncate out.", field="truncate")
         texts = [body.input] if isinstance(body.input, str) else body.input
         entry, clock = await _ready(call, spec)
         try:
-            vectors, tokens = await embeddings.embed(
-                call, entry, texts, truncate=bool(body.truncate), dimensions=body.dimensions
-            )
+            vectors, tokens = await embeddings.embed(call, entry, texts, body.dimensions)
         finally:
             self._keep_alive.used(call.engine.pool, entry, keep_alive)
         return Reply(
@@ -128,7 +130,7 @@ class Handlers:
                 embeddings=vectors,
                 total_duration=answers.nanoseconds(clock.now() - clock.begin),
                 load_duration=answers.nanoseconds(clock.load_seconds),
-                prompt_eval_count=tokens,
+                prompt_eval_count=msgspec.UNSET if tokens is None else tokens,
             )
         )
 
