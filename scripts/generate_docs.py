@@ -28,9 +28,13 @@ from typing import Any
 
 import msgspec
 
+from backends.gguf.embedding import EmbeddingOptions
+from backends.gguf.options import GgufOptions
+from backends.gguf.rerank import RerankOptions
 from backends.onnx import OnnxOptions
 from backends.sklearn.backend import SklearnOptions
 from engine import errors, openapi
+from engine.api.routes import OPERATIONS
 from engine.errors import ExitCode
 from engine.model_options import ModelOptions
 from engine.settings import OTHER_ENV, TABLE, Setting
@@ -186,6 +190,7 @@ VARIABLES = {
     "UNIMODEL_CONFIG": "File of settings, when no `--config` is given.",
     "UNIMODEL_DEBUG": "Set to anything, the command line shows the trace of an unexpected error.",
     "UNIMODEL_TEST_MODELS": "Where the tests and the quickstart keep the models that they fetch.",
+    "UNIMODEL_WHEELS": "Where `make` keeps the llama.cpp that it compiles; the default is `~/.cache/unimodel/wheels`.",
 }
 
 
@@ -214,19 +219,9 @@ def variables() -> str:
     return table(["variable", "meaning"], ([code(name), VARIABLES[name]] for name in OTHER_ENV))
 
 
-def model_options() -> str:
-    """The options that every model has."""
-    return table(["option", "type", "default", "meaning"], _options(ModelOptions))
-
-
-def onnx_options() -> str:
-    """The options of ONNX models alone."""
-    return table(["option", "type", "default", "meaning"], _options(OnnxOptions))
-
-
-def sklearn_options() -> str:
-    """The options of scikit-learn models alone."""
-    return table(["option", "type", "default", "meaning"], _options(SklearnOptions))
+def options_of(cls: type[msgspec.Struct]) -> Callable[[], str]:
+    """What makes the table of the options in a class: those of every model, or of one backend."""
+    return lambda: table(["option", "type", "default", "meaning"], _options(cls))
 
 
 def _options(cls: type[msgspec.Struct], prefix: str = "") -> Iterator[list[str]]:
@@ -244,13 +239,14 @@ def _options(cls: type[msgspec.Struct], prefix: str = "") -> Iterator[list[str]]
 
 
 def field_docs(cls: type) -> dict[str, str]:
-    """The docstrings below the fields of a class, which Python itself drops."""
-    (body,) = ast.parse(inspect.getsource(cls)).body
-    assert isinstance(body, ast.ClassDef)
+    """The docstrings below the fields of a struct and of those that it extends, which Python itself drops."""
     docs = {}
-    for field, doc in zip(body.body, body.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant):
-            docs[ast.unparse(field.target)] = str(doc.value.value)
+    for base in reversed([c for c in cls.__mro__ if issubclass(c, msgspec.Struct) and c is not msgspec.Struct]):
+        (body,) = ast.parse(inspect.getsource(base)).body
+        assert isinstance(body, ast.ClassDef)
+        for field, doc in zip(body.body, body.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant):
+                docs[ast.unparse(field.target)] = str(doc.value.value)
     return docs
 
 
@@ -272,30 +268,36 @@ def type_name(kind: Any, plural: str = "") -> str:
 # --- the API --------------------------------------------------------------------------------------------------------
 
 
-def routes() -> str:
-    """Every route: what it takes and what it answers."""
-    rows = []
-    for path, methods in openapi.document("").get("paths", {}).items():
-        for method, operation in methods.items():
-            (answer,) = (r for status, r in operation["responses"].items() if status.startswith("2"))
-            query = "".join(f" [?{p['name']}=]" for p in operation["parameters"] if p["in"] == "query")
-            takes = code(_body(operation.get("requestBody", {})))
-            rows.append([code(f"{method.upper()} {path}") + query, takes, code(_body(answer)), operation["summary"]])
-    return table(["route", "takes", "answers", "what it does"], rows)
+NATIVE = ("models", "prediction", "aliases", "server")
+"""Tags of the operations that are no other server's."""
 
 
-def _body(message: dict[str, Any]) -> str:
+def routes_of(*tags: str) -> Callable[[], str]:
+    """What makes the table of the routes with these tags: what they take and what they answer."""
+
+    def rows() -> Iterator[list[str]]:
+        for o in OPERATIONS:
+            if o.tag in tags:
+                query = "".join(f" [?{p.name}=]" for p in o.parameters if p.location == "query")
+                takes, answers = _body(o.request, o.request_media), _body(o.response, o.response_media)
+                yield [code(f"{o.method} {o.path}") + query, takes, answers, o.summary]
+
+    return lambda: table(["route", "takes", "answers", "what it does"], rows())
+
+
+def _body(body: type | None, media: Sequence[str]) -> str:
     """The name of a JSON body, or the media type of another."""
-    for media, content in message.get("content", {}).items():
-        return str(content["schema"]["$ref"]).rpartition("/")[2] if "schema" in content else media
-    return ""
+    return code(body.__name__ if body is not None else next(iter(media), ""))
 
 
 def headers() -> str:
-    """The headers that a prediction may have."""
-    operation = openapi.document("")["paths"]["/v1/models/{name}:predict"]["post"]
-    rows = ([code(p["name"]), p["description"]] for p in operation["parameters"] if p["in"] == "header")
-    return table(["request header", "meaning"], rows)
+    """The headers that requests may have, each as the first operation that has it describes it."""
+    found: dict[str, str] = {}
+    for methods in openapi.document("", OPERATIONS)["paths"].values():
+        for parameter in (p for operation in methods.values() for p in operation["parameters"]):
+            if parameter["in"] == "header":
+                found.setdefault(parameter["name"], parameter["description"])
+    return table(["request header", "meaning"], ([code(name), meaning] for name, meaning in found.items()))
 
 
 def error_codes() -> str:
@@ -386,10 +388,16 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "cli": cli,
     "settings": settings,
     "variables": variables,
-    "model-options": model_options,
-    "onnx-options": onnx_options,
-    "sklearn-options": sklearn_options,
-    "routes": routes,
+    "model-options": options_of(ModelOptions),
+    "onnx-options": options_of(OnnxOptions),
+    "gguf-options": options_of(GgufOptions),
+    "gguf-embedding-options": options_of(EmbeddingOptions),
+    "gguf-rerank-options": options_of(RerankOptions),
+    "sklearn-options": options_of(SklearnOptions),
+    "routes": routes_of(*NATIVE),
+    "openai-routes": routes_of("openai"),
+    "ollama-routes": routes_of("ollama"),
+    "anthropic-routes": routes_of("anthropic"),
     "headers": headers,
     "errors": error_codes,
     "metrics": metrics,

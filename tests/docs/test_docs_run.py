@@ -66,23 +66,24 @@ def test_quickstart_serves_what_it_shows(quickstart: Quickstart) -> None:
     said = quickstart.said
     models = quickstart.unimodel("list")["data"]
     names = {m["name"] for m in models}
-    assert {"efficientnet", "profanity", "iris", "sentiment"} <= names
-    assert {"onnx", "sklearn", "python"} <= {m["backend"] for m in models}
+    assert {"efficientnet", "profanity", "iris", "sentiment", "chat"} <= names
+    assert {"onnx", "sklearn", "python", "gguf"} <= {m["backend"] for m in models}
     called = "curl -sS -f" if shutil.which("curl") else "curl is not installed"
     for name in ("efficientnet", "profanity", "iris", "sentiment"):
         assert f"$ unimodel register {name} " in said
         assert f"$ unimodel predict {name} " in said
         assert f"{quickstart.url}/v1/models/{name}:predict" in said
-    assert said.count(called) >= 4
-    for answer in ("Egyptian cat", '"label": "offensive"', '"label": "setosa"', '"label": "positive"'):
+    assert said.count(called) >= 5
+    for answer in ("Egyptian cat", '"label": "offensive"', '"label": "setosa"', '"label": "positive"', "2 + 2 = 4"):
         assert answer in said
+    assert f"{quickstart.url}/v1/chat/completions" in said
     assert "stop --home" in said
 
 
 def test_a_second_quickstart_changes_nothing(quickstart: Quickstart) -> None:
     before = quickstart.unimodel("status")["pid"]
     said = run_quickstart(quickstart.folder / ".quickstart")
-    assert said.count("is registered already") == 4
+    assert said.count("is registered already") == 5
     assert "unimodel register" not in said.partition("To try more")[0]
     assert quickstart.unimodel("status")["pid"] == before
     assert {m["version"] for m in quickstart.unimodel("list")["data"]} == {1}
@@ -110,7 +111,7 @@ def test_examples_work(document: Path, quickstart: Quickstart) -> None:
     for block in blocks(document, "python"):
         file = re.match(r"# (\w+\.py)\n", block.code)
         assert file, f"name the file in the first line, so that it can be run: {block}"
-        (quickstart.folder / file[1]).write_text(block.code)
+        (quickstart.folder / file[1]).write_text(block.code.replace("http://127.0.0.1:8000", quickstart.url))
     for block, answer in examples(document):
         if "curl" in block.code and not shutil.which("curl"):
             pytest.skip("curl is not installed")

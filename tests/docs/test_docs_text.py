@@ -9,20 +9,32 @@ import re
 import shlex
 import subprocess
 import tomllib
+import typing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 from document_parts import DOCUMENTS, ROOT, Block, anchors, blocks, commands, inline_code, links, prose
 from typer.main import get_command
 
+from backends import base, discovery
 from benchmarks import machine, report
 from benchmarks.harness import OURS, Metric, Options, Study
-from engine import openapi
+from engine.api.anthropic.bodies import AnthropicRequest
+from engine.api.native_generation import GenerateBody
+from engine.api.ollama import bodies as ollama
+from engine.api.ollama.options import LOADING
+from engine.api.ollama.options import Options as OllamaOptions
+from engine.api.openai.chat_request import ChatCompletionRequest
+from engine.api.openai.completions import CompletionRequest
+from engine.api.openai.embeddings import EmbeddingRequest
+from engine.api.openai.rerank import RerankRequest
+from engine.api.openai.response_request import ResponseRequest
+from engine.api.routes import OPERATIONS
 from engine.errors import BY_CODE, ExitCode
 from engine.settings import OTHER_ENV, TABLE, load
-from engine.tasks import TASKS
 from engine.telemetry.metrics import Metrics
 from unimodel_cli.main import build
 
@@ -187,9 +199,9 @@ def test_inline_code_names_what_exists(document: Path) -> None:
 
 @each_document
 def test_routes_exist(document: Path) -> None:
-    paths = [re.sub(r"\\{\w+\\}", r"[^/:\\s]+", re.escape(o.path)) for o in openapi.OPERATIONS]
+    paths = [re.sub(r"\\{\w+\\}", r"[^/:\\s]+", re.escape(o.path)) for o in OPERATIONS]
     for found in re.findall(r"(?:127\.0\.0\.1:8000|`(?:GET|POST|PUT|DELETE) )(/[\w./:{}-]*)", document.read_text()):
-        assert any(re.fullmatch(path, found) for path in paths), found
+        assert found == "/v1" or any(re.fullmatch(path, found) for path in paths), found
 
 
 def test_the_contents_of_the_make_and_shell_files() -> None:
@@ -226,12 +238,50 @@ def test_everything_is_documented() -> None:
         if parameter.param_type_name == "option" and not parameter.hidden
         for name in parameter.opts
     ]
-    routes = [f"{o.method} {o.path}" for o in openapi.OPERATIONS]
-    headers = [p.name for o in openapi.OPERATIONS for p in o.parameters if p.location == "header"]
+    routes = [f"{o.method} {o.path}" for o in OPERATIONS]
+    headers = [p.name for o in OPERATIONS for p in o.parameters if p.location == "header"]
     metrics = [family.name for family in all_metrics()]
+    kinds = [f"`{name}`" for name in (*typing.get_args(base.Task), *discovery.available())]
     targets_of_make = [f"make {name}" for name in ("quickstart", "test", "bench", "docs")]
-    wanted = [*settings, *OTHER_ENV, *words, *options, *routes, *headers, *BY_CODE, *metrics, *TASKS, *targets_of_make]
+    wanted = [*settings, *OTHER_ENV, *words, *options, *routes, *headers, *BY_CODE, *metrics, *kinds, *targets_of_make]
     assert [name for name in dict.fromkeys(wanted) if name not in EVERYTHING] == []
+
+
+STRUCTS = {name: o for name, cls in discovery.available().items() if issubclass(o := cls.Options, msgspec.Struct)}
+
+
+@pytest.mark.parametrize("name", STRUCTS)
+def test_every_backend_has_the_table_of_its_options(name: str) -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    (table,) = re.findall(rf"^<!-- generated: {name}-options -->\n(.*?)^<!-- end -->", text, re.DOTALL | re.MULTILINE)
+    assert table.strip() == generate_docs.options_of(STRUCTS[name])()
+
+
+@pytest.mark.parametrize(
+    ("heading", "bodies"),
+    [
+        ("Generated text", [GenerateBody]),
+        ("OpenAI", [ChatCompletionRequest, CompletionRequest, ResponseRequest, EmbeddingRequest, RerankRequest]),
+        ("Anthropic", [AnthropicRequest]),
+        (
+            "Ollama",
+            [
+                *(ollama.OllamaGenerateRequest, ollama.OllamaChatRequest, ollama.OllamaEmbedRequest),
+                *(ollama.OllamaEmbeddingsRequest, ollama.OllamaCreateRequest, ollama.OllamaPullRequest, OllamaOptions),
+            ],
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_every_field_of_a_request_is_named_in_its_part(heading: str, bodies: list[type[msgspec.Struct]]) -> None:
+    """What is honoured, what does nothing, and what is refused."""
+    text = (ROOT / "docs" / "api.md").read_text()
+    (part,) = re.findall(rf"^## {heading}\n(.*?)(?=^## )", text, re.DOTALL | re.MULTILINE)
+    named = set(re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", part, flags=re.DOTALL)))
+    fields = {f.encode_name for body in bodies for f in msgspec.structs.fields(body)}
+    if heading == "Ollama":
+        fields |= set(LOADING)
+    assert sorted(fields - named) == []
 
 
 def test_every_option_stands_in_the_section_of_its_command() -> None:
