@@ -12,18 +12,20 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import models, report
+from benchmarks import llm_servers, models, report, servers
 from benchmarks.harness import Options, Study
-from benchmarks.servers import NAMES
-from benchmarks.workloads import cold_start, compute, large_tensors, memory, overhead
+from benchmarks.workloads import cold_start, compute, large_tensors, llm, memory, overhead
 
 WORKLOADS: dict[str, Callable[[Options], Study]] = {
     "overhead": overhead.run,
     "compute": compute.run,
     "large-tensors": large_tensors.run,
+    "llm": llm.run,
     "cold-start": cold_start.run,
     "memory": memory.run,
 }
+
+NAMES = tuple(dict.fromkeys(servers.NAMES + llm_servers.NAMES))
 
 RESULTS = Path(__file__).parent / "results"
 

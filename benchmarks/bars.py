@@ -94,6 +94,20 @@ def _large_tensors() -> list[Bar]:
     ]
 
 
+def _llm() -> list[Bar]:
+    bars = []
+    for clients in (1, 4, 8, 16):
+        bars.append(Bar("llm", f"c={clients} throughput", ">=", 0.97, "llama-server"))
+        bars.append(Bar("llm", f"c={clients} throughput", ">=", 0.97, "llama.cpp loop"))
+        bars.append(Bar("llm", f"c={clients} TTFT p50", "<=", 1.0, "llama-server"))
+    return [
+        *bars,
+        Bar("llm", "shared prompt c=8 throughput", ">=", 1.5, "llama-server"),
+        Bar("llm", "repetitive c=1 throughput", ">=", 1.5, "llama-server"),
+        Bar("llm", "c=8 throughput", ">=", 3, "llama-cpp-python"),
+    ]
+
+
 def _cold_start() -> list[Bar]:
     peers = ("mosec", "triton", "litserve", "mlserver")
     return [
@@ -111,6 +125,7 @@ BARS: tuple[Bar, ...] = (
     Bar("compute", "image throughput", ">=", 0.95, "bare onnxruntime"),
     Bar("compute", "binary c=1 p50", "<=", 1.0, "in-process call", difference=True),
     *_large_tensors(),
+    *_llm(),
     *_cold_start(),
     Bar("memory", "growth", "<=", 2.0),
 )

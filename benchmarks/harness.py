@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 from benchmarks.environments import PeerMissing
 from benchmarks.load import WrongAnswer
 from benchmarks.processes import StartFailed
-from benchmarks.servers import System
 
 OURS = "unimodel"
 
@@ -60,6 +60,17 @@ class Spread:
     def of(cls, values: Sequence[float]) -> Spread:
         """Raises `statistics.StatisticsError` for no values."""
         return cls(statistics.median(values), min(values), max(values))
+
+
+class System(Protocol):
+    """Something that is compared with others."""
+
+    @property
+    def name(self) -> str: ...
+
+    def versions(self) -> dict[str, str]:
+        """Its own version and those of what it computes with."""
+        ...
 
 
 @dataclass
@@ -116,9 +127,7 @@ def difference(ours: Sequence[float], theirs: Sequence[float]) -> Spread | None:
     return Spread(statistics.median(ours) - statistics.median(theirs), min(rounds), max(rounds))
 
 
-def interleave(
-    study: Study, options: Options, systems: Iterable[System], measure: Callable[[System, Path], None]
-) -> None:
+def interleave(study: Study, options: Options, systems: Iterable[System], measure: Callable[[Any, Path], None]) -> None:
     """Runs `measure` on each system in turn, round after round: A B C, A B C, A B C.
 
     A peer that fails is reported in `study.missing` and left out from then on. A failure of UniModel itself is raised:

@@ -14,6 +14,9 @@ COLOURS = {
     "triton": "#76b900",
     "litserve": "#8250df",
     "mlserver": "#d1495b",
+    "llama-server": "#e8912d",
+    "llama-server+ngram": "#f6c998",
+    "llama-cpp-python": "#8250df",
 }
 GREYS = ("#57606a", "#8c959f", "#c1c7cd")
 

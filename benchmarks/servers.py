@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmarks import dialects, environments, load
+from benchmarks import dialects, environments, harness, load
 from benchmarks.dialects import Call, Served
 from benchmarks.environments import Environment
 from benchmarks.peers import compute
@@ -34,15 +34,8 @@ class Running:
     call: Callable[[Served], Call]
 
 
-class System(Protocol):
+class System(harness.System, Protocol):
     """Something that serves predictions."""
-
-    @property
-    def name(self) -> str: ...
-
-    def versions(self) -> dict[str, str]:
-        """Its own version and those of what it computes with."""
-        ...
 
     def start(self, served: Sequence[Served], threads: int, folder: Path) -> Running:
         """Starts it; its files go into `folder`. Raises `StartFailed`, `PeerMissing` or `WrongAnswer`."""
