@@ -1,0 +1,334 @@
+"""Serves a GGUF model that generates text."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from backends.base import (
+    NO_MATCH,
+    Device,
+    Generation,
+    GenerationBackend,
+    GenerationInfo,
+    InvalidInput,
+    InvalidOption,
+    Match,
+    ModelFileError,
+    ModelInfo,
+    Piece,
+    Sampling,
+)
+from backends.gguf import file, memory
+from backends.gguf.context import Settings
+from backends.gguf.draft import DraftGuesser, DraftModel
+from backends.gguf.library import library
+from backends.gguf.model import Model
+from backends.gguf.options import GgufOptions, check_sampling
+from backends.gguf.pools import Pools
+from backends.gguf.prefix_cache import PrefixCache
+from backends.gguf.prompts import tokens_of, untruncated
+from backends.gguf.sampling import Candidates, Sampler, resolve, seed_of
+from backends.gguf.scheduler import GUESSES, TILE, Scheduler
+from backends.gguf.sequences import Group, Request
+from backends.gguf.speculation import Guesser, Guessing
+
+_DEFAULT_CONTEXT = 8192
+_SHORT = 1024
+"""Tokens of a slot for a short sequence."""
+_LONG_TOTAL = 16384
+"""Tokens of all slots for long sequences together."""
+
+
+class GgufBackend(GenerationBackend):
+    """Owns a model, its context, and the scheduler of what runs in it."""
+
+    name = "gguf"
+    summary = "large language models in GGUF files (.gguf)"
+    package = "llama_cpp"
+    extra = "gguf"
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
+    Options = GgufOptions
+
+    _model: Model | None = None
+    _pools: Pools | None = None
+    _scheduler: Scheduler | None = None
+    _cache: PrefixCache | None = None
+    _draft: DraftModel | None = None
+    _candidates: Candidates
+    _options: GgufOptions
+    _length: int
+    """Tokens of one sequence."""
+
+    @classmethod
+    def sniff(cls, path: Path) -> Match:
+        """By the header: models that embed or rank are another backend's."""
+        try:
+            if not file.looks_like(path):
+                return NO_MATCH
+            header = file.read_header(path)
+        except OSError:
+            return NO_MATCH
+        except ModelFileError:  # it is one, but broken: loading it says how
+            return Match(0.9)
+        return Match(1.0) if file.kind(header) == "generation" else NO_MATCH
+
+    def load(self, path: Path, device: Device, options: GgufOptions) -> ModelInfo:
+        """Loads the weights and makes room for the sequences. See `Backend.load` for the errors."""
+        options.check()
+        header = file.read_header(path)
+        llama = library()
+        if device.kind == "cuda" and not llama.api.llama_supports_gpu_offload():
+            raise InvalidOption(
+                "The installed llama-cpp-python computes on the CPU only. Register the model with device=cpu, or "
+                "install a build of llama-cpp-python for CUDA.",
+                field="config.device",
+            )
+        length = _context_length(options, int(header.own("context_length") or 0))
+        settings = _settings(length, device, options)
+        prefixes = _prefix_bytes(header, length, options)
+        needed = memory.need(header, settings, header.length("tokenizer.ggml.tokens") or 0, prefixes)
+        memory.check(needed, device, path.name)
+        try:
+            self._open(path, device, options, settings, prefixes)
+        except BaseException:
+            self.close()
+            raise
+        self.threads = settings[0].threads if device.kind == "cpu" else 0
+        return self._info(device, options, needed)
+
+    def _open(self, path: Path, device: Device, options: GgufOptions, settings: list[Settings], prefixes: int) -> None:
+        llama = library()
+        llama.forget_buffers()
+        self._model = model = Model(llama, path, device, options)
+        if model.reads_only:
+            raise ModelFileError(
+                f"{path.name} is of the architecture {model.metadata('general.architecture')}, which is not supported: "
+                "only models that go on with a text are."
+            )
+        for name, adapter in options.lora.items():
+            model.load_adapter(name, Path(adapter).expanduser())
+        self._pools = pools = Pools(model, settings)
+        self._options = options
+        self._length = pools.longest
+        self._cache = PrefixCache(prefixes, whole=not model.cuttable) if options.prefix_cache else None
+        self._scheduler = Scheduler(model, pools, self._cache, self._guessers(device, options, settings))
+        self._candidates = Candidates(model.api, model.vocab_size)
+
+    def _guessers(
+        self, device: Device, options: GgufOptions, settings: list[Settings]
+    ) -> Callable[[], Guessing] | None:
+        """What makes a guesser for a sequence; `None` when nothing is to be guessed."""
+        model = self._loaded
+        if options.speculation == "off" or not model.cuttable:
+            return None
+        if options.draft_model is None:
+            return Guesser
+        path = Path(options.draft_model).expanduser()
+        file.read_header(path)
+        self._draft = draft = DraftModel(model.library, path, device, model, settings[0])
+        return lambda: DraftGuesser(draft)
+
+    def _info(self, device: Device, options: GgufOptions, needed: memory.Need) -> ModelInfo:
+        model = self._loaded
+        template = _template(options) or model.chat_template
+        notes = [f"Memory: {needed}."]
+        if template is None:
+            notes.append("The file has no chat template, so it is served for completion. Give one with chat_template.")
+        generation = GenerationInfo(
+            context_length=self._length,
+            sequences=options.sequences,
+            chat_template=template,
+            bos=model.text(model.bos),
+            eos=model.text(model.eos),
+            infill=model.infill is not None,
+            adapters=model.adapters,
+            parameters=model.parameters,
+            quantization=model.quantization,
+            architecture=model.metadata("general.architecture") or "",
+        )
+        return ModelInfo(
+            task="completion" if template is None else "chat",
+            batchable=False,
+            unbatched_reason="Answers are generated token by token, all sequences together (continuous batching).",
+            streams=True,
+            generation=generation,
+            runtime=f"llama.cpp ({model.library.version})",
+            device=str(device),
+            metadata=_metadata(model),
+            notes=tuple(notes),
+        )
+
+    def memory(self) -> int:
+        """Of all that llama.cpp allocated, and of cached prefixes."""
+        if self._model is None:
+            return 0
+        return sum(self._model.library.buffers.values()) + (self._cache.size if self._cache else 0)
+
+    def example(self) -> Generation:
+        """Two tokens, chosen greedily."""
+        return Generation(prompt="Hello", sampling=Sampling(temperature=0), max_tokens=2, ignore_eos=True)
+
+    def add(self, request_id: int, request: Generation) -> None:
+        model = self._loaded
+        self._check(request, model)
+        prompt = tokens_of(request, model, self._length)
+        limit = self._length
+        if request.max_tokens is not None:
+            limit = min(limit, len(prompt) + request.max_tokens)
+        chosen = resolve(request.sampling, self._options.sampling)
+        check_sampling(chosen, "", InvalidInput)
+        banned = model.end_tokens if request.ignore_eos else None
+
+        def make_sampler(choice: int) -> Sampler:
+            return Sampler(
+                model,
+                self._candidates,
+                chosen,
+                seed=seed_of(request.sampling, choice),
+                logit_bias=request.sampling.logit_bias,
+                banned=banned,
+                grammar=request.grammar,
+            )
+
+        self._schedule.add(Request(request_id, request, prompt, _group(request, model), limit, make_sampler))
+
+    def step(self) -> list[Piece]:
+        return self._schedule.step()
+
+    def cancel(self, request_id: int) -> None:
+        self._schedule.cancel(request_id)
+
+    @property
+    def busy(self) -> bool:
+        return self._schedule.busy
+
+    def count(self, prompt: str | Sequence[int], *, add_bos: bool = True) -> int:
+        asked = Generation(prompt=prompt if isinstance(prompt, str) else tuple(prompt), add_bos=add_bos)
+        return len(untruncated(asked, self._loaded))
+
+    def tokenize(self, text: str, *, special: bool = True) -> list[int]:
+        return self._loaded.tokenize(text, special=special)
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        model = self._loaded
+        wrong = next((token for token in tokens if not 0 <= token < model.vocab_size), None)
+        if wrong is not None:
+            raise InvalidInput(f"{wrong} is no token: this model's are 0 to {model.vocab_size - 1}.", field="tokens")
+        return model.detokenize(tokens)
+
+    def close(self) -> None:
+        """Frees the samplers, the context and the model, in this order: each needs the next."""
+        for part in (self._scheduler, self._draft, self._pools, self._model):
+            if part is not None:
+                part.close()
+        self._scheduler = self._draft = self._pools = self._model = self._cache = None
+
+    @property
+    def _loaded(self) -> Model:
+        assert self._model is not None, "load comes first"
+        return self._model
+
+    @property
+    def _schedule(self) -> Scheduler:
+        assert self._scheduler is not None, "load comes first"
+        return self._scheduler
+
+    def _check(self, request: Generation, model: Model) -> None:
+        """Raises `InvalidInput` for what cannot be served."""
+        if request.images:
+            raise InvalidInput("This model takes no images.", field="images")
+        if request.choices < 1:
+            raise InvalidInput(f"n must be at least 1; got {request.choices}.", field="n")
+        if request.max_tokens is not None and request.max_tokens < 1:
+            raise InvalidInput(f"max_tokens must be at least 1; got {request.max_tokens}.", field="max_tokens")
+        if any(not stop for stop in request.stop):
+            raise InvalidInput("A stop text must not be empty.", field="stop")
+        if request.logprobs is not None and not 0 <= request.logprobs <= model.vocab_size:
+            raise InvalidInput(
+                f"The number of alternatives must be from 0 to {model.vocab_size}; got {request.logprobs}.",
+                field="logprobs",
+            )
+        for name, tokens in (("logit_bias", request.sampling.logit_bias), ("stop_tokens", request.stop_tokens)):
+            wrong = next((token for token in tokens if not 0 <= token < model.vocab_size), None)
+            if wrong is not None:
+                raise InvalidInput(
+                    f"{name} has the token {wrong}; this model's are 0 to {model.vocab_size - 1}.", field=name
+                )
+        if any(np.isnan(bias) for bias in request.sampling.logit_bias.values()):
+            raise InvalidInput("logit_bias has a value that is not a number.", field="logit_bias")
+
+
+def _group(request: Generation, model: Model) -> Group:
+    """The adapters that a request wants, without those that have no strength."""
+    wanted = request.adapters or dict.fromkeys(model.adapters, 1.0)
+    unknown = sorted(set(wanted) - set(model.adapters))
+    if unknown:
+        known = f"It has {', '.join(model.adapters)}." if model.adapters else "It has none."
+        raise InvalidInput(f"This model has no adapter {unknown[0]!r}. {known}", field="adapters")
+    if not all(np.isfinite(strength) for strength in wanted.values()):
+        raise InvalidInput("The strength of an adapter must be a number.", field="adapters")
+    return tuple(sorted((name, strength) for name, strength in wanted.items() if strength))
+
+
+def _context_length(options: GgufOptions, trained: int) -> int:
+    return options.max_context_length or min(trained or _DEFAULT_CONTEXT, _DEFAULT_CONTEXT)
+
+
+def _settings(length: int, device: Device, options: GgufOptions) -> list[Settings]:
+    """The contexts for short sequences and for long ones, or the one for all."""
+    batch = max(options.batch_tokens, 2 * TILE, options.sequences + GUESSES)
+    short = Settings(
+        sequences=options.sequences,
+        length=min(length, _SHORT),
+        batch_tokens=batch,
+        outputs=options.sequences + GUESSES,
+        threads=options.threads or max(1, device.threads),
+        kv_type=options.kv_type,
+        flash_attention=options.flash_attention,
+        rope_freq_base=options.rope_freq_base or 0.0,
+        rope_freq_scale=options.rope_freq_scale or 0.0,
+    )
+    count = min(options.long_sequences or max(1, _LONG_TOTAL // length), options.sequences)
+    if length <= _SHORT:
+        return [short]
+    if count == options.sequences:
+        return [dataclasses.replace(short, length=length)]
+    return [short, dataclasses.replace(short, length=length, sequences=count, outputs=count + GUESSES)]
+
+
+def _prefix_bytes(header: file.Header, length: int, options: GgufOptions) -> int:
+    if not options.prefix_cache:
+        return 0
+    if options.prefix_cache_mb is not None:
+        return options.prefix_cache_mb * 1_000_000
+    return 2 * length * memory.bytes_per_token(header, options.kv_type)
+
+
+def _template(options: GgufOptions) -> str | None:
+    """The chat template that the options give: Jinja text, or the path of a file with it."""
+    given = options.chat_template
+    if given is None or "{" in given or "\n" in given:
+        return given
+    try:
+        return Path(given).expanduser().read_text()
+    except (OSError, UnicodeDecodeError) as e:
+        raise InvalidOption(
+            f"Option chat_template is neither Jinja nor the path of a file that can be read: {given!r}.",
+            field="config.chat_template",
+        ) from e
+
+
+def _metadata(model: Model) -> dict[str, str]:
+    keys = {
+        "name": "general.name",
+        "size": "general.size_label",
+        "license": "general.license",
+        "finetune": "general.finetune",
+    }
+    found = {name: model.metadata(key) for name, key in keys.items()}
+    return {"description": model.description} | {name: value for name, value in found.items() if value}

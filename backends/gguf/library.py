@@ -1,0 +1,100 @@
+"""llama.cpp in this process: imported when the first model needs it, started once, its messages in our log."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib
+import logging
+import re
+import threading
+from typing import Any
+
+from backends.base import MissingRuntime
+
+log = logging.getLogger("unimodel.llama")
+
+_INFO, _WARNING, _ERROR = 2, 3, 4
+"""Of ggml's levels."""
+_BUFFER = re.compile(r"(\w+) buffer size = +([\d.]+) MiB")
+
+
+class Library:
+    """The functions of llama.cpp, by llama-cpp-python's low-level bindings, and what it said last."""
+
+    def __init__(self, api: Any, version: str) -> None:
+        self.api = api
+        self.version = version
+        self._thread = threading.local()
+        self._callback = api.llama_log_callback(self._note)  # kept: the library holds no reference to it
+        api.llama_log_set(self._callback, None)
+        api.llama_backend_init()
+
+    def forget_buffers(self) -> None:
+        """Begins anew for `buffers`."""
+        self._thread.buffers = {}
+
+    @property
+    def buffers(self) -> dict[str, int]:
+        """Bytes of the buffers that were allocated on this thread, by what for, such as ``KV`` and ``compute``."""
+        return dict(getattr(self._thread, "buffers", {}))
+
+    def forget_errors(self) -> None:
+        """Begins anew for `last_error`."""
+        self._thread.error = ""
+
+    @property
+    def last_error(self) -> str:
+        """What the library complained about last on this thread, as a sentence; else an empty text."""
+        error: str = getattr(self._thread, "error", "")
+        return error
+
+    def _note(self, level: int, text: bytes | None, _data: Any) -> None:
+        if level not in (_INFO, _WARNING, _ERROR) or not text:
+            return
+        line = text.decode("utf-8", "replace").strip()
+        if level == _ERROR:
+            log.warning("%s", line)  # whether it is an error for us, its caller knows
+            self._thread.error = _sentence(line)
+        elif level == _WARNING:
+            log.info("%s", line)  # these are about tuning, and come with each load
+        elif (found := _BUFFER.search(line)) and hasattr(self._thread, "buffers"):
+            what, size = found[1], float(found[2]) * 2**20
+            self._thread.buffers[what] = self._thread.buffers.get(what, 0) + int(size)
+
+
+@functools.cache
+def library() -> Library:
+    """The library of this process. Raises `MissingRuntime`."""
+    try:
+        api = importlib.import_module("llama_cpp.llama_cpp")
+        version = importlib.import_module("llama_cpp").__version__
+    except ModuleNotFoundError as e:
+        raise MissingRuntime("llama-cpp-python", "gguf") from e
+    return Library(api, version)
+
+
+def text_of(value: bytes | None) -> str:
+    """A C string as text; empty for a null pointer."""
+    return value.decode("utf-8", "replace") if value else ""
+
+
+def filled(call: Any, size: int = 256) -> bytes | None:
+    """What a function of the kind ``f(buffer, size) -> length`` writes; `None` when it has nothing to say.
+
+    A length that does not fit the buffer, or is negative, is the size that it needs.
+    """
+    buffer = ctypes.create_string_buffer(size)
+    length = call(buffer, size)
+    if length < -1 or length >= size:
+        size = abs(length) + 1
+        buffer = ctypes.create_string_buffer(size)
+        length = call(buffer, size)
+    return buffer.raw[:length] if length >= 0 else None
+
+
+def _sentence(line: str) -> str:
+    """Without the name of the C++ function that wrote it."""
+    name, colon, rest = line.partition(": ")
+    text = rest if colon and " " not in name and rest else line
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!")) else ".")

@@ -1,0 +1,125 @@
+"""How much memory a model takes, from its header alone, and how much there is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from backends.base import Device, OutOfMemory
+from backends.gguf.context import Settings
+from backends.gguf.file import Header
+from backends.gguf.types import TENSOR_TYPES
+
+_MB = 1_000_000
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that a model takes, by what for."""
+
+    weights: int
+    cells: int
+    """Keys and values."""
+    compute: int
+    """What the computation itself needs; an estimate, on the safe side."""
+    prefixes: int = 0
+    """What cached prefixes may grow to."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.cells + self.compute + self.prefixes
+
+    def __str__(self) -> str:
+        parts = {
+            "weights": self.weights,
+            "keys and values": self.cells,
+            "computing": self.compute,
+            "cached prefixes at most": self.prefixes,
+        }
+        return ", ".join(f"{name} {_mb(size)}" for name, size in parts.items() if size)
+
+
+def bytes_per_token(header: Header, kv_type: str) -> int:
+    """Of the keys and values of one token, in all layers."""
+    layers = int(header.own("block_count") or 0)
+    heads = _per_layer(header.own("attention.head_count"), layers, 1)
+    kv_heads = _per_layer(header.own("attention.head_count_kv"), layers, None)
+    width = int(header.own("embedding_length") or 0) // max(1, *heads, 1)
+    key = int(header.own("attention.key_length") or width)
+    value = int(header.own("attention.value_length") or width)
+    kind = TENSOR_TYPES_BY_NAME[kv_type.upper()]
+    elements = sum(heads[i] if n is None else n for i, n in enumerate(kv_heads)) * (key + value)
+    return int(elements * kind.block_bytes // kind.block)
+
+
+TENSOR_TYPES_BY_NAME = {kind.name: kind for kind in TENSOR_TYPES.values()}
+
+
+def need(header: Header, contexts: Sequence[Settings], vocab_size: int, prefixes: int) -> Need:
+    """What a model takes with contexts like these."""
+    return Need(
+        weights=header.nbytes,
+        cells=sum(bytes_per_token(header, settings.kv_type) * settings.cells for settings in contexts),
+        compute=sum(_compute(header, settings, vocab_size) for settings in contexts),
+        prefixes=prefixes,
+    )
+
+
+def _compute(header: Header, settings: Settings, vocab_size: int) -> int:
+    width = int(header.own("embedding_length") or 0)
+    inner = max(_per_layer(header.own("feed_forward_length"), 1, 0) or [0]) or 4 * width
+    heads = max(_per_layer(header.own("attention.head_count"), 1, 1) or [1])
+    batch, length = settings.batch_tokens, settings.length
+    activations = 4 * batch * (6 * width + 3 * inner)
+    attention = 6 * batch * length + (4 * heads * batch * length if settings.flash_attention == "off" else 0)
+    logits = 8 * settings.outputs * vocab_size
+    return activations + attention + logits
+
+
+def check(need: Need, device: Device, name: str) -> None:
+    """Raises `OutOfMemory`, with the numbers, if `need` is more than there is."""
+    room, where = available(), "this machine"
+    if device.kind != "cpu":
+        if device.memory_bytes is None:
+            return
+        room, where = device.memory_bytes, str(device)
+    elif device.memory_bytes is not None:
+        room = min(room, device.memory_bytes)
+    if need.total > room:
+        raise OutOfMemory(
+            f"{name} needs {_mb(need.total)} ({need}), and {where} has {_mb(room)} left. "
+            "Smaller values of max_context_length, sequences or long_sequences need less, and so does kv_type=q8_0."
+        )
+
+
+def available() -> int:
+    """Bytes that this process may still take, by the machine and by its control group."""
+    room: int = psutil.virtual_memory().available
+    with suppress(OSError, ValueError):  # there is no such file, or no limit in it
+        limit = int((_CGROUP / "memory.max").read_text())
+        used = int((_CGROUP / "memory.current").read_text())
+        reclaimable = next(
+            int(line.split()[1])
+            for line in (_CGROUP / "memory.stat").read_text().splitlines()
+            if line.startswith("inactive_file ")
+        )
+        room = min(room, limit - used + reclaimable)
+    return room
+
+
+def _per_layer(value: Any, layers: int, default: Any) -> list[Any]:
+    """A number for each layer, which the file gives once or for each."""
+    if isinstance(value, tuple):
+        return list(value)
+    return [default if value is None else value] * layers
+
+
+def _mb(size: int) -> str:
+    return f"{size / _MB:,.0f} MB"

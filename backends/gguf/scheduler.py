@@ -1,0 +1,379 @@
+"""Continuous batching: which sequences have a slot, and what each step computes for them.
+
+A step first makes one decode call for all sequences that generate: the next token of each, and the tokens that were
+guessed to follow. Then it computes a bounded number of prompt tokens, the oldest prompts first, so that a long prompt
+never holds up the others. Sequences join and leave between any two steps.
+
+Prompts have calls of their own, as llama.cpp would take a call apart anyway where sequences have different numbers of
+tokens in it. And on the CPU it computes the attention of 64 tokens and more in another way than that of fewer, with
+other last bits. So that these depend on nothing but the prompt, a prompt of 64 tokens is never cut into less.
+"""
+
+from __future__ import annotations
+
+import bisect
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from collections.abc import Sequence as Several
+from dataclasses import dataclass
+
+import numpy as np
+
+from backends.base import BackendError, Piece
+from backends.gguf.context import Context, State
+from backends.gguf.model import Model
+from backends.gguf.pools import Pools
+from backends.gguf.prefix_cache import Entry, PrefixCache, common_prefix
+from backends.gguf.sequences import Group, Request, Sequence, Tokens
+from backends.gguf.speculation import MOST, Costs, Guessing, plan
+
+log = logging.getLogger("unimodel.llama")
+
+GUESSES = 32
+"""Tokens guessed in one call, for all sequences together."""
+TILE = 64
+"""The fewest tokens whose attention llama.cpp computes as a matrix product on the CPU."""
+_PROMPT_SECONDS = 1.0
+"""Time that others wait for a prompt in one step, at most, unless `TILE` tokens take longer."""
+_WORTHWHILE = 16
+"""Shorter beginnings of prompts are computed again rather than kept and looked up."""
+_WORTH_WAITING = 64
+"""A prompt waits until another one that is being computed has got through a common beginning of this length."""
+_HEADROOM = 32
+"""Tokens that a sequence should be able to grow by in its slot when it is let in."""
+_NOTHING: Tokens = np.empty(0, np.int32)
+_NO_LOGITS = np.empty(0, np.float32)
+
+
+@dataclass(slots=True)
+class Share:
+    """A sequence's part of a call."""
+
+    sequence: Sequence
+    count: int
+    """Pending tokens that are computed."""
+    draft: Tokens
+    row: int
+    """The first row of its logits."""
+
+
+class Scheduler:
+    """Owns the sequences and the cached prefixes, and decides who has which slot."""
+
+    def __init__(
+        self, model: Model, pools: Pools, cache: PrefixCache | None, new_guesser: Callable[[], Guessing] | None
+    ) -> None:
+        self._model = model
+        self._pools = pools
+        self._cache = cache
+        self._cuttable = model.cuttable
+        self._new_guesser = new_guesser
+        self._requests: dict[int, Request] = {}
+        self._waiting: deque[Sequence] = deque()
+        self._running: list[Sequence] = []
+        """By `Sequence.order`."""
+        self._admitted = 0
+        self._group: Group = ()
+        self._costs = Costs()
+        self._prompt_token_seconds = 0.0
+
+    @property
+    def busy(self) -> bool:
+        """Whether any request is under way."""
+        return bool(self._requests)
+
+    def add(self, request: Request) -> None:
+        """Takes in a request. Its samplers are made here, and may raise."""
+        try:
+            for choice in range(request.asked.choices):
+                guesser = self._new_guesser() if self._new_guesser is not None else None
+                request.sequences.append(Sequence(request, choice, self._model, guesser))
+        except BaseException:
+            for sequence in request.sequences:
+                sequence.close()
+            raise
+        self._requests[request.id] = request
+        self._waiting.extend(request.sequences)
+
+    def cancel(self, request_id: int) -> None:
+        """Drops a request at once; what was computed for it may still serve others."""
+        request = self._requests.pop(request_id, None)
+        if request is not None:
+            self._drop(request, keep=True)
+
+    def close(self) -> None:
+        """Drops everything."""
+        for request in self._requests.values():
+            for sequence in request.sequences:
+                sequence.close()
+        self._requests.clear()
+
+    def step(self) -> list[Piece]:
+        """Computes once for all sequences that have a slot, or for those with the same adapters."""
+        pieces: list[Piece] = []
+        self._admit(pieces)
+        if self._running:
+            self._group = self._next_group()
+            members = [sequence for sequence in self._running if sequence.request.group == self._group]
+            decoding = [sequence for sequence in members if sequence.pending == 1]
+            prompts = [sequence for sequence in members if sequence.pending > 1]
+            for context in self._pools.open:
+                self._decode(context, [s for s in decoding if s.context is context], bool(prompts), pieces)
+            self._compute_prompts(prompts, bool(decoding), pieces)
+        return pieces
+
+    # --- who has a slot -----------------------------------------------------------------------------------------------
+
+    def _admit(self, pieces: list[Piece]) -> None:
+        """Lets waiting sequences in, in their order, as far as there are slots for them."""
+        for sequence in [s for s in self._running if s.context is not None and s.count > s.context.settings.length]:
+            self._move(sequence)
+        for sequence in list(self._waiting):
+            if sequence.slot >= 0 or self._must_wait(sequence):
+                continue
+            try:
+                context = self._pools.fitting(min(sequence.count + _HEADROOM, sequence.request.limit))
+                if context.free_slots:
+                    self._let_in(sequence, context)
+            except BackendError as e:
+                self._fail([sequence.request], e, pieces)
+
+    def _must_wait(self, sequence: Sequence) -> bool:
+        """Whether another sequence is about to compute what this one needs as well."""
+        leader = sequence.request.sequences[0]
+        if sequence is not leader and leader.finish is None and not leader.generated:
+            return True
+        if self._cache is None or sequence.state is not None:
+            return False
+        tokens = sequence.tokens[:-1]
+        soon = [
+            min(common_prefix(other.tokens, tokens), other.count - 1)
+            for other in self._running
+            if other.pending > 1 and other.request.group == sequence.request.group
+        ]
+        return bool(soon) and max(soon) - self._known(self._cache, sequence)[1] >= _WORTH_WAITING
+
+    def _let_in(self, sequence: Sequence, context: Context) -> None:
+        self._waiting.remove(sequence)
+        slot = context.take_slot()
+        stored = 0
+        if sequence.state is not None:
+            stored = sequence.state_length if context.restore(slot, sequence.state) else 0
+            sequence.state = None
+        if not stored and self._cache is not None:
+            stored = self._reuse(self._cache, sequence, context, slot)
+        self._enter(sequence, context, slot, stored, cached=stored)
+
+    def _reuse(self, cache: PrefixCache, sequence: Sequence, context: Context, slot: int) -> int:
+        """Puts into `slot` what was computed before of the sequence's tokens. How many these are."""
+        source, length = self._known(cache, sequence)
+        if isinstance(source, Sequence):
+            source = self._keep(cache, source)
+        if source is None or not context.restore(slot, source.state):
+            return 0
+        cache.touch(source)
+        if length < len(source.tokens):
+            context.cut(slot, length)
+        return length
+
+    def _known(self, cache: PrefixCache, sequence: Sequence) -> tuple[Entry | Sequence | None, int]:
+        """Where the longest part of its tokens that was computed before is: cached, or with a running sequence.
+
+        The last token is always computed: its logits are wanted.
+        """
+        tokens, group = sequence.tokens[:-1], sequence.request.group
+        source: Entry | Sequence | None
+        source, length = cache.find(tokens, group)
+        for other in self._running:
+            if other.request.group == group:
+                common = common_prefix(other.tokens[: other.stored], tokens)
+                if common > length and (common == other.stored or self._cuttable):
+                    source, length = other, common
+        return (source, length) if length >= _WORTHWHILE else (None, 0)
+
+    def _enter(self, sequence: Sequence, context: Context, slot: int, stored: int, cached: int) -> None:
+        self._admitted += 1
+        sequence.admit(context, slot, sequence.order or self._admitted, stored, cached)
+        bisect.insort(self._running, sequence, key=lambda s: s.order)
+
+    def _move(self, sequence: Sequence) -> None:
+        """Lets a sequence that outgrew its slot wait for a longer one, with what was computed for it."""
+        if sequence.context is not None:
+            sequence.state, sequence.state_length = sequence.context.save(sequence.slot), sequence.stored
+            self._leave(sequence, keep=False)
+            self._waiting.appendleft(sequence)
+
+    def _leave(self, sequence: Sequence, *, keep: bool) -> None:
+        """Takes a sequence's slot; with `keep`, what was computed for it is cached."""
+        self._running.remove(sequence)
+        if keep and self._cache is not None and sequence.stored >= _WORTHWHILE:
+            self._keep(self._cache, sequence)
+        if sequence.context is not None:
+            sequence.context.free_slot(sequence.slot)
+        sequence.expel()
+
+    def _keep(self, cache: PrefixCache, sequence: Sequence) -> Entry | None:
+        """Caches what was computed for a running sequence, unless that is there already. The entry, if it is new."""
+        tokens, group = sequence.tokens[: sequence.stored], sequence.request.group
+        if sequence.context is None or not cache.admits(tokens, group, 1):
+            return None
+        state = sequence.context.save(sequence.slot)
+        entry = Entry(tokens.copy(), group, state, state.size)
+        if cache.admits(tokens, group, state.size):
+            cache.add(entry)
+        return entry
+
+    def _drop(self, request: Request, *, keep: bool) -> None:
+        for sequence in request.sequences:
+            if sequence.slot >= 0:
+                self._leave(sequence, keep=keep)
+            elif sequence.finish is None:
+                self._waiting.remove(sequence)
+            sequence.close()
+
+    def _fail(self, requests: Several[Request], error: BackendError, pieces: list[Piece]) -> None:
+        for request in requests:
+            if self._requests.pop(request.id, None) is not None:
+                self._drop(request, keep=False)
+                pieces.append(Piece(id=request.id, error=error))
+
+    # --- one step -----------------------------------------------------------------------------------------------------
+
+    def _next_group(self) -> Group:
+        """The adapters of this step. Sequences with others wait for theirs: adapters are applied to a whole call."""
+        groups = list(dict.fromkeys(sequence.request.group for sequence in self._running))
+        at = groups.index(self._group) + 1 if self._group in groups else 0
+        return groups[at % len(groups)]
+
+    def _decode(self, context: Context, sequences: list[Sequence], prompts: bool, pieces: list[Piece]) -> None:
+        """Computes the next token of each, and what is guessed to follow, in one call."""
+        if not sequences:
+            return
+        drafts = {} if prompts or self._new_guesser is None else self._drafts(sequences)
+        context.begin()
+        shares = [self._put(context, sequence, 1, drafts.get(sequence, _NOTHING)) for sequence in sequences]
+        begin = time.perf_counter()
+        if self._computed(context, shares, pieces):
+            self._costs.record(context.size, time.perf_counter() - begin)
+            self._advance_all(context, shares, pieces)
+
+    def _compute_prompts(self, prompts: list[Sequence], decoding: bool, pieces: list[Piece]) -> None:
+        """Computes prompts, or parts of them, the oldest first, as far as one step may go."""
+        room = self._prompt_room(decoding)
+        for sequence in prompts:
+            context = sequence.context
+            if context is None:  # it went with another choice of its request, which failed
+                continue
+            count = self._part(sequence.pending, room)
+            if not count:
+                break
+            room -= count
+            context.begin()
+            shares = [self._put(context, sequence, count, _NOTHING)]
+            begin = time.perf_counter()
+            if self._computed(context, shares, pieces):
+                seconds = (time.perf_counter() - begin) / count
+                self._prompt_token_seconds += 0.2 * (seconds - self._prompt_token_seconds)
+                self._advance_all(context, shares, pieces)
+
+    def _prompt_room(self, decoding: bool) -> int:
+        """How many prompt tokens this step computes. `_part` keeps a call's size within bounds by going less far."""
+        room = self._pools.batch_tokens - TILE
+        if not decoding:
+            return room
+        affordable = _PROMPT_SECONDS / self._prompt_token_seconds if self._prompt_token_seconds else room
+        return max(TILE, int(min(room // 2, affordable)))
+
+    @staticmethod
+    def _part(pending: int, room: int) -> int:
+        """How much of a prompt to compute: no rest of less than `TILE` is left, and none of that size is begun."""
+        if pending <= room or pending - room < TILE <= room:
+            return pending
+        return room if room >= TILE else 0
+
+    def _put(self, context: Context, sequence: Sequence, count: int, draft: Tokens) -> Share:
+        begin, end = sequence.stored, sequence.stored + count
+        tokens = sequence.tokens[begin:end]
+        if len(draft):
+            tokens = np.concatenate((tokens, draft))
+        outputs = 1 + len(draft) if end == sequence.count else 0
+        row = context.add(tokens, begin, sequence.slot, outputs)
+        return Share(sequence, count, draft, row)
+
+    def _computed(self, context: Context, shares: list[Share], pieces: list[Piece]) -> bool:
+        """Computes the batch. If that fails, its requests do, and nobody else's."""
+        try:
+            context.use(self._group)
+            context.decode()
+        except BackendError as e:
+            self._fail(list(dict.fromkeys(share.sequence.request for share in shares)), e, pieces)
+            return False
+        return True
+
+    def _drafts(self, decoding: list[Sequence]) -> dict[Sequence, Tokens]:
+        """What is guessed to come next, for those sequences where it pays to check."""
+        found = [s for s in decoding if s.guesser is not None and s.guesser.look(s.tokens)]
+        if not found:
+            return {}
+        guessers = [s.guesser for s in found if s.guesser is not None]
+        odds = [guesser.odds for guesser in guessers]
+        limits = [min(MOST, s.room - 1, s.room_in_slot) for s in found]
+        counts = plan(self._costs, len(decoding), odds, limits, GUESSES, guessers[0].seconds)
+        return {
+            sequence: guesser.guess(sequence.tokens, count)
+            for sequence, guesser, count in zip(found, guessers, counts, strict=True)
+            if count
+        }
+
+    def _advance_all(self, context: Context, shares: list[Share], pieces: list[Piece]) -> None:
+        for share in shares:
+            if share.sequence.slot < 0:  # it went with another choice of its request, which failed
+                continue
+            try:
+                self._advance(context, share, pieces)
+            except Exception as e:
+                log.exception("a sequence failed", extra={"request": share.sequence.request.id})
+                error = e if isinstance(e, BackendError) else BackendError("The next token could not be chosen.")
+                self._fail([share.sequence.request], error, pieces)
+
+    def _advance(self, context: Context, share: Share, pieces: list[Piece]) -> None:
+        """Chooses the next tokens of a sequence, if all its tokens are computed."""
+        sequence = share.sequence
+        sequence.stored += share.count
+        if sequence.pending:
+            return
+        followers = [] if sequence.generated else self._followers(context, sequence)
+        logits = context.logits(share.row).copy() if followers else _NO_LOGITS
+        pieces.append(sequence.advance(lambda row: context.logits(share.row + row), share.draft))
+        for follower in followers:
+            pieces.append(follower.advance(lambda _: logits.copy(), _NOTHING))
+        if len(share.draft):
+            context.cut(sequence.slot, sequence.stored)
+        for each in (sequence, *followers):
+            if each.finish is not None:
+                self._end(each)
+
+    def _followers(self, context: Context, leader: Sequence) -> list[Sequence]:
+        """Lets in the other choices of a request whose prompt is computed, as far as there are slots."""
+        followers = [s for s in leader.request.sequences if s.slot < 0 and s.finish is None][: context.free_slots]
+        state: State | None = context.save(leader.slot) if followers else None
+        entered = []
+        for follower in followers:
+            slot = context.take_slot()
+            if state is None or not context.restore(slot, state):
+                context.free_slot(slot)
+                break
+            self._waiting.remove(follower)
+            self._enter(follower, context, slot, leader.stored, cached=leader.cached)
+            entered.append(follower)
+        return entered
+
+    def _end(self, sequence: Sequence) -> None:
+        """A sequence has its last token."""
+        request = sequence.request
+        self._leave(sequence, keep=True)
+        sequence.close()
+        if all(s.finish is not None for s in request.sequences):
+            del self._requests[request.id]

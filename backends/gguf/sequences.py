@@ -1,0 +1,184 @@
+"""The state of requests, and of the sequences that answer them: one for each choice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.base import Generation, Piece, TokenLogprob, Usage
+from backends.gguf.context import Context, State
+from backends.gguf.model import Model
+from backends.gguf.sampling import DeadEnd, Sampler, logprobs_of
+from backends.gguf.speculation import Guessing
+from backends.gguf.text import TextStream
+
+Tokens = NDArray[np.int32]
+Logits = NDArray[np.float32]
+Group = tuple[tuple[str, float], ...]
+"""LoRA adapters by name and strength, in the order of the names."""
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """A request under way."""
+
+    id: int
+    asked: Generation
+    prompt: Tokens
+    group: Group
+    limit: int
+    """Most tokens of one choice, prompt and answer together."""
+    make_sampler: Callable[[int], Sampler]
+    """For a choice."""
+    sequences: list[Sequence] = field(default_factory=list)
+
+
+class Sequence:
+    """One choice of a request.
+
+    `tokens` are the prompt and what was generated; the keys and values of the first `stored` of them are in its slot.
+    The rest is to be computed: much of a prompt, or the one token that was chosen last.
+    """
+
+    def __init__(self, request: Request, choice: int, model: Model, guesser: Guessing | None) -> None:
+        asked = request.asked
+        self.request = request
+        self.choice = choice
+        self.context: Context | None = None
+        self.slot = -1
+        """Its place in `context`; -1 while it waits."""
+        self.stored = 0
+        self.state: State | None = None
+        """What was computed before it had to wait again: `state_length` tokens."""
+        self.state_length = 0
+        self.count = len(request.prompt)
+        """How many tokens there are."""
+        self.guesser = guesser
+        self.finish: Literal["stop", "length"] | None = None
+        self.order = 0
+        """Its place among all that were let in: prompts are computed in this order."""
+        self._buffer = np.empty(request.limit, np.int32)
+        self._buffer[: self.count] = request.prompt
+        self._model = model
+        self._sampler = request.make_sampler(choice)
+        self._text = TextStream(asked.stop)
+        self._logprobs: list[TokenLogprob] = []
+        self._cached = 0
+        self._drafted = self._accepted = 0
+        self._admitted = self._first = self._last = 0.0
+
+    @property
+    def tokens(self) -> Tokens:
+        """The prompt and what was generated."""
+        return self._buffer[: self.count]
+
+    @property
+    def pending(self) -> int:
+        """How many tokens are to be computed before the next one can be chosen."""
+        return self.count - self.stored
+
+    @property
+    def generated(self) -> int:
+        """How many tokens were generated."""
+        return self.count - len(self.request.prompt)
+
+    @property
+    def room(self) -> int:
+        """How many more tokens it may have."""
+        return self.request.limit - self.count
+
+    @property
+    def room_in_slot(self) -> int:
+        """How many more tokens its slot has room for."""
+        return 0 if self.context is None else self.context.settings.length - self.count
+
+    def admit(self, context: Context, slot: int, order: int, stored: int, cached: int) -> None:
+        """Lets it in, with what is stored for it already; of that, `cached` is another request's work."""
+        self.context, self.slot, self.order, self.stored = context, slot, order, stored
+        if not self._admitted:
+            self._admitted = time.perf_counter()
+            self._cached = cached
+
+    def expel(self) -> None:
+        """Takes its slot away. It may be let in again, and goes on from there."""
+        self.context, self.slot, self.stored = None, -1, 0
+
+    @property
+    def cached(self) -> int:
+        """How much of the prompt had been computed for another request when it was let in first."""
+        return self._cached
+
+    def advance(self, rows: Callable[[int], Logits], draft: Tokens) -> Piece:
+        """Chooses the next token by row 0 of the logits, and goes on as long as the tokens are those of `draft`.
+
+        All tokens, and `draft` after them, must have been computed. Of `draft` only what was chosen counts as stored.
+        """
+        begin = self.count
+        self.stored = begin
+        self._last = time.perf_counter()
+        self._first = self._first or self._last
+        piece = Piece(id=self.request.id, choice=self.choice)
+        for row in range(len(draft) + 1):
+            self._choose(rows(row), piece)
+            if self.finish is not None or row == len(draft) or self.tokens[-1] != draft[row]:
+                break
+            self.stored += 1
+        self._drafted += len(draft)
+        self._accepted += self.stored - begin
+        self._complete(piece)
+        return piece
+
+    def close(self) -> None:
+        """Frees what it holds besides its slot."""
+        self.state = None
+        self._sampler.close()
+        if self.guesser is not None:
+            self.guesser.close()
+
+    def _choose(self, logits: Logits, piece: Piece) -> None:
+        wanted = self.request.asked.logprobs
+        raw = None if wanted is None else logits.copy()
+        try:
+            token = self._sampler.choose(logits, self.tokens)
+        except DeadEnd:
+            self.finish = "stop"
+            return
+        self._buffer[self.count] = token
+        self.count += 1
+        piece.tokens += 1
+        if token in self.request.asked.stop_tokens or self._model.ends(token):
+            self.finish = "stop"
+            return
+        if raw is not None:
+            self._logprobs.append(logprobs_of(self._model, raw, token, wanted or 0))
+        piece.text += self._text.push(self._model.token_bytes(token, self.request.asked.keep_special))
+        if self._text.stopped_by is not None:
+            piece.stop_text, self.finish = self._text.stopped_by, "stop"
+        elif self.count == self.request.limit:
+            self.finish = "length"
+
+    def _complete(self, piece: Piece) -> None:
+        """Adds to `piece` what is certain now."""
+        if self.finish is not None and self._text.stopped_by is None:
+            piece.text += self._text.finish()
+            if self._text.stopped_by is not None:  # by what bytes without a character were replaced with
+                piece.stop_text, self.finish = self._text.stopped_by, "stop"
+        if self._logprobs:
+            ready = len(self._logprobs) - self._text.pending
+            piece.logprobs, self._logprobs = tuple(self._logprobs[:ready]), self._logprobs[ready:]
+        if self.finish is not None:
+            piece.finish = self.finish
+            piece.usage = Usage(
+                prompt_tokens=len(self.request.prompt),
+                cached_tokens=self._cached,
+                completion_tokens=self.generated,
+                draft_tokens=self._drafted,
+                accepted_tokens=self._accepted,
+                prompt_seconds=self._first - self._admitted,
+                generation_seconds=self._last - self._first,
+            )

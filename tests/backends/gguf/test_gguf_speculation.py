@@ -1,0 +1,173 @@
+"""Tests of guessing: what is guessed, how its odds are followed, what a call costs, and when a guess pays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backends.gguf.speculation import MOST, Costs, Guesser, Tokens, plan
+
+
+def tokens(*values: int) -> Tokens:
+    return np.array(values, np.int32)
+
+
+def test_what_followed_before_is_guessed_again() -> None:
+    text = tokens(1, 2, 3, 4, 5, 6, 9, 1, 2, 3)
+    guesser = Guesser()
+    assert guesser.look(text)
+    assert guesser.guess(text, 3).tolist() == [4, 5, 6]
+
+
+def test_the_latest_occurrence_counts() -> None:
+    text = tokens(1, 2, 3, 4, 1, 2, 3, 5, 1, 2, 3)
+    guesser = Guesser()
+    guesser.look(text)
+    assert guesser.guess(text, 1).tolist() == [5]
+
+
+def test_text_that_goes_round_in_circles_goes_on_so() -> None:
+    text = tokens(7, 1, 2, 1, 2, 1, 2, 1, 2)
+    guesser = Guesser()
+    assert guesser.look(text)
+    assert guesser.guess(text, 7).tolist() == [1, 2, 1, 2, 1, 2, 1]
+
+
+@pytest.mark.parametrize("text", [(), (1,), (1, 2, 3), (1, 2, 3, 4), (1, 2, 3, 9, 1, 2), (1, 1, 1)])
+def test_without_a_repetition_nothing_is_guessed(text: tuple[int, ...]) -> None:
+    assert not Guesser().look(tokens(*text))
+
+
+def test_odds_rise_while_the_text_repeats_and_fall_when_it_stops() -> None:
+    guesser = Guesser()
+    text = [1, 2, 3, 4, 5] * 2
+    guesser.look(tokens(*text))
+    before = guesser.odds
+    text += [1, 2, 3, 4, 5] * 3
+    guesser.look(tokens(*text))
+    risen = guesser.odds
+    text += [99]
+    assert not guesser.look(tokens(*text))
+    assert before < risen
+    assert guesser.odds < risen
+
+
+def test_odds_do_not_depend_on_how_often_one_looks() -> None:
+    text = [1, 2, 3, 4, 5, 6] * 2 + [1, 2, 3, 4, 9]
+    often, once = Guesser(), Guesser()
+    for end in range(6, len(text) + 1):
+        often.look(tokens(*text[:end]))
+    once.look(tokens(*text[:9]))
+    once.look(tokens(*text))
+    assert often.odds == once.odds
+
+
+@given(st.lists(st.integers(0, 3), max_size=40), st.integers(1, MOST))
+def test_a_guess_is_a_continuation_from_an_earlier_occurrence(values: list[int], count: int) -> None:
+    text = tokens(*values)
+    guesser = Guesser()
+    places = [i for i in range(3, len(values)) if values[i - 3 : i] == values[-3:]]
+    assert guesser.look(text) == bool(places)
+    if places:
+        longer = list(values)
+        for _ in range(count):
+            longer.append(longer[places[-1] + len(longer) - len(values)])
+        assert guesser.guess(text, count).tolist() == longer[len(values) :]
+
+
+def test_costs_follow_a_line() -> None:
+    costs = Costs()
+    for n in [1, 4, 2, 8, 1, 5] * 20:
+        costs.record(n, 0.010 + 0.003 * n)
+    assert costs.slope == pytest.approx(0.003, rel=1e-6)
+    assert costs.at(6) == pytest.approx(0.028, rel=1e-6)
+
+
+def test_costs_are_estimated_until_they_are_measured() -> None:
+    costs = Costs()
+    assert costs.at(3) == 0
+    costs.record(1, 0.010)
+    assert costs.at(1) == pytest.approx(0.010)
+    assert 0 < costs.slope < 0.010
+
+
+def test_costs_move_with_the_machine() -> None:
+    costs = Costs()
+    for n in [1, 4] * 50:
+        costs.record(n, 0.010 * n)
+    for n in [1, 4] * 200:
+        costs.record(n, 0.002 * n)
+    assert costs.slope == pytest.approx(0.002, rel=0.05)
+
+
+def test_a_pause_of_the_machine_counts_little() -> None:
+    costs = Costs()
+    for n in [1, 4] * 50:
+        costs.record(n, 0.010)
+    costs.record(4, 60.0)
+    assert costs.at(1) < 0.012
+
+
+def test_another_token_never_costs_less_than_nothing_nor_more_than_a_lone_one() -> None:
+    costs = Costs()
+    for n, seconds in [(1, 0.05), (8, 0.01)] * 20:
+        costs.record(n, seconds)
+    assert costs.slope == 0
+    steep = Costs()
+    for n, seconds in [(1, 0.001), (8, 0.1)] * 20:
+        steep.record(n, seconds)
+    assert steep.slope <= steep.at(4) / 4
+
+
+def flat(base: float, slope: float) -> Costs:
+    costs = Costs()
+    for n in (1, 8) * 100:
+        costs.record(n, base + slope * n)
+    return costs
+
+
+def test_nothing_is_guessed_before_costs_are_known() -> None:
+    assert plan(Costs(), 1, [0.99], [8], 32) == [0]
+
+
+def test_a_lone_sequence_that_repeats_itself_guesses_far() -> None:
+    assert plan(flat(0.008, 0.001), 1, [0.95], [16], 32)[0] >= 8
+
+
+def test_small_odds_do_not_pay() -> None:
+    assert plan(flat(0.008, 0.004), 1, [0.2], [16], 32) == [0]
+
+
+def test_a_step_whose_cost_grows_with_every_token_guesses_nothing() -> None:
+    assert plan(flat(0.0, 0.004), 16, [0.95] * 16, [16] * 16, 32) == [0] * 16
+
+
+def test_the_better_odds_are_served_first() -> None:
+    counts = plan(flat(0.020, 0.001), 2, [0.5, 0.95], [16, 16], 6)
+    assert counts[1] > counts[0]
+    assert sum(counts) <= 6
+
+
+def test_limits_hold() -> None:
+    assert plan(flat(0.020, 0.0001), 3, [0.99, 0.99, 0.99], [0, 2, 16], 32)[:2] == [0, 2]
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.integers(0, 16)), max_size=8),
+    st.floats(0, 0.02),
+    st.floats(0.0001, 0.01),
+    st.integers(0, 32),
+)
+def test_a_plan_never_promises_less_than_no_plan(
+    found: list[tuple[float, int]], base: float, slope: float, most: int
+) -> None:
+    costs = flat(base, slope)
+    sequences = max(1, len(found))
+    counts = plan(costs, sequences, [o for o, _ in found], [limit for _, limit in found], most)
+    assert sum(counts) <= most
+    assert all(count <= limit for count, (_, limit) in zip(counts, found, strict=True))
+    gained = sum(o**i for count, (o, _) in zip(counts, found, strict=True) for i in range(1, count + 1))
+    time = costs.at(sequences)
+    assert (sequences + gained) * time >= sequences * (time + costs.slope * sum(counts)) - 1e-12
