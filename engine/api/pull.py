@@ -11,7 +11,7 @@ from engine.api.dialect import NDJSON, Call, Dialect, EventStream
 from engine.api.http import encode_json, error_body
 from engine.errors import UniModelError
 from engine.openapi import Operation
-from engine.schema import PullRequest
+from engine.schema import Progress, PullRequest
 
 _PULL = Operation(
     "pull_model",
@@ -19,7 +19,7 @@ _PULL = Operation(
     "/v1/pull",
     "models",
     "Download a model file from the Hugging Face hub, to be registered then.",
-    None,
+    Progress,
     PullRequest,
     errors=(
         e.InvalidRequest,

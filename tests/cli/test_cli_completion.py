@@ -51,7 +51,7 @@ def complete_in_bash(folder: Path, env: dict[str, str], *words: str) -> list[str
         (["unimodel", "st"], ["start", "stop", "status"]),
         (["unimodel", "--host", "serve", "al"], ["alias"]),
         (["unimodel", "alias", ""], ["set", "list", "remove"]),
-        (["unimodel", "predict", "m", "--js"], ["--jsonl", "--json"]),
+        (["unimodel", "predict", "m", "--js"], ["--jsonl", "--json", "--json-schema"]),
         (["unimodel", "predict", "m", "--as", "t"], ["text"]),
         (["unimodel", "start", "--log-level", "w"], ["warning"]),
         (["unimodel", "start", "--port", ""], []),
