@@ -28,6 +28,7 @@ import msgspec
 
 from engine.errors import InsufficientStorage, InvalidRequest, ModelFileError, NotFound, Unavailable, UniModelError
 from engine.schema import ErrorDetail, Progress, PullStatus
+from engine.version import __version__
 
 if TYPE_CHECKING:
     import httpx
@@ -260,7 +261,8 @@ def _fetch(file: RemoteFile, out: IO[bytes]) -> None:
     import httpx
     from huggingface_hub.utils import build_hf_headers
 
-    headers = {**build_hf_headers(library_name="unimodel"), "accept-encoding": "identity"}
+    us = build_hf_headers(library_name="unimodel", library_version=__version__)
+    headers = {**us, "accept-encoding": "identity"}
     failures = 0
     if out.tell() > file.size:
         _empty(out)

@@ -1,12 +1,15 @@
 """`unimodel chat`: one turn in a pipe, and a conversation at a terminal."""
 
 import json
+import os
+import pty
+import subprocess
 
 import pytest
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
-from tests.cli.conftest import error_response
+from tests.cli.conftest import COMMAND, PATIENCE, error_response
 from tests.cli.terminal import Terminal
 from unimodel_cli.conversation import Conversation
 from unimodel_cli.errors import UsageError
@@ -261,6 +264,32 @@ def test_colours_only_where_they_are_wanted(cli, stand_in):
         assert "\x1b[2mHm\x1b[0m" in t.ask("hi", "Two")
     with Terminal(cli, "chat", "m", "--host", server.url, NO_COLOR="1") as t:
         assert "\x1b[2m" not in t.ask("hi", "Two")
+
+
+def test_answers_go_into_a_file_and_prompts_to_the_terminal(served, tmp_path):
+    keys, terminal = pty.openpty()
+    out = tmp_path / "out.txt"
+    with (
+        out.open("wb") as stdout,
+        subprocess.Popen(
+            [*COMMAND, "chat", "parrot"], stdin=terminal, stdout=stdout, stderr=subprocess.PIPE, env=served.env
+        ) as chat,
+    ):
+        os.close(terminal)
+        os.write(keys, b"one\n/system be kind\ntwo\n\x04")
+        said = chat.stderr.read().decode()
+        assert chat.wait(PATIENCE) == 0
+    os.close(keys)
+    assert out.read_text() == "[1] one\n[4] (be kind) two\n"
+    assert said.count(">>> ") == 4
+
+
+def test_a_reader_that_goes_away_ends_it_quietly(served):
+    with served.popen("chat", "parrot", "go on forever") as chat:
+        chat.stdout.read(20)
+        chat.stdout.close()
+        assert chat.wait(PATIENCE) == 141
+        assert chat.stderr.read() == b""
 
 
 def test_a_prompt_at_a_terminal_is_one_turn(served):
