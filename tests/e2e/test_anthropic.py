@@ -166,6 +166,18 @@ def test_a_client_that_goes_away_frees_its_place(server: Server, client: anthrop
     assert client.messages.create(messages=QUESTION, **GREEDY).content
 
 
+def test_a_stream_whose_worker_dies_ends_with_an_error(server: Server, client: anthropic.Anthropic, whole: str) -> None:
+    with client.messages.stream(model="chat", max_tokens=900, messages=QUESTION) as stream:
+        next(stream.text_stream)
+        server.kill_workers()
+        with pytest.raises(anthropic.APIStatusError) as e:
+            stream.until_done()
+    body: Any = e.value.body
+    assert body["error"]["type"] == "api_error"
+    assert "worker" in body["error"]["message"]
+    assert text_of(client.messages.create(messages=QUESTION, **GREEDY)) == whole, "another one has taken its place"
+
+
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 

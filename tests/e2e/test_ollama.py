@@ -264,10 +264,13 @@ def test_models_that_are_not_there_or_do_not_talk(client: ollama.Client) -> None
 
 
 def test_a_prompt_that_is_too_long_can_be_cut(server: Server, client: ollama.Client) -> None:
-    body = {"model": "chat", "prompt": "word " * 2000, "raw": True, "truncate": True, "stream": False}
-    answer = server.http.post("/api/generate", json={**body, "options": {"num_predict": 1}})
+    client.create("short", from_="chat", parameters={"num_ctx": 64})
+    body = {"model": "short", "prompt": "word " * 100, "raw": True, "stream": False}
+    assert server.http.post("/api/generate", json=body).status_code == 400
+    answer = server.http.post("/api/generate", json={**body, "truncate": True, "options": {"num_predict": 1}})
     assert answer.status_code == 200, answer.text
-    assert answer.json()["prompt_eval_count"] <= CONTEXT
+    assert answer.json()["prompt_eval_count"] < 64
+    client.delete("short")
 
 
 # --- embeddings ------------------------------------------------------------------------------------------------------
@@ -495,6 +498,16 @@ async def test_many_at_once_answer_as_alone(server: Server, client: ollama.Clien
 
     async with ollama.AsyncClient(host=server.url) as many:
         assert await asyncio.gather(*(streamed(many, q) for q in questions)) == alone
+
+
+def test_a_stream_whose_worker_dies_ends_with_an_error(server: Server, client: ollama.Client, whole: str) -> None:
+    stream = client.chat("chat", QUESTION, options={"num_predict": 900, "seed": 1, "temperature": 2}, stream=True)
+    next(iter(stream))
+    server.kill_workers()
+    error = refused(lambda: list(stream))
+    assert error.status_code == -1, "a line of the stream"
+    assert "worker" in error.error
+    assert client.chat("chat", QUESTION, options=GREEDY).message.content == whole, "another one has taken its place"
 
 
 def test_nothing_is_left_behind(server: Server, client: ollama.Client) -> None:
