@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,14 +19,14 @@ from scripts import fetch_models
 
 URL = "/v1/models/chat:predict"
 GREEDY = {"temperature": 0, "raw": True}
-LONG = {**GREEDY, "input": "1, 2, 3, 4, 5, 6,", "ignore_eos": True, "max_tokens": 2000}
+LONG = {**GREEDY, "input": "1, 2, 3, 4, 5, 6,", "ignore_eos": True, "max_tokens": 490}
 """An answer that takes long enough to be interrupted."""
 
 
 @pytest.fixture(scope="module")
 def served(server: Server) -> Server:
     path = fetch_models.fetch("smollm2") / "model.gguf"
-    server.register("chat", path, config={"sequences": 4, "max_context_length": 2048})
+    server.register("chat", path, config={"sequences": 4, "max_context_length": 512})
     return server
 
 
@@ -50,8 +49,8 @@ def decoded(event: str) -> Any:
 
 
 @contextmanager
-def streaming(server: Server, body: dict[str, Any]) -> Iterator[httpx.Response]:
-    """A stream whose first event is here."""
+def streaming(server: Server, body: dict[str, Any]) -> Iterator[Iterator[str]]:
+    """The lines of a stream, after its first event."""
     with (
         httpx.Client(base_url=server.url, timeout=60) as http,
         http.stream("POST", URL, json={**body, "stream": True}) as response,
@@ -59,7 +58,7 @@ def streaming(server: Server, body: dict[str, Any]) -> Iterator[httpx.Response]:
         assert response.status_code == 200
         lines = response.iter_lines()
         assert next(lines).startswith("data: ")
-        yield response
+        yield lines
 
 
 def in_flight(server: Server) -> int:
@@ -69,7 +68,7 @@ def in_flight(server: Server) -> int:
 def test_the_models_card(served: Server) -> None:
     card = served.get("/v1/models/chat")
     assert (card["backend"], card["task"], card["streams"]) == ("gguf", "chat", True)
-    assert card["generation"]["context_length"] == 2048
+    assert card["generation"]["context_length"] == 512
     assert card["generation"]["sequences"] == 4
     assert card["generation"]["chat_template"] is True
     assert card["generation"]["quantization"] == "Q4_1"
@@ -147,7 +146,7 @@ def test_a_shared_beginning_is_computed_once(served: Server) -> None:
         ({"input": "a", "tempersture": 1}, "tempersture"),
         ({"input": 7}, "input"),
         ({"input": [{"role": "robot", "content": "a"}]}, "input[0].role"),
-        ({"input": "word " * 4000}, None),
+        ({"input": "word " * 1000}, None),
         ({"input": "a", "images": ["aGVsbG8="]}, None),
         ({"input": "a", "grammar": "root ::= ("}, None),
         ({"input": "a", "grammar": 'root ::= "a"', "regex": "a"}, "regex"),
@@ -164,11 +163,11 @@ def test_bad_requests_name_the_field(served: Server, body: dict[str, Any], field
 
 
 def test_a_prompt_that_is_too_long_gives_both_numbers(served: Server) -> None:
-    error = served.predict("chat", {**GREEDY, "input": "word " * 4000}, 400)["error"]
-    assert "2048" in error["message"]
-    assert "400" in error["message"]
-    got = served.predict("chat", {**GREEDY, "input": "word " * 4000, "truncate": True, "max_tokens": 2})
-    assert got["usage"]["prompt_tokens"] < 2048
+    error = served.predict("chat", {**GREEDY, "input": "word " * 1000}, 400)["error"]
+    assert "512" in error["message"]
+    assert "100" in error["message"]
+    got = served.predict("chat", {**GREEDY, "input": "word " * 1000, "truncate": True, "max_tokens": 2})
+    assert got["usage"]["prompt_tokens"] < 512
 
 
 def test_structured_answers(served: Server) -> None:
@@ -191,7 +190,7 @@ def test_a_reader_that_leaves_frees_its_sequence(served: Server) -> None:
             pass
     got = served.predict("chat", {**GREEDY, "input": "The capital of France is", "max_tokens": 1})
     assert got["output"] == " Paris"
-    wait_until(lambda: served.status("chat")["in_flight"] == 0, 5)
+    wait_until(lambda: in_flight(served) == 0, 5)
 
 
 def test_a_client_that_leaves_before_its_whole_answer_is_cancelled(served: Server) -> None:
@@ -220,28 +219,26 @@ def test_an_asked_deadline_ends_an_answer(served: Server) -> None:
 def test_the_models_deadline_is_for_the_first_token(start: Callable[..., Server]) -> None:
     server = start()
     path = fetch_models.fetch("smollm2") / "model.gguf"
-    server.register("chat", path, config={"sequences": 1, "deadline_ms": 1500, "max_context_length": 2048})
-    with streaming(server, {**LONG, "max_tokens": 1900}) as response:  # takes longer than the deadline
+    server.register("chat", path, config={"sequences": 1, "deadline_ms": 1500, "max_context_length": 512})
+    with streaming(server, {**LONG, "max_tokens": 480}):  # takes longer than the deadline
         error = server.predict("chat", {**GREEDY, "input": "a", "max_tokens": 1}, 504)["error"]
         assert error["code"] == "deadline_exceeded"
         assert "first token" in error["message"]
-        response.close()
     assert server.predict("chat", {**GREEDY, "input": "a", "max_tokens": 1})["finish_reason"] == "length"
 
 
 def test_a_worker_that_dies_ends_what_was_seen_and_repeats_what_was_not(start: Callable[..., Server]) -> None:
     server = start()
-    server.register("chat", fetch_models.fetch("smollm2") / "model.gguf", config={"max_context_length": 2048})
+    server.register("chat", fetch_models.fetch("smollm2") / "model.gguf", config={"max_context_length": 512})
     body = {**GREEDY, "input": "1, 2, 3, 4, 5, 6,", "max_tokens": 200, "ignore_eos": True}
     alone = server.predict("chat", body)["output"]
     results: list[Any] = []
     whole = threading.Thread(target=lambda: results.append(server.predict("chat", body)["output"]))
-    with streaming(server, LONG) as response:
+    with streaming(server, LONG) as lines:
         whole.start()
-        wait_until(lambda: server.get("/v1/models/chat/status")["requests"] >= 1)
-        time.sleep(0.3)
+        wait_until(lambda: in_flight(server) == 2)
         server.kill_workers()
-        rest = response.read().decode()
+        rest = "\n".join(lines)
     assert "worker_died" in rest
     whole.join(60)
     assert results == [alone]
@@ -251,10 +248,9 @@ def test_a_stop_lets_answers_end(start: Callable[..., Server]) -> None:
     server = start()
     server.register("chat", fetch_models.fetch("smollm2") / "model.gguf")
     body = {**GREEDY, "input": "1, 2, 3, 4, 5, 6,", "max_tokens": 100, "ignore_eos": True}
-    with streaming(server, body) as response:
+    with streaming(server, body) as lines:
         os.kill(server.pid, signal.SIGTERM)
-        text = response.read().decode()
-    assert text.rstrip().endswith("data: [DONE]")
+        assert [line for line in lines if line][-1] == "data: [DONE]"
     assert server.process is not None
     assert server.process.wait(30) == 0
 
