@@ -145,7 +145,7 @@ class Call:
                 field="model",
             )
         deltas = self.engine.generate(entry, request, self.request_id, self.begin, self.asked_deadline, self.priority)
-        first = await anext(deltas, [])
+        first: list[Delta] = await anext(deltas, [])
 
         async def all_of_it() -> AsyncGenerator[list[Delta], None]:
             try:
