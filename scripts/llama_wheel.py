@@ -153,9 +153,8 @@ def _compile(show: bool) -> Path:
 
 def _pip_wheel(folder: str, log: IO[bytes]) -> subprocess.Popen[bytes]:
     command = ["nice", sys.executable, "-m", "pip", "wheel", "--verbose", "--no-deps", "--no-input"]
-    command += ["--disable-pip-version-check", "--wheel-dir", folder]
-    # pip's own cache does not know by which arguments a wheel was made.
-    command += ["--no-cache-dir"] if "CMAKE_ARGS" in os.environ else []
+    # pip's own cache does not know for which processor and by which arguments a wheel was made.
+    command += ["--disable-pip-version-check", "--no-cache-dir", "--wheel-dir", folder]
     return subprocess.Popen([*command, f"{PACKAGE}=={version()}"], stdout=log, stderr=subprocess.STDOUT)
 
 
