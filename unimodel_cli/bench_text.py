@@ -92,7 +92,8 @@ class TextLevel:
 
     concurrency: int
     window: float = 0.0
-    """For how long new requests were sent. Only what came in it is throughput, since later fewer were in flight."""
+    """For how long new requests were sent. Only what came in it is throughput, since later fewer were in flight; unless
+    it was too short for a single answer, when the whole time counts."""
     seconds: float = 0.0
     """Until the last answer was whole."""
     latencies: list[float] = field(default_factory=list)
@@ -101,6 +102,7 @@ class TextLevel:
     """Until the first text of an answer; sorted."""
     between: list[float] = field(default_factory=list)
     """Between pieces of text of an answer; sorted."""
+    ended_in_window: int = 0
     output_in_window: float = 0.0
     prompt_in_window: int = 0
     output_tokens: int = 0
@@ -114,12 +116,17 @@ class TextLevel:
     @property
     def output_rate(self) -> float:
         """Generated tokens a second."""
-        return self.output_in_window / self.window if self.window else 0.0
+        return self._rate(self.output_in_window, self.output_tokens)
 
     @property
     def total_rate(self) -> float:
         """Tokens of prompts and answers a second."""
-        return (self.output_in_window + self.prompt_in_window) / self.window if self.window else 0.0
+        return self._rate(self.output_in_window + self.prompt_in_window, self.output_tokens + self.prompt_tokens)
+
+    def _rate(self, in_window: float, all_of_them: int) -> float:
+        if self.ended_in_window:
+            return in_window / self.window
+        return all_of_them / self.seconds if self.seconds else 0.0
 
     @property
     def throughput(self) -> float:
@@ -136,6 +143,7 @@ class TextLevel:
         self.first.append(times[0] - sent)
         self.between += [b - a for a, b in itertools.pairwise(times)]
         inside = sum(t <= end for t in times)
+        self.ended_in_window += ended <= end
         self.output_in_window += usage.completion_tokens * inside / len(times)
         self.prompt_in_window += usage.prompt_tokens if inside else 0
         self.output_tokens += usage.completion_tokens

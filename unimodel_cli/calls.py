@@ -20,7 +20,7 @@ def first_call(view: ModelView) -> str:
     if view.task == "image-classification":
         return f"unimodel predict {view.name} cat.jpg"
     if view.generation is not None:
-        verb = "chat" if view.generation.chat_template else "predict"
+        verb = "chat" if view.task == "chat" else "predict"
         return f"unimodel {verb} {view.name} {shlex.quote(QUESTION if verb == 'chat' else OPENING)} --max-tokens 64"
     if view.task == "embedding":
         return f"unimodel embed {view.name} 'a fine day'"
@@ -53,8 +53,7 @@ def calls(view: ModelView, url: str) -> list[tuple[str, str]]:
 
 
 def _generating_calls(view: ModelView, url: str, address: str) -> list[tuple[str, str]]:
-    assert view.generation is not None
-    chats = view.generation.chat_template
+    chats = view.task == "chat"
     body = json.dumps({"input": QUESTION if chats else OPENING, "max_tokens": 64})
     curl = f"curl {address} -H 'content-type: application/json' -d {shlex.quote(body)}"
     client = f"import openai\nclient = openai.OpenAI(base_url={f'{url}/v1'!r}, api_key='none')\n"

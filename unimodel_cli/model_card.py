@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.schema import GenerationView, ModelView, TensorView
+from engine.schema import ModelView, TensorView
 from unimodel_cli.calls import calls, first_call
 from unimodel_cli.output import Cell, count, duration, fields, size, table
 
@@ -18,7 +18,7 @@ def registered(view: ModelView) -> list[RenderableType]:
 
     return [
         Text(f"Registered {view.name}@{view.version}: {view.task} on {view.backend}."),
-        *([fields(_generation(view.generation))] if view.generation else []),
+        *([fields(_generation(view))] if view.generation else []),
         Text(""),
         *_signature(view),
         *_notes(view),
@@ -47,7 +47,7 @@ def card(view: ModelView, url: str) -> list[RenderableType]:
                 ("Streams", "yes" if view.streams else None),
                 ("Batching", _batching(view) if view.generation is None else None),
                 ("Padding", _padding(view)),
-                *_generation(view.generation),
+                *_generation(view),
                 ("Registered", f"{duration(_age(view.created))} ago"),
             ]
         ),
@@ -58,17 +58,21 @@ def card(view: ModelView, url: str) -> list[RenderableType]:
     ]
 
 
-def _generation(info: GenerationView | None) -> list[tuple[str, Cell]]:
+def _generation(view: ModelView) -> list[tuple[str, Cell]]:
     """What is to be said of a model that generates text."""
+    info = view.generation
     if info is None:
         return []
+    template = "no, so it completes text" if not info.chat_template else "yes"
+    if info.chat_template and view.task != "chat":
+        template = "not used: it is registered to complete text"
     return [
         ("Architecture", info.architecture),
         ("Parameters", count(info.parameters) if info.parameters else None),
         ("Quantization", info.quantization),
         ("Context", f"{info.context_length} tokens"),
         ("Sequences", f"{info.sequences} at once"),
-        ("Chat template", "yes" if info.chat_template else "no: it completes text"),
+        ("Chat template", template),
         ("Images", "yes" if info.images else None),
         ("Infill", "yes" if info.infill else None),
         ("Adapters", ", ".join(info.adapters)),

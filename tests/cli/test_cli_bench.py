@@ -17,7 +17,7 @@ def test_the_tokens_of_a_real_model_are_measured(served, smol, tmp_path):
         assert (level["errors"], level["refused"]) == (0, 0)
         assert level["output_tokens"] == 8 * level["requests"]
         assert level["prompt_tokens"] > level["cached_tokens"]
-        assert level["total_tokens_per_second"] >= level["output_tokens_per_second"]
+        assert level["total_tokens_per_second"] >= level["output_tokens_per_second"] > 0
         for times in ("first_token_ms", "inter_token_ms"):
             assert level[times]["p50"] <= level[times]["p99"]
         assert level["first_token_ms"]["p50"] <= level["latency_ms"]["p50"]
@@ -47,7 +47,7 @@ def test_flags_of_text_are_for_text(served):
 
 
 def test_tokens_that_came_too_late_are_no_throughput():
-    level = TextLevel(1, window=10.0, seconds=12.0)
+    level = TextLevel(1, window=10.0, seconds=12.0, ended_in_window=1)
     arrivals = Arrivals()
     arrivals.times = [2.0, 5.0, 9.0, 11.0]
     arrivals.usage = Usage(prompt_tokens=30, completion_tokens=8)
@@ -58,6 +58,15 @@ def test_tokens_that_came_too_late_are_no_throughput():
     assert (level.first, level.between, level.latencies) == ([1.0], [2.0, 3.0, 4.0], [10.5])
     level.record(sent=1.0, ended=2.0, end=10.0, arrivals=Arrivals())
     assert level.errors == 1
+
+
+def test_when_no_answer_came_in_time_the_whole_time_counts():
+    level = TextLevel(1, window=1.0, seconds=4.0)
+    arrivals = Arrivals()
+    arrivals.times = [3.0, 4.0]
+    arrivals.usage = Usage(prompt_tokens=30, completion_tokens=2)
+    level.record(sent=0.0, ended=4.0, end=1.0, arrivals=arrivals)
+    assert (level.output_rate, level.total_rate) == (0.5, 8.0)
 
 
 @pytest.mark.parametrize("cut", [1, 7, 1000])

@@ -72,6 +72,16 @@ def test_the_card_says_what_it_can(served, smol):
     assert (view["chat_template"], view["context_length"]) == (True, 2048)
 
 
+@pytest.mark.parametrize(
+    ("template", "task", "says"),
+    [(True, "chat", "yes"), (False, "completion", "no, so it completes text"), (True, "completion", "not used")],
+)
+def test_the_card_says_whether_it_chats(cli, stand_in, template, task, says):
+    server = stand_in(None, task=task, generation=GENERATION | {"chat_template": template})
+    page = cli.ok("show", "m", "--host", server.url).splitlines()
+    assert next(line for line in page if line.startswith("Chat template")).split("  ")[-1].startswith(says)
+
+
 GENERATION = {
     "context_length": 512, "sequences": 4, "chat_template": False, "images": False, "infill": False, "adapters": [],
     "parameters": 0, "quantization": "", "architecture": "llama",
@@ -84,7 +94,8 @@ def test_the_example_calls_fit_the_model(chats, verb):
 
     from engine.schema import ModelView
 
-    view = msgspec.convert(model_view(generation=GENERATION | {"chat_template": chats}), ModelView)
+    task = "chat" if chats else "completion"
+    view = msgspec.convert(model_view(task=task, generation=GENERATION), ModelView)
     assert first_call(view).startswith(f"unimodel {verb} m ")
     python = dict(calls(view, "http://x"))["Python"]
     compile(python, "example", "exec")
