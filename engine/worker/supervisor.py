@@ -35,7 +35,7 @@ _UNLOAD_PATIENCE = 10.0
 """Seconds that a model may take to unload."""
 _DYING = 0.05
 """Seconds between the end of a process's sockets and its own, at most."""
-_SPINS = "500"
+SPINS = "500"
 """Rounds that a thread of GNU OpenMP waits actively for the others of its team. By default it does so for milliseconds,
 at hundreds of barriers in each token of an LLM, and takes the core from the very thread that it waits for when anything
 else runs on the machine, such as the server."""
@@ -290,7 +290,7 @@ def _environment(device: Device) -> dict[str, str]:
     env = dict(os.environ)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
         env.setdefault(name, threads)
-    env.setdefault("GOMP_SPINCOUNT", _SPINS)
+    env.setdefault("GOMP_SPINCOUNT", SPINS)
     env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the order of NVML, whose indexes the settings use
     root = str(Path(__file__).resolve().parents[2])
     env["PYTHONPATH"] = os.pathsep.join(p for p in (root, env.get("PYTHONPATH", "")) if p)
