@@ -210,7 +210,7 @@ def _chat(url: str) -> bool:
     short = ("--temperature", "0", "--max-tokens", "48")
     _run("predict", LLM, "What is 2+2? Answer with just the number.", *short)
     print()
-    _run("chat", LLM, "What is the capital of France?", *short)
+    _run("chat", LLM, "What is artificial intelligence?", *short)
     print()
     message = {"role": "user", "content": "Name three colours."}
     body = {"model": LLM, "messages": [message], "max_tokens": 48, "temperature": 0}
