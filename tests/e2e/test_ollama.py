@@ -396,6 +396,7 @@ def test_a_model_is_created_from_another(client: ollama.Client) -> None:
         ({"from_": "chat", "parameters": {"stop": ["a"]}}, "stop"),
         ({"from_": "chat", "parameters": {"warmth": 1}}, "warmth"),
         ({"from_": "chat", "template": "{{ .Prompt }}"}, "Jinja"),
+        ({"from_": "chat", "template": "/etc/hostname"}, "Jinja"),
     ],
 )
 def test_what_cannot_be_created_is_said(client: ollama.Client, fields: dict[str, Any], words: str) -> None:

@@ -38,6 +38,8 @@ class Said:
     thinking: str = ""
     tool_calls: list[ToolCall] | None = None
     logprobs: list[TokenLogprob] | None = None
+    first_call: int = 0
+    """The place of the first of `tool_calls` among all of the answer."""
 
 
 @dataclass(slots=True)
@@ -64,7 +66,8 @@ def chat(model: str, said: Said, done: bool, **end: Any) -> OllamaChatResponse:
     """One object of a chat's answer."""
     message = OllamaAnswerMessage(content=said.content, thinking=said.thinking or UNSET)
     if said.tool_calls:
-        message.tool_calls = [_call(c, i) for i, c in enumerate(said.tool_calls) if _is_whole(c)] or UNSET
+        calls = enumerate(said.tool_calls, said.first_call)
+        message.tool_calls = [_call(c, i) for i, c in calls if _is_whole(c)] or UNSET
     logprobs = logprobs_of(said.logprobs) if said.logprobs else UNSET
     return OllamaChatResponse(
         model=model, created_at=datetime.now(UTC), message=message, done=done, logprobs=logprobs, **end
@@ -110,10 +113,11 @@ class Lines:
         """The lines of one delta; with its `finish`, the last."""
         self._collect(delta)
         ended = len(self._calls) if delta.finish is not None else max(self._sent, len(self._calls) - 1)
-        calls, self._sent = self._calls[self._sent : ended], ended
+        said = Said(delta.content, delta.reasoning, self._calls[self._sent : ended], delta.logprobs, self._sent)
+        self._sent = ended
         lines = b""
-        if delta.content or delta.reasoning or delta.logprobs or any(map(_is_whole, calls)):
-            lines += self._line(Said(delta.content, delta.reasoning, calls, delta.logprobs), False)
+        if said.content or said.thinking or said.logprobs or any(map(_is_whole, said.tool_calls or ())):
+            lines += self._line(said, False)
         if delta.finish is not None:
             usage = delta.usage or Usage(prompt_tokens=0)
             lines += self._line(Said(), True, done_reason=_reason(delta.finish), **self._clock.numbers(usage))

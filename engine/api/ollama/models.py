@@ -75,9 +75,9 @@ def _config(source: ModelSpec, body: OllamaCreateRequest) -> dict[str, Any]:
     if sampling:
         config["sampling"] = {**(source.config.get("sampling") or {}), **sampling}
     if body.template:
-        if any(sign in body.template for sign in _GO_TEMPLATE):
+        if "{{" not in body.template or any(sign in body.template for sign in _GO_TEMPLATE):
             raise InvalidInput(
-                "This is a template in Go's language; here, chat templates are in Jinja, as in the model's repository.",
+                "This is no template in Jinja, as chat templates here are, and those in the models' repositories.",
                 field="template",
             )
         config["chat_template"] = body.template

@@ -95,7 +95,7 @@ def test_a_streamed_generate_is_pieces_and_then_the_numbers() -> None:
 
 def test_a_call_is_one_line_when_it_is_whole() -> None:
     def call(name: str, index: int, **arguments: Any) -> dict[str, Any]:
-        function = {"name": name, "arguments": arguments, "index": 0}
+        function = {"name": name, "arguments": arguments, "index": index}
         tool_calls = [{"id": f"id{index}", "function": function}]
         return {"message": {"role": "assistant", "content": "", "tool_calls": tool_calls}, "done": False}
 
