@@ -43,6 +43,48 @@ def reranker(template: str | None = None) -> Path:
     return finish(writer, path)
 
 
+@cache
+def llama() -> Path:
+    """A random Llama of two layers that generates nonsense, in the tokens of all single bytes."""
+    path = Path(mkdtemp(prefix="unimodel-test-")) / "llama.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(2)
+    writer.add_context_length(128)
+    writer.add_embedding_length(64)
+    writer.add_feed_forward_length(96)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_rope_dimension_count(16)
+    writer.add_rope_freq_base(10_000.0)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_vocab_size(260)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(["<s>", "</s>", *_bytes(), "he", "ll"])
+    writer.add_token_types([3, 3, *[1] * 258])
+    writer.add_token_merges(["h e", "l l"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+    writer.add_add_bos_token(True)
+    random = np.random.default_rng(0)
+    add(writer, random, "token_embd.weight", 260, 64)
+    writer.add_tensor("output_norm.weight", np.ones(64, np.float32))
+    for block in ("blk.0", "blk.1"):
+        for name, rows in (("attn_q", 64), ("attn_k", 32), ("attn_v", 32), ("attn_output", 64)):
+            add(writer, random, f"{block}.{name}.weight", rows, 64)
+        for name, shape in (("ffn_gate", (96, 64)), ("ffn_up", (96, 64)), ("ffn_down", (64, 96))):
+            add(writer, random, f"{block}.{name}.weight", *shape)
+        for name in ("attn_norm", "ffn_norm"):
+            writer.add_tensor(f"{block}.{name}.weight", np.ones(64, np.float32))
+    return finish(writer, path)
+
+
+def _bytes() -> list[str]:
+    """The characters that stand for all bytes in GPT-2's tokens: those that can be printed for themselves."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    return [chr(b) for b in plain] + [chr(256 + i) for i in range(256 - len(plain))]
+
+
 def bert(path: Path, pooling: gguf.PoolingType | None = None, tokens: Sequence[str] = TOKENS) -> gguf.GGUFWriter:
     """A writer that has all of a random BERT with two layers of width 32."""
     writer = gguf.GGUFWriter(path, "bert")

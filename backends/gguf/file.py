@@ -19,12 +19,12 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 
 from backends.base import ModelFileError
 from backends.gguf import checks
-from backends.gguf.types import SCALARS, TENSOR_TYPES
+from backends.gguf.types import ENCODERS, SCALARS, TENSOR_TYPES, VOCABULARY
 
 MAGIC = b"GGUF"
 SUFFIX = ".gguf"
-VOCABULARY = "tokenizer.ggml.tokens"
 
+_TOKEN_TYPES, _BYTE_TOKEN = "tokenizer.ggml.token_type", 6
 _STRING, _ARRAY = 8, 9
 _U16, _U32 = 2, 4
 _MAX_PAIRS = 65_536
@@ -40,23 +40,6 @@ _MAX_DIMS = 4
 _WINDOW = 1 << 20
 
 Kind = Literal["generation", "embedding", "rerank"]
-
-ENCODERS = frozenset(
-    {
-        "bert",
-        "eurobert",
-        "gemma-embedding",
-        "jina-bert-v2",
-        "jina-bert-v3",
-        "llama-embed",
-        "modern-bert",
-        "neo-bert",
-        "nomic-bert",
-        "nomic-bert-moe",
-        "t5encoder",
-    }
-)
-"""Architectures that read a whole text at once, and generate none."""
 
 POOLING_RANK = 4
 """The value of ``<arch>.pooling_type`` in a model that scores texts."""
@@ -94,6 +77,10 @@ class Header(NamedTuple):
     """Bytes of the first part."""
     parts: tuple[Path, ...]
     """The files of the model, in their order; just this one unless it is split."""
+    has_all_bytes: bool = False
+    """Whether the vocabulary has a token for each byte, as ``<0x0A>`` or as itself."""
+    has_byte_tokens: bool = False
+    """Whether tokens of the vocabulary are of the type of bytes."""
 
     @property
     def architecture(self) -> str:
@@ -170,6 +157,8 @@ class _Reader:
         self._start = 0
         self._window = b""
         self.position = 0
+        self.has_all_bytes = False
+        self.has_byte_tokens = False
 
     def need(self, count: int) -> None:
         """Raises unless `count` bytes are left."""
@@ -228,12 +217,14 @@ class _Reader:
             self.skip(at)
             self.need(count * head)
 
-    def distinct_texts(self, count: int) -> bool:
-        """Goes over `count` strings; whether all differ up to their first null character. Empty ones do not count."""
+    def vocabulary(self, count: int) -> None:
+        """Goes over `count` tokens. They must differ up to their first null character, but for those that are empty
+        then: llama.cpp aborts on a token that is there twice."""
         unpack, head = _LENGTH.unpack_from, _LENGTH.size
         self.need(count * head)
         seen: set[bytes] = set()
         empty, left, room = 0, count, head
+        add = seen.add
         while left:
             self.need(room)
             self._fill(room)
@@ -243,10 +234,8 @@ class _Reader:
                 end = at + head + length
                 if end > len(window):
                     break
-                text = window[at + head : end]
-                text = text[: text.index(0)] if 0 in text else text
-                if text:
-                    seen.add(text)
+                if length:
+                    add(window[at + head : end])
                 else:
                     empty += 1
                 at, left = end, left - 1
@@ -256,7 +245,16 @@ class _Reader:
                 if length > _MAX_TEXT:
                     raise self.corrupt(f"a text is {length} bytes long; at most {_MAX_TEXT} make sense")
                 room = head + length
-        return len(seen) + empty == count
+        if len(seen) + empty == count and 0 in b"".join(seen):
+            cut = [text.partition(b"\0")[0] for text in seen]
+            seen, empty = set(filter(None, cut)), empty + cut.count(b"")
+        if len(seen) + empty != count:
+            raise self.corrupt("a token is in its vocabulary twice")
+        self.has_all_bytes = all(b"<0x%02X>" % b in seen or bytes((b,)) in seen for b in range(256))
+
+    def token_types(self, count: int) -> None:
+        """Goes over the types of `count` tokens."""
+        self.has_byte_tokens = _BYTE_TOKEN in memoryview(self.take(4 * count)).cast("i")
 
     def _fill(self, count: int) -> None:
         """Moves the window to the position, with at least `count` bytes if the file has them."""
@@ -292,7 +290,18 @@ def _parse(path: Path, reader: _Reader) -> Header:
         end = data_offset + tensors[-1].offset + tensors[-1].nbytes
         if end > reader.size:
             raise reader.truncated(end - reader.size)
-    return Header(path, version, metadata, types, tensors, data_offset, reader.size, (path,))
+    return Header(
+        path,
+        version,
+        metadata,
+        types,
+        tensors,
+        data_offset,
+        reader.size,
+        (path,),
+        reader.has_all_bytes,
+        reader.has_byte_tokens,
+    )
 
 
 def _version(reader: _Reader) -> int:
@@ -351,12 +360,13 @@ def _array(reader: _Reader, key: str) -> tuple[str, Any]:
     if length > limit:
         raise reader.corrupt(f"the array {key!r} claims to have {length} elements; at most {limit} make sense")
     if number == _STRING:
-        if key != VOCABULARY:
-            reader.skip_texts(length)
-        elif not reader.distinct_texts(length):  # on which llama.cpp aborts
-            raise reader.corrupt("a token is in its vocabulary twice")
+        visit = reader.vocabulary if key == VOCABULARY else reader.skip_texts
+        visit(length)
         return "arr[str]", length
     scalar = SCALARS[number]
+    if key == _TOKEN_TYPES and scalar.name == "i32" and length <= _MAX_STRINGS:
+        reader.token_types(length)
+        return "arr[i32]", length
     if length > _KEPT_NUMBERS:
         reader.skip(length * scalar.form.size)
         return f"arr[{scalar.name}]", length

@@ -32,6 +32,7 @@ from backends.gguf.file import Header, Kind
 from backends.gguf.library import Library, library
 from backends.gguf.model import Model
 from backends.gguf.options import GgufOptions
+from backends.gguf.types import ENCODERS, VOCABULARY
 
 Tokens = NDArray[np.int32]
 Rows = NDArray[np.float32]
@@ -40,6 +41,8 @@ _CALL_TOKENS = {"cpu": 256, "cuda": 2048}
 """Texts are put side by side up to this many tokens. On a CPU, more measured slower by the token: attention is computed
 between all tokens of a call, and discarded between texts."""
 _CALL_TEXTS = 64
+_ROOM_STEP = 256
+"""A call has room for a multiple of this many tokens: llama.cpp aborts where the texts cannot share the room evenly."""
 _DEFAULT_CONTEXT = 8192
 _DEFAULT_CAUSAL_CONTEXT = 2048
 """Of models that can generate: llama.cpp computes the likelihoods of all next tokens for all tokens of a text, too."""
@@ -88,28 +91,31 @@ class PooledModel:
         options.check()
         self.library: Library = library()
         self._api = api = self.library.api
+        if device.kind == "cuda" and not api.llama_supports_gpu_offload():
+            raise InvalidOption(
+                "The installed llama-cpp-python computes on the CPU only. Register the model with device=cpu, or "
+                "install a build of llama-cpp-python for CUDA.",
+                field="config.device",
+            )
+        _check_width(header)
+        self.length = _length(header, options)
+        self.threads = options.threads or device.threads
+        self._call_tokens = _CALL_TOKENS[device.kind]
+        self._room = -(-max(self.length, self._call_tokens) // _ROOM_STEP) * _ROOM_STEP
+        self._bytes = _check_memory(header, self._room, device)
         self._handle: Any = None
         self.model = Model(self.library, path, device, GgufOptions(gpu_layers=options.gpu_layers, mmap=options.mmap))
         try:
-            self.causal = is_causal(header)
-            self.length = _length(self.model, options, self.causal)
-            self.threads = options.threads or device.threads
-            self._call_tokens = _CALL_TOKENS[device.kind]
-            self._room = max(self.length, self._call_tokens)
             self._encodes = bool(api.llama_model_has_encoder(self.model.handle))
             if self._encodes and api.llama_model_has_decoder(self.model.handle):
-                raise ModelFileError(f"{path.name} translates one text into another; it cannot make numbers of one.")
+                raise ModelFileError(f"{path.name} makes a text of another; it cannot make numbers of one.")
             self._call_texts = _CALL_TEXTS if self.model.cuttable else 1  # llama.cpp cuts others to equal lengths
-            self._bytes = _check_memory(header, self.model, self._room, self.causal, device)
             self._open(pooling)
         except BaseException:
             self.close()
             raise
-        self.width = int(
-            api.llama_model_n_cls_out(self.model.handle)
-            if pooling == "rank"
-            else api.llama_model_n_embd_out(self.model.handle)
-        )
+        count = api.llama_model_n_cls_out if pooling == "rank" else api.llama_model_n_embd_out
+        self.width = int(count(self.model.handle))
 
     def _open(self, pooling: str) -> None:
         api = self._api
@@ -248,29 +254,40 @@ class PooledBackend(TensorBackend):
 def is_causal(header: Header) -> bool:
     """Whether a token of this model sees only those before it."""
     causal = header.own("attention.causal")
-    return bool(causal) if causal is not None else header.architecture not in file.ENCODERS
+    return bool(causal) if causal is not None else header.architecture not in ENCODERS
 
 
-def _length(model: Model, options: PooledOptions, causal: bool) -> int:
+def _check_width(header: Header) -> None:
+    """Raises `ModelFileError` if the model claims to make vectors of a width that nothing in it has."""
+    width = header.own("embedding_length_out")
+    if not width or width == header.own("embedding_length"):
+        return
+    if not any(width in t.shape for t in header.tensors if not t.name.startswith(("blk.", "token_embd."))):
+        raise ModelFileError(f"{header.path.name} is corrupt: nothing in it makes vectors of {width} elements.")
+
+
+def _length(header: Header, options: PooledOptions) -> int:
     """Tokens of the longest text."""
+    trained = header.own("context_length")
+    if not trained:
+        raise ModelFileError(f"{header.path.name} does not say how long its texts may be (context_length).")
     if options.max_context_length is None:
-        return min(model.trained_context, _DEFAULT_CAUSAL_CONTEXT if causal else _DEFAULT_CONTEXT)
-    if options.max_context_length > model.trained_context:
+        return min(int(trained), _DEFAULT_CAUSAL_CONTEXT if is_causal(header) else _DEFAULT_CONTEXT)
+    if options.max_context_length > trained:
         raise InvalidOption(
-            f"Option max_context_length must be at most {model.trained_context}, for which the model was trained; "
+            f"Option max_context_length must be at most {trained}, for which the model was trained; "
             f"got {options.max_context_length}.",
             field="config.max_context_length",
         )
     return options.max_context_length
 
 
-def _check_memory(header: Header, model: Model, room: int, causal: bool, device: Device) -> int:
+def _check_memory(header: Header, room: int, device: Device) -> int:
     """Bytes that the model takes. Raises `OutOfMemory` if they are not there."""
-    settings = Settings(
-        cells=room, sequences=1, batch_tokens=room, outputs=room if causal else 1, threads=1, flash_attention="off"
-    )
-    need = memory.need(header, settings, model.vocab_size, 0)
-    left = device.memory_bytes if device.kind != "cpu" else memory.available()
+    outputs = room if is_causal(header) else 1
+    settings = Settings(sequences=1, length=room, batch_tokens=room, outputs=outputs, threads=1, flash_attention="off")
+    need = memory.need(header, [settings], header.length(VOCABULARY) or 0, 0)
+    left = memory.available() if device.kind == "cpu" else device.memory_bytes
     if left is not None and need.total > left:
         raise OutOfMemory(
             f"{header.path.name} needs {need.total >> 20} MiB ({need}), and {left >> 20} MiB are left. "

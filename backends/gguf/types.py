@@ -1,4 +1,4 @@
-"""The types that a GGUF file may hold: of values in its metadata, and of tensors."""
+"""What a GGUF file may hold: the types of values in its metadata, those of tensors, and names that tell much."""
 
 from __future__ import annotations
 
@@ -75,3 +75,23 @@ TENSOR_TYPES: dict[int, TensorType] = {
     42: TensorType("Q2_0", 64, 18),
 }
 """By their number in the file. Numbers that are missing were given up."""
+
+VOCABULARY = "tokenizer.ggml.tokens"
+"""The key of the tokens."""
+
+ENCODERS = frozenset(
+    {
+        "bert",
+        "eurobert",
+        "gemma-embedding",
+        "jina-bert-v2",
+        "jina-bert-v3",
+        "llama-embed",
+        "modern-bert",
+        "neo-bert",
+        "nomic-bert",
+        "nomic-bert-moe",
+        "t5encoder",
+    }
+)
+"""Architectures that read a whole text at once, and generate none."""

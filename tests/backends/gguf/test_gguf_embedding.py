@@ -100,6 +100,16 @@ def test_a_text_that_is_too_long_is_refused_with_both_numbers(minilm: GgufEmbedd
         ask(minilm, "a " * 511)
 
 
+@pytest.mark.parametrize("length", [100, 300, 511])
+def test_any_length_of_the_context_will_do(loaded: Any, length: int) -> None:
+    for path in (models_gguf.minilm(), models_gguf.smollm2()):
+        backend, info = loaded(path, max_context_length=length)
+        assert info.metadata["context_length"] == str(length)
+        texts = ["a " * (length - 10), *["happy"] * 70]
+        answer = ask(backend, *texts)
+        assert np.ptp(answer["embedding"][1:], axis=0).max() < 2e-3
+
+
 def test_truncation_cuts_the_end_and_keeps_the_closing_token(loaded: Any) -> None:
     backend, _ = loaded(models_gguf.minilm(), truncate=True, max_context_length=10)
     long = ask(backend, "the cat sat on the mat with a dog and another cat")
@@ -204,6 +214,15 @@ def test_a_broken_file_is_refused(loaded: Any, tmp_path: Path) -> None:
     path = tmp_path / "broken.gguf"
     path.write_bytes(models_gguf.minilm().read_bytes()[:-1000])
     with pytest.raises(ModelFileError, match="is truncated: 1000 bytes are missing"):
+        loaded(path)
+
+
+def test_a_width_that_nothing_has_is_refused(loaded: Any, tmp_path: Path) -> None:
+    path = tmp_path / "wide.gguf"
+    writer = models_gguf.bert(path, pooling=gguf.PoolingType.MEAN)
+    writer.add_uint32("bert.embedding_length_out", 48)
+    models_gguf.finish(writer, path)
+    with pytest.raises(ModelFileError, match="nothing in it makes vectors of 48 elements"):
         loaded(path)
 
 

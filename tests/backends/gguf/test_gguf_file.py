@@ -39,7 +39,7 @@ def refused(folder: Path, data: bytes) -> str:
 
 
 def test_it_finds_what_the_reference_reader_finds() -> None:
-    for path in (models_gguf.smollm2(), models_gguf.minilm()):
+    for path in (models_gguf.llama(), models_gguf.minilm()):
         found, reference = read_header(path), gguf.GGUFReader(path)
         assert [(t.name, t.type, t.shape, t.nbytes) for t in found.tensors] == [
             (t.name, t.tensor_type.name, tuple(t.shape.tolist()), t.n_bytes) for t in reference.tensors
@@ -80,10 +80,10 @@ def test_every_type_of_value(tmp_path: Path, version: int) -> None:
 
 
 def test_long_arrays_are_their_length(tmp_path: Path) -> None:
-    many = [f"token {i}" * 40 for i in range(10_000)]  # several windows of the reader
+    many = [f"token {i}" * 40 for i in range(10_000)] + ["x" * 2_000_000]  # several windows of the reader
     pairs = [ARCHITECTURE, pair("a", "arr[str]", many), pair("b", "arr[i32]", range(5000)), pair("c", "u8", 7)]
     found = read(tmp_path, header([*pairs, pair("tokenizer.ggml.tokens", "arr[str]", many)]))
-    assert [found.metadata[k] for k in ("a", "b", "c", "tokenizer.ggml.tokens")] == [10_000, 5000, 7, 10_000]
+    assert [found.metadata[k] for k in ("a", "b", "c", "tokenizer.ggml.tokens")] == [10_001, 5000, 7, 10_001]
     assert found.length("b") == 5000
 
 
@@ -245,6 +245,8 @@ def test_numbers_that_lie(tmp_path: Path, case: str) -> None:
 
 # --- what llama.cpp would abort on ----------------------------------------------------------------------------------
 
+BYTES = [bytes((b,)) if 32 <= b < 64 else b"<0x%02X>" % b for b in range(256)]
+
 NONSENSE: dict[str, tuple[list[bytes], str]] = {
     "no layers": ([pair("llama.block_count", "u32", 0)], "0 layers"),
     "many layers": ([pair("llama.block_count", "u32", 513)], "513 layers"),
@@ -263,7 +265,28 @@ NONSENSE: dict[str, tuple[list[bytes], str]] = {
         [pair("llama.attention.head_count", "u32", 9), pair("llama.embedding_length", "u32", 100)],
         "9 attention heads cannot share a width of 100",
     ),
-    "negative heads": ([pair("llama.attention.head_count", "i32", -1)], "numbers -1 and -1"),
+    "a type": ([pair("llama.context_length", "str", "long")], "is of type str; it must be u32"),
+    "a list of layers": ([pair("llama.block_count", "arr[u32]", [2])], "is of type arr[u32]; it must be u32"),
+    "negative heads": ([pair("llama.attention.head_count", "arr[i32]", [1, -1])], "no list of a number for each layer"),
+    "many heads": ([pair("llama.attention.head_count", "arr[u32]", [1] * 2000)], "no list of a number for each layer"),
+    "keys and values": (
+        [pair("general.architecture", "str", "bert"), pair("bert.attention.head_count", "u32", 4),
+         pair("bert.embedding_length", "u32", 32), pair("bert.attention.key_length", "u32", 16)],
+        "its keys have 16 elements, and its values 8",
+    ),
+    "an epsilon": ([pair("llama.attention.layer_norm_rms_epsilon", "f32", -1.0)], "with an epsilon of -1.0"),
+    "an epsilon that is no number": (
+        [pair("llama.attention.layer_norm_epsilon", "f32", float("nan"))], "with an epsilon of nan"
+    ),
+    "bytes without tokens": (
+        [pair("tokenizer.ggml.model", "str", "llama"), pair("tokenizer.ggml.tokens", "arr[str]", BYTES[:-1])],
+        "falls back to single bytes",
+    ),
+    "tokens of bytes": (
+        [pair("tokenizer.ggml.model", "str", "bert"), pair("tokenizer.ggml.tokens", "arr[str]", ["a"]),
+         pair("tokenizer.ggml.token_type", "arr[i32]", [6])],
+        "its tokenizer knows no bytes",
+    ),
     "experts used": ([pair("llama.expert_count", "u32", 4), pair("llama.expert_used_count", "u32", 5)], "5 of 4"),
     "experts without use": ([pair("llama.expert_count", "u32", 4)], "0 of 4 experts"),
     "used experts without any": ([pair("llama.expert_used_count", "u32", 1)], "1 of 0 experts"),
@@ -291,7 +314,18 @@ NONSENSE: dict[str, tuple[list[bytes], str]] = {
 @pytest.mark.parametrize("case", NONSENSE)
 def test_metadata_that_make_no_sense(tmp_path: Path, case: str) -> None:
     pairs, sentence = NONSENSE[case]
-    assert sentence in refused(tmp_path, header([ARCHITECTURE, *pairs]))
+    own = [] if b"general.architecture" in pairs[0] else [ARCHITECTURE]
+    assert sentence in refused(tmp_path, header([*own, *pairs]))
+
+
+def test_bytes_may_be_tokens_as_themselves(tmp_path: Path) -> None:
+    pairs = [pair("tokenizer.ggml.model", "str", "llama"), pair("tokenizer.ggml.tokens", "arr[str]", BYTES)]
+    assert read(tmp_path, header([ARCHITECTURE, *pairs])).has_all_bytes
+
+
+def test_a_single_expert_that_is_none(tmp_path: Path) -> None:
+    dense = [pair("general.architecture", "str", "hunyuan-dense"), pair("hunyuan-dense.expert_count", "u32", 1)]
+    assert read(tmp_path, header(dense)).own("expert_count") == 1
 
 
 def test_empty_tokens_are_no_duplicates(tmp_path: Path) -> None:
