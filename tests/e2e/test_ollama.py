@@ -292,6 +292,16 @@ def test_texts_become_vectors(client: ollama.Client) -> None:
     assert client.show("embedder").capabilities == ["embedding"]
 
 
+def test_a_text_that_is_too_long_is_cut_if_the_model_was_so_registered(server: Server, client: ollama.Client) -> None:
+    text = "word " * 600
+    assert "--set truncate=true" in refused(lambda: client.embed("embedder", text, truncate=False)).error
+    server.register("cutter", model("minilm-gguf", "model.gguf"), config={"truncate": True})
+    answer = client.embed("cutter", text, truncate=True)
+    assert (answer.prompt_eval_count or 0) <= 512
+    assert refused(lambda: client.embed("cutter", text, truncate=False)).status_code == 400
+    client.delete("cutter")
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [

@@ -170,7 +170,7 @@ class OllamaEmbedRequest(_Request, kw_only=True):
 
     input: str | list[str]
     truncate: bool | None = None
-    """Refused if true: an input that is too long is an error."""
+    """Whether an input that is too long is cut; refused unless it says what the model was registered with."""
     dimensions: int | None = None
     """How many numbers of each embedding are kept."""
 

@@ -29,10 +29,17 @@ _decode = msgspec.json.Decoder(_Vectors).decode
 _decode_vectors = msgspec.json.Decoder(list[list[float]]).decode
 
 
-def check(spec: ModelSpec, given: dict[str, Any] | None) -> None:
-    """Raises `InvalidInput` for a model of another task, and for options: none means anything here."""
+def check(spec: ModelSpec, given: dict[str, Any] | None, truncate: bool | None = None) -> None:
+    """Raises `InvalidInput` for a model of another task, or that cuts texts otherwise, and for options: none means
+    anything here."""
     if spec.task != TASK:
         raise InvalidInput(f"Model {spec.name!r} is for the task {spec.task}, and embeds nothing.", field="model")
+    if truncate is not None and truncate != bool(spec.config.get("truncate")):
+        raise InvalidInput(
+            "Whether texts that are too long are cut is set when a model is registered: unimodel register --set "
+            f"truncate={'true' if truncate else 'false'}.",
+            field="truncate",
+        )
     wishes = options.read(given)
     named = [f for f in options.Options.__struct_fields__ if getattr(wishes, f) is not None]
     if named:

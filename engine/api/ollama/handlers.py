@@ -115,9 +115,7 @@ class Handlers:
         body = call.decode(OllamaEmbedRequest)
         spec = _spec(call, body.model)
         keep_alive = _seconds(body.keep_alive)
-        embeddings.check(spec, body.options)
-        if body.truncate:
-            raise InvalidInput("A text that is too long is not cut; leave truncate out.", field="truncate")
+        embeddings.check(spec, body.options, body.truncate)
         texts = [body.input] if isinstance(body.input, str) else body.input
         entry, clock = await _ready(call, spec)
         try:
