@@ -36,8 +36,8 @@ def reranker(template: str | None = None) -> Path:
     random = np.random.default_rng(1)
     add(writer, random, "cls.weight", 32, 32)
     add(writer, random, "cls.bias", 32)
-    add(writer, random, "cls.output.weight", 1, 32)
     add(writer, random, "cls.output.bias", 1)
+    add(writer, random, "cls.output.weight", 1, 32)  # the last one, since it needs no padding
     if template is not None:
         writer.add_string("tokenizer.chat_template.rerank", template)
     return finish(writer, path)

@@ -25,7 +25,7 @@ from backends.base import (
 from backends.discovery import available, choose
 from engine import model_options
 from engine.errors import UniModelError
-from tests import models, models_sklearn
+from tests import models, models_gguf, models_sklearn
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = ROOT / "tests" / "plugins"
@@ -36,6 +36,8 @@ TENSORS: dict[str, Callable[[], Path]] = {
     "onnx magika": models.magika,
     **{f"sklearn {name}": partial(models_sklearn.path, name) for name in models_sklearn.BUILDERS},
     "sklearn iris skops": partial(models_sklearn.path, "iris", ".skops"),
+    "gguf-embedding minilm": models_gguf.minilm,
+    "gguf-rerank tiny": models_gguf.reranker,
 }
 
 PLUGIN_FILES: dict[str, Callable[[], Path]] = {"python example": lambda: ROOT / "examples" / "sentiment_plugin.py"}
