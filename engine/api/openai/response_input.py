@@ -112,11 +112,12 @@ def translate_input(given: str | list[dict[str, Any]], instructions: str | None)
     return messages
 
 
-def _without_nulls(value: Any) -> Any:
-    """A JSON value in which null is the same as nothing, as clients send items back with all their empty fields."""
-    if isinstance(value, dict):
-        return {key: _without_nulls(v) for key, v in value.items() if v is not None}
-    return [_without_nulls(v) for v in value] if isinstance(value, list) else value
+def _without_nulls(value: Any, depth: int = 3) -> Any:
+    """An item in which null is the same as nothing, down to its parts: clients send items back with all their empty
+    fields."""
+    if isinstance(value, dict) and depth:
+        return {key: _without_nulls(v, depth - 1) for key, v in value.items() if v is not None}
+    return [_without_nulls(v, depth - 1) for v in value] if isinstance(value, list) and depth else value
 
 
 def _add(messages: list[Message], item: Item, field: str) -> None:

@@ -81,7 +81,9 @@ def test_items_of_all_kinds() -> None:
                 "role": "assistant",
                 "status": "completed",
                 "phase": None,
-                "content": [{"type": "output_text", "text": "let me see", "annotations": [], "logprobs": []}],
+                "content": [
+                    {"type": "output_text", "text": "let me see", "annotations": [], "logprobs": [], "parsed": None}
+                ],
             },
             {
                 "type": "function_call",
