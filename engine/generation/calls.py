@@ -206,19 +206,18 @@ class CallParser:
         if not self._text[begin:].startswith("{"):
             raise NotACall
         reading = self._object()
-        while True:
+        while not (head := _HEAD.match(self._text, begin)):
+            self._check_beginning(begin)
             try:
                 next(reading)
             except StopIteration as done:
                 self._emit(*_parts_of(done.value))
                 return
-            self._check_beginning(begin)
-            if not self._whole and (head := _HEAD.match(self._text, begin)):
-                break
             yield
         self._at = head.end()
         yield from self._arguments(_unquoted(head[2]))
         yield from self._rest_of_object()
+        self._commit()
 
     def _check_beginning(self, begin: int) -> None:
         """Raises `NotACall` as soon as an object shows that it is none."""

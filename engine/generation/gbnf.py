@@ -332,7 +332,7 @@ class _Writer:
             least, part = 0, without_empty(part)
         if part == NEVER:
             return '""'
-        if isinstance(part, Chars | Rule):
+        if isinstance(part, Text | Chars | Rule):
             item = self._item(part, name)
         else:
             item = self._helper(name, self._choices(part, name))

@@ -159,6 +159,8 @@ class _Converter:
         ]
         if NEVER in prefix:
             most = min(prefix.index(NEVER), len(prefix) if most is None else most)
+        if most is not None and least > most:
+            return NEVER
         rest: Node = NEVER
         if "items" in plain or len(prefix) < max(least, 1):
             rest = self.value(plain.get("items", True), f"{path}items.")
@@ -182,8 +184,6 @@ class _Converter:
     @staticmethod
     def _elements(item: Node, least: int, most: int | None, space: Node) -> Node:
         """An array of items of one kind."""
-        if most is not None and least > most:
-            return NEVER
         empty = seq("[", space, "]")
         if item == NEVER or most == 0:
             return NEVER if least else empty
@@ -226,7 +226,7 @@ class _Converter:
     def _extra(self, plain: Plain, path: str) -> Node:
         """A member that is not known by name; `NEVER` where none is allowed."""
         names = self._names(plain)
-        additional = plain.get("additionalProperties", not names)
+        additional = plain.get("additionalProperties", not plain.get("properties"))
         patterns: dict[str, Schema] = plain.get("patternProperties", {})
         if patterns:
             if len(patterns) > 1 or names or additional is not False:

@@ -32,7 +32,7 @@ _SHORT = {"\b": "b", "\t": "t", "\n": "n", "\f": "f", "\r": "r", '"': '"', "\\":
 """Characters that JSON has an escape of its own for."""
 _CONTROLS = Chars(((0, 0x1F),))
 _RAW = ~(_CONTROLS | one_of('"\\'))
-_NOT_ASCII = Chars(((0x80, 0x10FFFF),))
+_NOT_ASCII = Chars(((0x7F, 0x10FFFF),))
 _DIGIT = one_of("0123456789")
 _MANY_RANGES = 40
 
@@ -67,7 +67,7 @@ def _character(grammar: Grammar, allowed: Chars) -> Node:
 
 
 def _escapes(characters: Chars) -> Node:
-    """Characters beyond ASCII as ``\\uXXXX``, in pairs where they are beyond 16 bits."""
+    """Characters beyond printable ASCII as ``\\uXXXX``, in pairs where they are beyond 16 bits."""
     choices: list[Node] = []
     for low, high in (characters & (Chars(((0, 0xD7FF), (0xE000, 0xFFFF))))).ranges:
         choices.append(seq("\\u", _digits(low, high, 16, 4)))

@@ -67,7 +67,10 @@ class _Budget:
             raise TooMuchWork("it makes too much text")
 
     def weigh(self, *values: Any) -> int:
-        """Roughly the characters that values have as text. Lists that hold themselves many times cannot hide it."""
+        """Roughly the characters that values have as text, or the bytes that they take if those are more.
+
+        A list that is in another many times counts as often.
+        """
         total = 0
         pending = list(values)
         while pending:
@@ -75,10 +78,10 @@ class _Budget:
             if isinstance(value, str):
                 total += len(value)
             elif isinstance(value, list | tuple):
-                total += 2 * len(value) + 2
+                total += 64 + 8 * len(value)
                 pending += value
             elif isinstance(value, dict):
-                total += 4 * len(value) + 2
+                total += 64 + 16 * len(value)
                 pending += value.keys()
                 pending += value.values()
             else:

@@ -1,0 +1,66 @@
+"""JSON Schema taken apart: whether values fit is what the reference implementation says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.errors import InvalidInput
+from engine.generation.json_schema import Schemas, all_of, same, type_of
+from tests.engine.generation.json_schemas import Schema, documents, schemas, values
+
+
+@settings(max_examples=50)
+@given(documents(), st.lists(values, min_size=3, max_size=6))
+def test_values_fit_as_the_reference_says(schema: Schema, some: list[Any]) -> None:
+    validator = jsonschema.Draft202012Validator(schema)
+    for value in some:
+        try:
+            fits = Schemas(schema, "schema").fits(schema, value)
+        except InvalidInput:
+            return
+        assert fits == validator.is_valid(value), value
+
+
+@settings(max_examples=100)
+@given(schemas(1, references=False), schemas(1, references=False), st.lists(values, min_size=2, max_size=5))
+def test_what_fits_both_of_two(a: Schema, b: Schema, some: list[Any]) -> None:
+    try:
+        for value in some:
+            fitting = [Schemas(s, "schema").fits(s, value) for s in (a, b)]
+            both = all_of(a, b)
+            assert Schemas(both, "schema").fits(both, value) == all(fitting)
+    except InvalidInput:
+        return
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "equal"),
+    [
+        (1, 1.0, True),
+        (1, True, False),
+        (0, False, False),
+        ([1, {"a": 2.0}], [1.0, {"a": 2}], True),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}, True),
+        ("1", 1, False),
+        (None, False, False),
+    ],
+)
+def test_equality_is_that_of_json(a: Any, b: Any, equal: bool) -> None:
+    assert same(a, b) == equal
+
+
+def test_types_are_the_narrowest() -> None:
+    kinds = [type_of(value) for value in (None, True, 1, 1.0, 1.5, "", [], {})]
+    assert kinds == ["null", "boolean", "integer", "integer", "number", "string", "array", "object"]
+
+
+def test_alternatives_of_alternatives_are_bounded() -> None:
+    some = {"anyOf": [{"title": str(i), "maxLength": i} for i in range(30)]}
+    schema = {"allOf": [some, {"anyOf": [{"minLength": i} for i in range(30)]}]}
+    with pytest.raises(InvalidInput, match="too many combinations"):
+        Schemas(schema, "schema").plain(schema)
