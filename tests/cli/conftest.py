@@ -1,6 +1,7 @@
 """Runs the real command as a process of its own, against a real server, or a stand-in for what one seldom does."""
 
 import contextlib
+import importlib.util
 import io
 import json
 import os
@@ -137,7 +138,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
 @pytest.fixture(scope="session")
 def smol(served: Cli) -> str:
     """The name of a small LLM that the server of `served` serves."""
-    pytest.importorskip("llama_cpp")
+    if importlib.util.find_spec("llama_cpp") is None:  # importing it here would be slow
+        pytest.skip("llama-cpp-python is not installed")
     served.ok("register", "smol", models.model("smollm2", "model.gguf"), "--set", "max_context_length=2048")
     return "smol"
 
