@@ -56,6 +56,14 @@ def refused(call: Callable[[], Any]) -> ollama.ResponseError:
     return e.value
 
 
+def cancelled(server: Server) -> float:
+    """How many requests to the LLM were cancelled."""
+    line = re.search(
+        r'unimodel_requests_total{model="chat",outcome="cancelled",version="1"} (.*)', server.http.get("/metrics").text
+    )
+    return float(line[1]) if line else 0.0
+
+
 def loaded(client: ollama.Client) -> dict[str, Any]:
     """The loaded models, by name."""
     return {str(m.model): m for m in client.ps().models}
@@ -204,14 +212,18 @@ def test_tools_and_their_results_are_part_of_a_chat(client: ollama.Client) -> No
     assert answer.message.content or answer.message.tool_calls
 
 
-def test_a_client_that_goes_away_frees_its_place(server: Server, client: ollama.Client) -> None:
-    before = server.status("chat")["requests"]
-    stream = client.chat("chat", QUESTION, options={"num_predict": 900, "seed": 1, "repeat_penalty": 1.3}, stream=True)
-    assert isinstance(stream, Iterator)
-    next(stream)
-    next(stream)
-    stream.close()  # type: ignore[attr-defined]
-    wait_until(lambda: server.status("chat")["requests"] == before + 1)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_goes_away_frees_its_place(server: Server, client: ollama.Client, stream: bool) -> None:
+    before = cancelled(server)
+    options = {"num_predict": 900, "seed": 1, "repeat_penalty": 1.3}
+    if stream:
+        answer = client.chat("chat", QUESTION, options=options, stream=True)
+        next(answer)
+        answer.close()
+    else:
+        with ollama.Client(host=server.url, timeout=0.5) as impatient, pytest.raises(httpx.ReadTimeout):
+            impatient.chat("chat", QUESTION, options=options)
+    wait_until(lambda: cancelled(server) == before + 1)
     assert client.chat("chat", QUESTION, options={"num_predict": 1}).done
 
 
