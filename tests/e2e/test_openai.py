@@ -486,6 +486,9 @@ def test_errors_name_what_is_wrong(client: OpenAI) -> None:
         ({"functions": [{"name": "f"}]}, "functions"),
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"tool_choice": "required"}, "tool_choice"),
+        ({"extra_body": {"regex": "(("}}, "regex"),
+        ({"extra_body": {"stop_token_ids": [10**6]}}, "stop_token_ids"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
     ):
         with pytest.raises(openai.BadRequestError) as bad:
             ask(client, **fields)

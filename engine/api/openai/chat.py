@@ -12,10 +12,12 @@ from engine.api.dialect import Call, EventStream, Reply
 from engine.api.openai.chat_chunks import ChatChunks
 from engine.api.openai.chat_request import ChatCompletionRequest, translate
 from engine.api.openai.common import (
+    CHAT_NAMES,
     ChoiceLogprob,
     CompletionUsage,
     Head,
     choice_logprobs,
+    naming,
     usage_of,
     wrong_model,
 )
@@ -85,14 +87,18 @@ async def create_chat_completion(call: Call) -> Reply | EventStream:
     head = Head.of("chatcmpl-", body.model, entry.spec)
     logprobs = request.logprobs is not None
     if body.stream:
-        deltas = plugin_deltas(call, entry, body) if is_plugin(entry) else await call.generate(entry, request)
         include_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-        return EventStream(_events(deltas, ChatChunks(head, request.choices, logprobs, include_usage)))
+        chunks = ChatChunks(head, request.choices, logprobs, include_usage)
+        if is_plugin(entry):
+            return EventStream(_events(plugin_deltas(call, entry, body), chunks))
+        with naming(CHAT_NAMES):
+            return EventStream(_events(await call.generate(entry, request), chunks))
     if is_plugin(entry):
         answer = completed(head, [await plugin_completion(call, entry, body)], logprobs)
         answer.usage = None
         return Reply(answer)
-    return Reply(completed(head, await call.complete(entry, request), logprobs))
+    with naming(CHAT_NAMES):
+        return Reply(completed(head, await call.complete(entry, request), logprobs))
 
 
 def completed(head: Head, completions: list[Completion], logprobs: bool) -> ChatCompletion:

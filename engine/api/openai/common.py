@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -93,14 +94,41 @@ def convert(value: Any, kind: Any, field: str) -> Any:
         raise InvalidInput(f"{text}.", field=field + where.rstrip("`")) from None
 
 
+Names = Mapping[str, str]
+"""How the engine's names of fields become OpenAI's: patterns of their beginnings, and what stands for those."""
+
+_OF_SAMPLING = {
+    r"response_format\.(grammar|regex)\b": r"\1",
+    r"stop_tokens\b": "stop_token_ids",
+    r"template_options\b": "chat_template_kwargs",
+}
+CHAT_NAMES: Names = {
+    **_OF_SAMPLING,
+    r"response_format\.json_schema\b": "response_format.json_schema.schema",
+    r"tools\.(\d+)\b": r"tools[\1].function",
+    r"continue_message\b": "continue_final_message",
+    r"prompt\b": "messages",
+}
+COMPLETION_NAMES: Names = _OF_SAMPLING
+RESPONSE_NAMES: Names = {
+    **_OF_SAMPLING,
+    r"response_format\.json_schema\b": "text.format.schema",
+    r"response_format\b": "text.format",
+    r"tools\.(\d+)\b": r"tools[\1]",
+    r"max_tokens\b": "max_output_tokens",
+    r"(prompt|messages)\b": "input",
+}
+
+
 @contextmanager
-def fields_without(prefix: str) -> Iterator[None]:
-    """Gives the fields that errors name the names that they have in OpenAI's bodies, where a prefix is not."""
+def naming(names: Names) -> Iterator[None]:
+    """Gives the fields that errors name the names that they have in OpenAI's bodies."""
     try:
         yield
     except UniModelError as e:
-        if e.field is not None:
-            e.field = e.field.removeprefix(prefix)
+        found = next((m for pattern in names if (m := re.match(pattern, e.field or ""))), None)
+        if found is not None and e.field is not None:
+            e.field = found.expand(names[found.re.pattern]) + e.field[found.end() :]
         raise
 
 

@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from engine.api.dialect import Call, EventStream, Reply
 from engine.api.openai.chat_request import MAX_CHOICES
-from engine.api.openai.common import CompletionUsage, Head, usage_of, wrong_model
+from engine.api.openai.common import COMPLETION_NAMES, CompletionUsage, Head, naming, usage_of, wrong_model
 from engine.api.openai.completion_chunks import CompletionChunks, CompletionLogprobs, completion_logprobs
 from engine.api.openai.prompts import complete_all, merged
 from engine.api.openai.sampling import Count, SamplingFields, StreamOptions, Token, choose_format, fill_sampling
@@ -80,10 +80,12 @@ async def create_completion(call: Call) -> Reply | EventStream:
         raise wrong_model(entry, "completion")
     head = Head.of("cmpl-", body.model, entry.spec)
     if not body.stream:
-        return Reply(completed(head, await complete_all(call, entry, requests), echoes, body.logprobs))
+        with naming(COMPLETION_NAMES):
+            return Reply(completed(head, await complete_all(call, entry, requests), echoes, body.logprobs))
     include_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
     chunks = CompletionChunks(head, len(requests), body.n or 1, echoes, body.logprobs, include_usage)
-    first = await call.generate(entry, requests[0])
+    with naming(COMPLETION_NAMES):
+        first = await call.generate(entry, requests[0])
     return EventStream(_events(merged(first, requests[1:], lambda r: call.generate(entry, r)), chunks))
 
 

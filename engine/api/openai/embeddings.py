@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from engine.api.dialect import Call, Reply
 from engine.api.http import encode_json
-from engine.api.openai.common import fields_without, wrong_model
+from engine.api.openai.common import naming, wrong_model
 from engine.api.openai.sampling import LARGEST
 from engine.errors import InvalidInput
 from engine.pool import Entry
@@ -80,7 +80,7 @@ async def create_embedding(call: Call) -> Reply:
     wishes: dict[str, Any] = {"usage": True} if counts_tokens(entry) else {}
     if body.dimensions is not None:
         wishes["dimensions"] = body.dimensions
-    with fields_without("parameters."):
+    with naming({r"parameters\.": ""}):
         answer = await call.predict(entry, JsonInput(encode_json(texts), rows=len(texts)), encode_json(wishes))
     return Reply(answered(body, answer.data if isinstance(answer, JsonAnswer) else b""))
 

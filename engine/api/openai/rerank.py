@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from engine.api.dialect import Call, Reply
 from engine.api.http import encode_json
-from engine.api.openai.common import fields_without, new_id, wrong_model
+from engine.api.openai.common import naming, new_id, wrong_model
 from engine.api.openai.embeddings import PromptUsage, counts_tokens, prompt_usage
 from engine.api.openai.sampling import LARGEST
 from engine.errors import InvalidInput
@@ -85,7 +85,7 @@ async def create_ranking(call: Call) -> Reply:
         raise wrong_model(entry, "reranking")
     wishes = {**({"usage": True} if counts_tokens(entry) else {}), **({"top_n": body.top_n} if body.top_n else {})}
     pairs = encode_json({"query": body.query, "documents": texts})
-    with fields_without("input."), fields_without("parameters."):
+    with naming({r"(parameters|input)\.": ""}):
         answer = await call.predict(entry, JsonInput(pairs, rows=len(texts)), encode_json(wishes))
     return Reply(answered(body, texts, answer.data if isinstance(answer, JsonAnswer) else b""))
 

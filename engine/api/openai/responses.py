@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from engine.api.dialect import Call, EventStream, Reply
-from engine.api.openai.common import Head, wrong_model
+from engine.api.openai.common import RESPONSE_NAMES, Head, naming, wrong_model
 from engine.api.openai.response_events import ResponseEvents
 from engine.api.openai.response_object import begun, completed
 from engine.api.openai.response_request import ResponseRequest, translate_response
@@ -21,10 +21,11 @@ async def create_response(call: Call) -> Reply | EventStream:
     if entry.spec.info.generation is None:
         raise wrong_model(entry, "responses")
     head = Head.of("resp_", body.model, entry.spec)
-    if not body.stream:
+    with naming(RESPONSE_NAMES):
+        if body.stream:
+            return EventStream(_events(await call.generate(entry, request), ResponseEvents(begun(head, body))))
         (completion,) = await call.complete(entry, request)
         return Reply(completed(head, body, completion))
-    return EventStream(_events(await call.generate(entry, request), ResponseEvents(begun(head, body))))
 
 
 async def _events(deltas: AsyncGenerator[list[Delta], None], events: ResponseEvents) -> AsyncGenerator[bytes, None]:

@@ -8,14 +8,11 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import pytest
 from openai.types import CreateEmbeddingResponse
 
 from engine.api.openai import embeddings, rerank
-from engine.api.openai.common import fields_without
 from engine.api.openai.embeddings import EmbeddingRequest
 from engine.api.openai.rerank import RerankRequest
-from engine.errors import InvalidInput
 
 VECTORS = [[0.1, -0.25], [1e-7, 3.0]]
 
@@ -75,10 +72,3 @@ def test_a_ranking() -> None:
         "usage": None,
         "results": [{"index": 1, "relevance_score": 2.5}],
     }
-
-
-@pytest.mark.parametrize(("field", "expected"), [("parameters.top_n", "top_n"), ("input[1]", "input[1]"), (None, None)])
-def test_errors_name_openais_fields(field: str | None, expected: str | None) -> None:
-    with pytest.raises(InvalidInput) as error, fields_without("parameters."):
-        raise InvalidInput("m", field=field)
-    assert error.value.field == expected
