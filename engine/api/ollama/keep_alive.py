@@ -38,6 +38,7 @@ def seconds(given: str | float) -> float:
 class _Session:
     """How long one loaded model may be idle."""
 
+    entry: Entry
     seconds: float
     timer: asyncio.TimerHandle
 
@@ -49,13 +50,14 @@ class KeepAlive:
     """
 
     def __init__(self) -> None:
-        self._sessions: dict[Entry, _Session] = {}
+        self._sessions: dict[tuple[str, int], _Session] = {}
+        """By `ModelSpec.key`."""
 
     def used(self, pool: Pool, entry: Entry, wish: float | None) -> None:
         """A request has ended that wished its model to stay for so many seconds, or did not say."""
         if wish is None:
             return
-        session = self._sessions.pop(entry, None)
+        session = self._sessions.pop(entry.spec.key, None)
         if session is not None:
             session.timer.cancel()
         if wish == 0:
@@ -65,22 +67,23 @@ class KeepAlive:
 
     def left(self, pool: Pool, entry: Entry) -> float:
         """Seconds until a model is unloaded, if nobody uses it."""
-        session = self._sessions.get(entry)
-        return math.inf if session is None else max(0.0, _left(pool, entry, session.seconds))
+        session = self._sessions.get(entry.spec.key)
+        if session is None or session.entry is not entry:
+            return math.inf
+        return max(0.0, _left(pool, entry, session.seconds))
 
     def _arm(self, pool: Pool, entry: Entry, wish: float, delay: float) -> None:
         timer = asyncio.get_running_loop().call_later(delay, self._expire, pool, entry, wish)
-        self._sessions[entry] = _Session(wish, timer)
+        self._sessions[entry.spec.key] = _Session(entry, wish, timer)
 
     def _expire(self, pool: Pool, entry: Entry, wish: float) -> None:
+        del self._sessions[entry.spec.key]
         if pool.entries.get(entry.spec.key) is not entry or entry.state != "ready":
-            self._sessions.pop(entry, None)
-            return
+            return  # it was unloaded meanwhile, and may be loaded again
         left = _left(pool, entry, wish)
         if left > 0:
             self._arm(pool, entry, wish, left)
         else:
-            self._sessions.pop(entry, None)
             pool.background(pool.unload(entry.spec))
 
 
