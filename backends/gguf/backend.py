@@ -103,7 +103,6 @@ class GgufBackend(GenerationBackend):
 
     def _open(self, path: Path, device: Device, options: GgufOptions, settings: list[Settings], prefixes: int) -> None:
         llama = library()
-        llama.forget_buffers()
         self._model = model = Model(llama, path, device, options)
         if model.reads_only:
             raise ModelFileError(
@@ -164,10 +163,10 @@ class GgufBackend(GenerationBackend):
         )
 
     def memory(self) -> int:
-        """Of all that llama.cpp allocated, and of cached prefixes."""
-        if self._model is None:
-            return 0
-        return sum(self._model.library.buffers.values()) + (self._cache.size if self._cache else 0)
+        """Of the weights, of all contexts, and of cached prefixes."""
+        contexts = self._pools.open if self._pools else ()
+        held: list[int] = [owner.held for owner in (self._model, *contexts, self._draft) if owner is not None]
+        return sum(held) + (self._cache.size if self._cache else 0)
 
     def example(self) -> Generation:
         """Two tokens, chosen greedily."""

@@ -21,8 +21,14 @@ from numpy.typing import NDArray
 
 from backends.base import BackendError, OutOfMemory
 from backends.gguf.model import Model
+from backends.gguf.types import TENSOR_TYPES
 
 Tokens = NDArray[np.int32]
+TYPE_NUMBERS = {kind.name.lower(): number for number, kind in TENSOR_TYPES.items()}
+"""llama.cpp's numbers of the types of tensors, of which the bindings name only some."""
+
+_ADDRESS_OF = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
+"""A function of a context that gives an address, which is quicker to use than a pointer."""
 _BYTES = ctypes.POINTER(ctypes.c_uint8)
 _CELLS_STEP = 256
 _MOST_SEQUENCES = 256
@@ -86,10 +92,14 @@ class Context:
         self._api = api = model.api
         self.settings = settings
         model.library.forget_errors()
+        before = model.library.allocated
         self._handle: Any = api.llama_init_from_model(model.handle, _params(api, settings))
         if not self._handle:
             raise OutOfMemory(f"llama.cpp cannot set up the model: {model.library.last_error or 'it gives no reason.'}")
+        self.held = model.library.allocated - before
+        """Bytes that it takes."""
         self._memory = api.llama_get_memory(self._handle)
+        self._get_logits = ctypes.cast(api.llama_get_logits, _ADDRESS_OF)
         self._group: Hashable = ()
         self._free = list(range(settings.sequences))
         self.size = 0
@@ -119,11 +129,17 @@ class Context:
         The number of the first of those rows.
         """
         begin, end = self.size, self.size + len(tokens)
-        self._tokens[begin:end] = tokens
-        self._positions[begin:end] = np.arange(position, position + len(tokens), dtype=np.int32)
-        self._sequences[begin:end] = sequence
-        self._outputs[begin:end] = 0
-        self._outputs[end - outputs : end] = 1
+        if end - begin == 1:  # by far the commonest case
+            self._tokens[begin] = tokens[0]
+            self._positions[begin] = position
+            self._sequences[begin] = sequence
+            self._outputs[begin] = outputs
+        else:
+            self._tokens[begin:end] = tokens
+            self._positions[begin:end] = np.arange(position, position + len(tokens), dtype=np.int32)
+            self._sequences[begin:end] = sequence
+            self._outputs[begin:end] = 0
+            self._outputs[end - outputs : end] = 1
         self.size = end
         row = self._rows
         self._rows += outputs
@@ -138,11 +154,11 @@ class Context:
             reason = self._model.library.last_error or f"llama.cpp returned {status}."
             raise DecodeError(f"The model could not compute this step: {reason}")
         if self._rows:
-            pointer = ctypes.cast(self._api.llama_get_logits(self._handle), ctypes.c_void_p).value or 0
+            pointer = self._get_logits(self._handle)
             if pointer != self._address or self._rows > len(self._logits):
                 rows = max(self._rows, self.settings.sequences)  # the least that llama.cpp allocates
                 raw = (ctypes.c_float * (rows * self._model.vocab_size)).from_address(pointer)
-                self._logits = np.ndarray((rows, self._model.vocab_size), np.float32, raw)
+                self._logits = np.ndarray((rows, self._model.vocab_size), np.float32, memoryview(raw))
                 self._address = pointer
 
     def logits(self, row: int) -> NDArray[np.float32]:
@@ -233,7 +249,7 @@ def _params(api: Any, settings: Settings) -> Any:
     params.n_seq_max = settings.sequences
     params.n_outputs_max = params.n_outputs_max_per_seq = min(settings.outputs, settings.batch_tokens)
     params.n_threads = params.n_threads_batch = settings.threads
-    params.type_k = params.type_v = getattr(api, f"GGML_TYPE_{settings.kv_type.upper()}")
+    params.type_k = params.type_v = TYPE_NUMBERS[settings.kv_type]
     choice = {"auto": "AUTO", "on": "ENABLED", "off": "DISABLED"}[settings.flash_attention]
     params.flash_attn_type = getattr(api, f"LLAMA_FLASH_ATTN_TYPE_{choice}")
     params.rope_freq_base = settings.rope_freq_base

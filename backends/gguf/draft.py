@@ -65,6 +65,11 @@ class DraftModel:
             self.seconds += 0.1 * ((time.perf_counter() - begin) / count - self.seconds)
         return np.array(guessed, np.int32)
 
+    @property
+    def held(self) -> int:
+        """Bytes that it takes."""
+        return self._model.held + self._context.held
+
     def close(self) -> None:
         """Frees the context and the model."""
         self._context.close()

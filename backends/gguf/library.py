@@ -16,7 +16,7 @@ log = logging.getLogger("unimodel.llama")
 
 _INFO, _WARNING, _ERROR = 2, 3, 4
 """Of ggml's levels."""
-_BUFFER = re.compile(r"(\w+) buffer size = +([\d.]+) MiB")
+_BUFFER = re.compile(r" buffer size = +([\d.]+) MiB")
 
 
 class Library:
@@ -30,18 +30,15 @@ class Library:
         api.llama_log_set(self._callback, None)
         api.llama_backend_init()
 
-    def forget_buffers(self) -> None:
-        """Begins anew for `buffers`."""
-        self._thread.buffers = {}
-
-    @property
-    def buffers(self) -> dict[str, int]:
-        """Bytes of the buffers that were allocated on this thread, by what for, such as ``KV`` and ``compute``."""
-        return dict(getattr(self._thread, "buffers", {}))
-
     def forget_errors(self) -> None:
         """Begins anew for `last_error`."""
         self._thread.error = ""
+
+    @property
+    def allocated(self) -> int:
+        """Bytes of all buffers that the library ever said it allocated on this thread."""
+        allocated: int = getattr(self._thread, "allocated", 0)
+        return allocated
 
     @property
     def last_error(self) -> str:
@@ -58,9 +55,8 @@ class Library:
             self._thread.error = _sentence(line)
         elif level == _WARNING:
             log.info("%s", line)  # these are about tuning, and come with each load
-        elif (found := _BUFFER.search(line)) and hasattr(self._thread, "buffers"):
-            what, size = found[1], float(found[2]) * 2**20
-            self._thread.buffers[what] = self._thread.buffers.get(what, 0) + int(size)
+        elif found := _BUFFER.search(line):
+            self._thread.allocated = self.allocated + int(float(found[1]) * 2**20)
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 
 from backends.base import Device, OutOfMemory
-from backends.gguf.context import Settings
+from backends.gguf.context import TYPE_NUMBERS, Settings
 from backends.gguf.file import Header
 from backends.gguf.types import TENSOR_TYPES
 
@@ -54,12 +54,9 @@ def bytes_per_token(header: Header, kv_type: str) -> int:
     width = int(header.own("embedding_length") or 0) // max(1, *heads, 1)
     key = int(header.own("attention.key_length") or width)
     value = int(header.own("attention.value_length") or width)
-    kind = TENSOR_TYPES_BY_NAME[kv_type.upper()]
+    kind = TENSOR_TYPES[TYPE_NUMBERS[kv_type]]
     elements = sum(heads[i] if n is None else n for i, n in enumerate(kv_heads)) * (key + value)
     return int(elements * kind.block_bytes // kind.block)
-
-
-TENSOR_TYPES_BY_NAME = {kind.name: kind for kind in TENSOR_TYPES.values()}
 
 
 def need(header: Header, contexts: Sequence[Settings], vocab_size: int, prefixes: int) -> Need:

@@ -31,9 +31,12 @@ class Model:
         self._adapters: dict[str, Any] = {}
         params, self._kept = _params(self.api, device, options)
         library.forget_errors()
+        before = library.allocated
         self._handle = self.api.llama_model_load_from_file(str(path).encode(), params)
         if not self._handle:
             raise ModelFileError(f"llama.cpp cannot load {path.name}: {library.last_error or 'it does not say why.'}")
+        self.held = library.allocated - before
+        """Bytes that the weights take."""
         self.vocab = self.api.llama_model_get_vocab(self._handle)
         self.vocab_size = int(self.api.llama_vocab_n_tokens(self.vocab))
         if not self.vocab_size or self.api.llama_vocab_type(self.vocab) == self.api.LLAMA_VOCAB_TYPE_NONE:
@@ -48,6 +51,7 @@ class Model:
             [None] * self.vocab_size,
         )
         """The text of each token that was needed yet, without special ones and with them."""
+        self._known_ends: dict[int, bool] = {}
 
     @property
     def handle(self) -> Any:
@@ -135,7 +139,10 @@ class Model:
 
     def ends(self, token: int) -> bool:
         """Whether `token` ends an answer."""
-        return bool(self.api.llama_vocab_is_eog(self.vocab, token))
+        known = self._known_ends.get(token)
+        if known is None:
+            known = self._known_ends[token] = bool(self.api.llama_vocab_is_eog(self.vocab, token))
+        return known
 
     @functools.cached_property
     def end_tokens(self) -> Tokens:

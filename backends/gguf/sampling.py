@@ -185,7 +185,8 @@ class Sampler:
 
 def _near(logits: Logits) -> Tokens:
     """The tokens that have a chance at all."""
-    return (logits > logits.max() - _SPREAD).nonzero()[0].astype(np.int32)
+    near: Tokens = (logits > logits.max() - _SPREAD).nonzero()[0].astype(np.int32)
+    return near
 
 
 def logprobs_of(model: Model, logits: Logits, token: int, alternatives: int) -> TokenLogprob:

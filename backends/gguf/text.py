@@ -34,6 +34,9 @@ class TextStream:
 
     def push(self, data: bytes) -> str:
         """The text that is certain now that a token of these bytes has come."""
+        if not self._stops and not self._ends and data.isascii():  # by far the commonest case
+            self._out += len(data)
+            return data.decode("ascii")
         self._held += self._decoder.decode(data)
         incomplete = bool(self._decoder.getstate()[0])
         self._ends.append(self._out + len(self._held) + incomplete)
