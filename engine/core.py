@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 from backends import discovery
 from backends.base import BackendError, ModelInfo
 from engine import digest, model_options
-from engine.errors import DeadlineExceeded, ServerStopping, UniModelError, UntrustedModel, from_code
+from engine.errors import DeadlineExceeded, InvalidInput, ServerStopping, UniModelError, UntrustedModel, from_code
 from engine.pool import Entry, Pool
 from engine.registry import Registry, check_name
 from engine.schema import RegisterRequest
@@ -111,7 +111,11 @@ class Engine:
         default bounds the time until the first token, so that a long answer may take as long as it needs.
         Raises `Overloaded`, `DeadlineExceeded`, or what the model made of the request.
         """
-        stream = Stream(next(self._stream_ids), encode_request(request), request_id, priority, max(1, request.choices))
+        try:
+            body = encode_request(request)
+        except OverflowError:
+            raise InvalidInput("The request has an integer of more than 64 bits.") from None
+        stream = Stream(next(self._stream_ids), body, request_id, priority, max(1, request.choices))
         default = (entry.options.deadline_ms or self.settings.server.deadline_ms) / 1000
         until: float | None = deadline or begin + default
         dispatcher = entry.dispatcher

@@ -83,6 +83,8 @@ class Dialect:
     """An error and the request's id as the JSON body of a response."""
     error_event: Callable[[UniModelError, str], bytes]
     """The same as the last piece of a stream, ready to be written."""
+    id_header: bytes | None = None
+    """A header in which its clients look for the request's id, besides ``x-request-id``."""
 
 
 @dataclass(slots=True)
@@ -120,9 +122,9 @@ class Call:
         own = entry.options.deadline_ms if entry is not None else None
         return self.asked_deadline or self.begin + (own or self.engine.settings.server.deadline_ms) / 1000
 
-    async def entry(self, name: str) -> Entry:
+    async def entry(self, name: str, version: int | None = None) -> Entry:
         """The loaded model that serves a name. Raises `ModelNotFound`, `ModelFailed`, `DeadlineExceeded`."""
-        return await self.engine.ready(name, None, self._deadline())
+        return await self.engine.ready(name, version, self._deadline())
 
     async def predict(self, entry: Entry, source: Input, parameters: bytes = b"") -> Answer:
         """The answer of a model that computes all at once. Raises what the model makes of it."""
@@ -196,18 +198,20 @@ class Endpoint:
             if reply is None:
                 return
             if isinstance(reply, EventStream):
-                head = [(b"content-type", reply.media_type.encode())]
+                head = [(b"content-type", reply.media_type.encode()), *self._extra_id(rid)]
                 await send_events(reply.events, head, self._dialect.error_event, rid, receive, send)
             else:
                 status = reply.status
                 data = reply.body if isinstance(reply.body, bytes) else encode_json(reply.body)
-                await send_body(send, status, _headers(reply.media_type, rid), data)
+                content = (b"content-type", reply.media_type.encode())
+                await send_body(send, status, [content, (b"x-request-id", rid.encode()), *self._extra_id(rid)], data)
         except asyncio.CancelledError:
             raise
         except Exception as e:
             known = as_known(e, rid)
             status = known.status
-            await send_body(send, status, error_headers(known, rid), encode_json(self._dialect.error_body(known, rid)))
+            head = [*error_headers(known, rid), *self._extra_id(rid)]
+            await send_body(send, status, head, encode_json(self._dialect.error_body(known, rid)))
         finally:
             reservation.release()
         if status >= 500 or self._engine.settings.monitoring.access_log:
@@ -216,6 +220,5 @@ class Endpoint:
             extra = {"request_id": rid, "path": scope["path"], "status": status, "seconds": seconds}
             log.log(level, "request", extra=extra)
 
-
-def _headers(media_type: str, rid: str) -> RawHeaders:
-    return [(b"content-type", media_type.encode()), (b"x-request-id", rid.encode())]
+    def _extra_id(self, rid: str) -> RawHeaders:
+        return [] if self._dialect.id_header is None else [(self._dialect.id_header, rid.encode())]

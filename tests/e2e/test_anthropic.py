@@ -222,6 +222,7 @@ def test_what_cannot_be_done_is_a_400(
     assert body["error"]["type"] == "invalid_request_error"
     assert words in body["error"]["message"]
     assert body["request_id"] == e.value.response.headers["x-request-id"]
+    assert e.value.request_id == body["request_id"]
 
 
 def test_a_model_that_is_not_there(client: anthropic.Anthropic) -> None:

@@ -133,6 +133,7 @@ DIALECT = Dialect(
     {_MESSAGES.operation_id: _messages, _COUNT.operation_id: _count_tokens},
     _error,
     _error_event,
+    b"request-id",
 )
 
 __all__ = ["DIALECT"]

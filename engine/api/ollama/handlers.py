@@ -218,8 +218,7 @@ async def _ready(call: Call, spec: ModelSpec) -> tuple[Entry, Clock]:
     """The loaded model, and a clock that knows how long that took."""
     now = call.engine.clock
     start = now()
-    deadline = call.asked_deadline or call.begin + call.engine.settings.server.deadline_ms / 1000
-    entry = await call.engine.ready(spec.name, spec.version, deadline)
+    entry = await call.entry(spec.name, spec.version)
     return entry, Clock(now, call.begin, now() - start)
 
 
