@@ -47,7 +47,27 @@ def reranker(template: str | None = None) -> Path:
 def llama() -> Path:
     """A random Llama of two layers that generates nonsense, in the tokens of all single bytes."""
     path = Path(mkdtemp(prefix="unimodel-test-")) / "llama.gguf"
-    writer = gguf.GGUFWriter(path, "llama")
+    return finish(decoder(path, "llama"), path)
+
+
+@cache
+def causal_reranker() -> Path:
+    """A random Qwen 3 that says how likely it is that a text answers a query. 128 tokens at most."""
+    path = Path(mkdtemp(prefix="unimodel-test-")) / "qwen3.gguf"
+    writer = decoder(path, "qwen3")
+    for block in ("blk.0", "blk.1"):
+        for name in ("attn_q_norm", "attn_k_norm"):
+            writer.add_tensor(f"{block}.{name}.weight", np.ones(16, np.float32))
+    writer.add_pooling_type(gguf.PoolingType.RANK)
+    writer.add_classifier_output_labels(["yes", "no"])
+    writer.add_string("tokenizer.chat_template.rerank", "<s>query: {query} text: {document}</s>")
+    add(writer, np.random.default_rng(2), "cls.output.weight", 2, 64)
+    return finish(writer, path)
+
+
+def decoder(path: Path, architecture: str) -> gguf.GGUFWriter:
+    """A writer that has all of a random model of the Llama family, with two layers of width 64."""
+    writer = gguf.GGUFWriter(path, architecture)
     writer.add_block_count(2)
     writer.add_context_length(128)
     writer.add_embedding_length(64)
@@ -76,7 +96,7 @@ def llama() -> Path:
             add(writer, random, f"{block}.{name}.weight", *shape)
         for name in ("attn_norm", "ffn_norm"):
             writer.add_tensor(f"{block}.{name}.weight", np.ones(64, np.float32))
-    return finish(writer, path)
+    return writer
 
 
 def _bytes() -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from backends.base import ModelFileError
-from backends.gguf.types import ENCODERS, VOCABULARY
+from backends.gguf.types import ENCODERS, VOCABULARY, WHOLE_HEADS
 
 if TYPE_CHECKING:
     from backends.gguf.file import Header
@@ -104,8 +104,10 @@ def _heads(header: Header) -> Iterator[str]:
     key, value = (_number(header, f"attention.{part}_length", width // heads) for part in ("key", "value"))
     if header.own("attention.key_length") is None and width % heads:
         yield f"its {heads} attention heads cannot share a width of {width}"
-    elif header.architecture in ENCODERS and key != value:
+    elif header.architecture in ENCODERS | WHOLE_HEADS and key != value:
         yield f"its keys have {key} elements, and its values {value}"
+    elif header.architecture in WHOLE_HEADS and (rotated := _number(header, "rope.dimension_count", key)) != key:
+        yield f"it rotates {rotated} of {key} elements of its keys; all of them make sense"
 
 
 def _aligned(first: Any, second: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:

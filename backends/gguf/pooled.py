@@ -3,6 +3,10 @@
 A decode call takes several texts side by side, each as a sequence of its own; llama.cpp pools the tokens of each. The
 whole of a text must be in one call, and in one piece of it: pooling knows nothing of earlier calls. So a call has room
 for the longest text.
+
+Where the last token alone speaks for a text, and has seen all the others because the model is causal, those others come
+in a call of their own that asks for nothing. That spares most of the work of models that also generate: llama.cpp
+computes the likelihoods of the next token for each token that it pools.
 """
 
 from __future__ import annotations
@@ -44,8 +48,10 @@ _CALL_TEXTS = 64
 _ROOM_STEP = 256
 """A call has room for a multiple of this many tokens: llama.cpp aborts where the texts cannot share the room evenly."""
 _DEFAULT_CONTEXT = 8192
-_DEFAULT_CAUSAL_CONTEXT = 2048
-"""Of models that can generate: llama.cpp computes the likelihoods of all next tokens for all tokens of a text, too."""
+_DEFAULT_WIDE_CONTEXT = 2048
+"""Where the likelihoods of the next token are computed for all tokens: they take the memory."""
+_PIECE = 512
+"""Tokens that llama.cpp computes at once where it may cut a call into pieces."""
 
 
 class PooledOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,8 +62,8 @@ class PooledOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gpu_layers: int = -1
     """Layers that are computed on the GPU; -1 is all. Without effect on the CPU."""
     max_context_length: int | None = None
-    """Tokens of the longest text; as many as the model was trained for when not given, up to 8192, or 2048 where the
-    model is one that generates."""
+    """Tokens of the longest text; as many as the model was trained for when not given, up to 8192, or 2048 where a
+    model that generates is pooled by anything but its last token."""
     truncate: bool = False
     """Whether a text that is too long loses its end, instead of being an error."""
     mmap: bool = True
@@ -98,11 +104,15 @@ class PooledModel:
                 field="config.device",
             )
         _check_width(header)
-        self.length = _length(header, options)
+        self._by_tails = is_causal(header) and pooling in ("last", "rank")
+        wide = is_causal(header) and not self._by_tails
+        self.length = _length(header, options, _DEFAULT_WIDE_CONTEXT if wide else _DEFAULT_CONTEXT)
         self.threads = options.threads or device.threads
         self._call_tokens = _CALL_TOKENS[device.kind]
         self._room = -(-max(self.length, self._call_tokens) // _ROOM_STEP) * _ROOM_STEP
-        self._bytes = _check_memory(header, self._room, device)
+        piece = min(_PIECE, self._room) if self._by_tails else self._room
+        outputs = self._room if wide else _CALL_TEXTS
+        self._bytes = _check_memory(header, self._room, piece, outputs, device)
         self._handle: Any = None
         self.model = Model(self.library, path, device, GgufOptions(gpu_layers=options.gpu_layers, mmap=options.mmap))
         try:
@@ -110,17 +120,19 @@ class PooledModel:
             if self._encodes and api.llama_model_has_decoder(self.model.handle):
                 raise ModelFileError(f"{path.name} makes a text of another; it cannot make numbers of one.")
             self._call_texts = _CALL_TEXTS if self.model.cuttable else 1  # llama.cpp cuts others to equal lengths
-            self._open(pooling)
+            self._open(pooling, piece)
         except BaseException:
             self.close()
             raise
         count = api.llama_model_n_cls_out if pooling == "rank" else api.llama_model_n_embd_out
         self.width = int(count(self.model.handle))
 
-    def _open(self, pooling: str) -> None:
+    def _open(self, pooling: str, piece: int) -> None:
         api = self._api
         params = api.llama_context_default_params()
-        params.n_ctx = params.n_batch = params.n_ubatch = self._room
+        params.n_ctx = params.n_batch = self._room
+        params.n_ubatch = piece
+        params.n_outputs_max = self._call_texts if self._by_tails else 0  # 0 is all
         params.n_seq_max = self._call_texts
         params.n_threads = params.n_threads_batch = self.threads
         params.embeddings = True
@@ -150,7 +162,7 @@ class PooledModel:
         """A row for each text, [texts, width]. Each has 1 to `length` tokens."""
         rows = np.empty((len(texts), self.width), np.float32)
         for group in self._groups(texts):
-            self._decode([texts[i] for i in group])
+            self._call([texts[i] for i in group])
             for sequence, i in enumerate(group):
                 pointer = self._api.llama_get_embeddings_seq(self._handle, sequence)
                 if not pointer:
@@ -172,24 +184,36 @@ class PooledModel:
         if group:
             yield group
 
-    def _decode(self, texts: Sequence[Tokens]) -> None:
-        """One call, with a sequence for each text."""
-        sizes = [len(t) for t in texts]
-        total = sum(sizes)
+    def _call(self, texts: Sequence[Tokens]) -> None:
+        """Computes texts side by side, a sequence for each."""
+        if self._memory:
+            self._api.llama_memory_clear(self._memory, False)
+        if not self._by_tails:
+            self._decode([(sequence, 0, text) for sequence, text in enumerate(texts)])
+            return
+        heads = [(sequence, 0, text[:-1]) for sequence, text in enumerate(texts) if len(text) > 1]
+        if heads:
+            self._api.llama_set_embeddings(self._handle, False)
+            self._decode(heads, pooled=False)
+            self._api.llama_set_embeddings(self._handle, True)
+        self._decode([(sequence, len(text) - 1, text[-1:]) for sequence, text in enumerate(texts)])
+
+    def _decode(self, parts: Sequence[tuple[int, int, Tokens]], *, pooled: bool = True) -> None:
+        """One call, of sequences from a position on."""
+        total = sum(len(tokens) for _, _, tokens in parts)
         batch = self._batch
         batch.n_tokens = total
         as_array = np.ctypeslib.as_array
-        as_array(batch.token, (total,))[:] = np.concatenate(texts)
-        as_array(batch.pos, (total,))[:] = np.concatenate([np.arange(n, dtype=np.int32) for n in sizes])
+        as_array(batch.token, (total,))[:] = np.concatenate([tokens for _, _, tokens in parts])
+        positions = [np.arange(begin, begin + len(tokens), dtype=np.int32) for _, begin, tokens in parts]
+        as_array(batch.pos, (total,))[:] = np.concatenate(positions)
         as_array(batch.n_seq_id, (total,))[:] = 1
-        as_array(batch.logits, (total,))[:] = 1
+        as_array(batch.logits, (total,))[:] = pooled
         at = 0
-        for sequence, size in enumerate(sizes):
-            for i in range(at, at + size):
+        for sequence, _, tokens in parts:
+            for i in range(at, at + len(tokens)):
                 batch.seq_id[i][0] = sequence
-            at += size
-        if self._memory:
-            self._api.llama_memory_clear(self._memory, False)
+            at += len(tokens)
         self.library.forget_errors()
         call = self._api.llama_encode if self._encodes else self._api.llama_decode
         status = call(self._handle, batch)
@@ -266,13 +290,13 @@ def _check_width(header: Header) -> None:
         raise ModelFileError(f"{header.path.name} is corrupt: nothing in it makes vectors of {width} elements.")
 
 
-def _length(header: Header, options: PooledOptions) -> int:
+def _length(header: Header, options: PooledOptions, default: int) -> int:
     """Tokens of the longest text."""
     trained = header.own("context_length")
     if not trained:
         raise ModelFileError(f"{header.path.name} does not say how long its texts may be (context_length).")
     if options.max_context_length is None:
-        return min(int(trained), _DEFAULT_CAUSAL_CONTEXT if is_causal(header) else _DEFAULT_CONTEXT)
+        return min(int(trained), default)
     if options.max_context_length > trained:
         raise InvalidOption(
             f"Option max_context_length must be at most {trained}, for which the model was trained; "
@@ -282,10 +306,9 @@ def _length(header: Header, options: PooledOptions) -> int:
     return options.max_context_length
 
 
-def _check_memory(header: Header, room: int, device: Device) -> int:
+def _check_memory(header: Header, room: int, piece: int, outputs: int, device: Device) -> int:
     """Bytes that the model takes. Raises `OutOfMemory` if they are not there."""
-    outputs = room if is_causal(header) else 1
-    settings = Settings(sequences=1, length=room, batch_tokens=room, outputs=outputs, threads=1, flash_attention="off")
+    settings = Settings(sequences=1, length=room, batch_tokens=piece, outputs=outputs, threads=1, flash_attention="off")
     need = memory.need(header, [settings], header.length(VOCABULARY) or 0, 0)
     left = memory.available() if device.kind == "cpu" else device.memory_bytes
     if left is not None and need.total > left:

@@ -37,7 +37,7 @@ class GgufRerankBackend(PooledBackend):
     def load(self, path: Path, device: Device, options: RerankOptions) -> ModelInfo:
         """Loads the model. See `Backend.load` for the errors."""
         header = file.read_header(path)
-        if header.own("pooling_type") != POOLING_RANK:
+        if header.own("pooling_type") != POOLING_RANK or not any(t.name.startswith("cls.") for t in header.tensors):
             raise InvalidOption(
                 f"{path.name} has nothing that scores pairs of texts; "
                 f"register it with --backend {'gguf-embedding' if file.kind(header) == 'embedding' else 'gguf'}.",

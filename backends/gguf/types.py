@@ -95,3 +95,12 @@ ENCODERS = frozenset(
     }
 )
 """Architectures that read a whole text at once, and generate none."""
+
+WHOLE_HEADS = frozenset({
+    "apertus", "arcee", "arctic", "baichuan", "chameleon", "codeshell", "cogvlm", "dbrx", "deepseek", "dots1",
+    "dream", "ernie4_5", "ernie4_5-moe", "exaone", "exaone4", "falcon", "granite", "granitemoe", "grok", "grovemoe",
+    "hunyuan-dense", "hunyuan-moe", "internlm2", "jais2", "llada", "llada-moe", "llama", "llama4", "llama-embed",
+    "mistral3", "olmo", "olmo2", "olmoe", "orion", "plamo", "qwen2", "qwen2moe", "qwen2vl", "qwen3", "qwen3moe",
+    "qwen3vl", "qwen3vlmoe", "seed_oss", "smallthinker", "smollm3", "starcoder2", "xverse",
+})  # fmt: skip
+"""Architectures of which llama.cpp takes for granted that keys and values have heads of one size, all of it rotated."""

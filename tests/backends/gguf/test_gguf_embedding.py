@@ -177,6 +177,24 @@ def test_a_model_that_generates_embeds_too(loaded: Any) -> None:
         assert ask(backend, text)["embedding"][0] == pytest.approx(together[i], abs=2e-3)
 
 
+def test_the_last_token_speaks_for_a_text_as_the_reference_has_it(loaded: Any) -> None:
+    from llama_cpp import LLAMA_POOLING_TYPE_LAST, Llama
+
+    texts = [*HAPPY, "a", "one two three " * 200]  # one of a single token, one of several pieces
+    backend, info = loaded(models_gguf.smollm2(), pooling="last")
+    assert (info.metadata["pooling"], info.metadata["context_length"]) == ("last", "8192")
+    together = ask(backend, *texts)
+    assert together["tokens"].tolist()[-2:] == [1, 601]
+    reference = Llama(
+        str(models_gguf.smollm2()), embedding=True, pooling_type=LLAMA_POOLING_TYPE_LAST, n_ctx=1024, n_batch=1024,
+        n_ubatch=1024, n_threads=1, verbose=False,
+    )  # fmt: skip
+    for text, vector in zip(texts, together["embedding"], strict=True):
+        assert np.array(reference.embed(text, normalize=True)) @ vector > 0.999
+        assert ask(backend, text)["embedding"][0] == pytest.approx(vector, abs=2e-3)
+    reference.close()
+
+
 # --- what is refused ------------------------------------------------------------------------------------------------
 
 

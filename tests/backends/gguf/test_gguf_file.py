@@ -274,6 +274,11 @@ NONSENSE: dict[str, tuple[list[bytes], str]] = {
          pair("bert.embedding_length", "u32", 32), pair("bert.attention.key_length", "u32", 16)],
         "its keys have 16 elements, and its values 8",
     ),
+    "a part of a key rotated": (
+        [pair("llama.attention.head_count", "u32", 4), pair("llama.embedding_length", "u32", 64),
+         pair("llama.rope.dimension_count", "u32", 8)],
+        "it rotates 8 of 16 elements",
+    ),
     "an epsilon": ([pair("llama.attention.layer_norm_rms_epsilon", "f32", -1.0)], "with an epsilon of -1.0"),
     "an epsilon that is no number": (
         [pair("llama.attention.layer_norm_epsilon", "f32", float("nan"))], "with an epsilon of nan"

@@ -31,6 +31,7 @@ TINY: dict[str, tuple[str, Callable[[], Path]]] = {
     "llama": ("gguf", models_gguf.llama),
     "llama that embeds": ("gguf-embedding", models_gguf.llama),
     "bert that ranks": ("gguf-rerank", models_gguf.reranker),
+    "qwen3 that ranks": ("gguf-rerank", models_gguf.causal_reranker),
 }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 
@@ -115,6 +116,26 @@ def test_truncation_cuts_the_document(loaded: Any, template: str | None) -> None
     with pytest.raises(InvalidInput, match="The query alone has 73 tokens") as caught:
         ask(backend, "cat", query="dog " * 70)
     assert caught.value.field == "input.query"
+
+
+def test_a_causal_model_ranks_by_its_last_token(loaded: Any) -> None:
+    backend, info = loaded(models_gguf.causal_reranker())
+    assert info.metadata["architecture"] == "qwen3"
+    texts = ["paris", "a cat", "the capital of france is paris, " * 2]
+    together = ask(backend, *texts, query="what?")
+    scores = together["score"]
+    assert ((scores > 0) & (scores < 1)).all()  # the likelihood of its first label
+    assert len(set(scores.tolist())) == 3
+    assert together["tokens"][0] == 2 + len("query: what? text: paris")
+    for i, text in enumerate(texts):
+        assert ask(backend, text, query="what?")["score"][0] == pytest.approx(scores[i], abs=2e-3)
+
+
+def test_a_model_without_a_head_does_not_rank(loaded: Any, tmp_path: Path) -> None:
+    path = tmp_path / "headless.gguf"
+    models_gguf.finish(models_gguf.bert(path, pooling=gguf.PoolingType.RANK), path)
+    with pytest.raises(InvalidOption, match="has nothing that scores pairs of texts"):
+        loaded(path)
 
 
 def test_models_that_do_not_rank_are_for_other_backends(loaded: Any) -> None:
