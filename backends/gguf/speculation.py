@@ -3,10 +3,8 @@
 A guess never changes an answer. Each position is sampled by the sequence's own sampler from the logits that the model
 gives there, and guessed tokens count only as far as they are what was sampled.
 
-It pays by this rule: a step yields some tokens for sure and takes some time; a guessed token adds its odds to the
-first and its cost to the second, so that it is worth its place if odds / cost beats the step's tokens / time without
-it. Both sides are measured while the model runs. On a CPU that many sequences keep busy, no odds are good enough, and
-nothing is guessed.
+It pays if the tokens that a step may expect, per second that it takes, are more with the guess than without. Both sides
+are measured while the model runs. On a CPU that many sequences keep busy, no odds are good enough: nothing is guessed.
 """
 
 from __future__ import annotations
@@ -25,11 +23,15 @@ _NGRAM = 3
 _RATE = 0.12
 """How far the odds move with each outcome."""
 _FIRST_ODDS = 0.5
-_MARGIN = 1.1
-"""How much better than without it a guess must promise to be: costs are estimates."""
+_MARGIN = 1.05
+"""How much faster than without them guesses must promise to be: costs are estimates."""
 _DECAY = 0.98
+_TRUST = 0.99
+"""What a measurement is worth one call later."""
 _FIRST_SLOPE = 0.35
 """Cost of another token, as a share of a lone one's, until it is measured."""
+_RETURN = 0.005
+"""How fast the slope goes back to that when all calls are alike."""
 
 
 class Guessing(Protocol):
@@ -106,9 +108,17 @@ def _repetition(tokens: Tokens) -> int:
 
 
 class Costs:
-    """What a decode call takes, as a line over its number of tokens, fitted to the latest calls."""
+    """What a decode call takes, by its number of tokens.
+
+    Each number is measured on its own, as kernels have their favourite ones. What was not measured, or long ago, is
+    read off a line through the latest calls; and while these are all alike, its slope goes back to the first guess, so
+    that what did not pay in a bad moment is tried again.
+    """
 
     def __init__(self) -> None:
+        self._calls = 0
+        self._measured: dict[int, tuple[float, int]] = {}
+        """Seconds by the number of tokens, and the call that it was measured in last."""
         self._weight = self._n = self._nn = self._t = self._nt = 0.0
         self._slope = 0.0
 
@@ -116,6 +126,9 @@ class Costs:
         """Notes a call. A pause of the machine counts no more than three times the usual."""
         usual = self.at(tokens)
         seconds = min(seconds, 3 * usual) if usual else seconds
+        self._calls += 1
+        before = self._measured.get(tokens, (seconds, 0))[0]
+        self._measured[tokens] = before + _RATE * (seconds - before), self._calls
         self._weight = self._weight * _DECAY + 1
         self._n = self._n * _DECAY + tokens
         self._nn = self._nn * _DECAY + tokens * tokens
@@ -125,20 +138,21 @@ class Costs:
         spread = self._nn / self._weight - mean * mean
         if spread > 0.25:
             self._slope = max(0.0, (self._nt / self._weight - mean * time) / spread)
-        elif not self._slope:
-            self._slope = _FIRST_SLOPE * time / mean
+        else:
+            first = _FIRST_SLOPE * time / mean
+            self._slope = self._slope + _RETURN * (first - self._slope) if self._slope else first
         self._slope = min(self._slope, time / mean)
-
-    @property
-    def slope(self) -> float:
-        """Seconds that another token takes."""
-        return self._slope
 
     def at(self, tokens: int) -> float:
         """Seconds that a call of so many tokens takes; 0 when nothing is known."""
-        if not self._weight:
+        if not self._calls:
             return 0.0
-        return self._t / self._weight + self._slope * (tokens - self._n / self._weight)
+        line = self._t / self._weight + self._slope * (tokens - self._n / self._weight)
+        if tokens not in self._measured:
+            return line
+        seconds, call = self._measured[tokens]
+        trust = _TRUST ** (self._calls - call)
+        return trust * seconds + (1 - trust) * line
 
 
 def plan(
@@ -150,18 +164,19 @@ def plan(
     a guess takes besides its part of the decode call.
     """
     counts = [0] * len(odds)
-    slope = (costs.slope + seconds) * _MARGIN
     time = costs.at(sequences)
     if not time:
         return counts
-    tokens = float(sequences)
-    chances = [chance if limit else 0.0 for chance, limit in zip(odds, limits, strict=True)]
-    for _ in range(most):
-        best = max(range(len(chances)), key=chances.__getitem__, default=-1)
-        if best < 0 or chances[best] * time <= tokens * slope:
-            break
-        tokens += chances[best]
-        time += slope
-        counts[best] += 1
-        chances[best] = chances[best] * odds[best] if counts[best] < limits[best] else 0.0
+    # The likeliest guesses first. Those of one sequence come in their order: each needs the one before to be right.
+    guesses = sorted(
+        ((-(chance**i), at) for at, chance in enumerate(odds) for i in range(1, limits[at] + 1)),
+    )[:most]
+    best, length, tokens = _MARGIN * sequences / time, 0, float(sequences)
+    for i, (chance, _) in enumerate(guesses, start=1):
+        tokens -= chance
+        speed = tokens / (costs.at(sequences + i) + i * seconds)
+        if speed > best:
+            best, length = speed, i
+    for _, at in guesses[:length]:
+        counts[at] += 1
     return counts

@@ -81,8 +81,16 @@ def test_costs_follow_a_line() -> None:
     costs = Costs()
     for n in [1, 4, 2, 8, 1, 5] * 20:
         costs.record(n, 0.010 + 0.003 * n)
-    assert costs.slope == pytest.approx(0.003, rel=1e-6)
-    assert costs.at(6) == pytest.approx(0.028, rel=1e-6)
+    for n in (1, 3, 6, 12):
+        assert costs.at(n) == pytest.approx(0.010 + 0.003 * n, rel=1e-6)
+
+
+def test_a_number_of_tokens_that_was_measured_has_its_own_cost() -> None:
+    costs = Costs()
+    for n, seconds in [(1, 0.012), (2, 0.024), (3, 0.036), (4, 0.040)] * 30:
+        costs.record(n, seconds)
+    assert costs.at(3) == pytest.approx(0.036, rel=0.02)
+    assert costs.at(4) == pytest.approx(0.040, rel=0.02)
 
 
 def test_costs_are_estimated_until_they_are_measured() -> None:
@@ -90,7 +98,7 @@ def test_costs_are_estimated_until_they_are_measured() -> None:
     assert costs.at(3) == 0
     costs.record(1, 0.010)
     assert costs.at(1) == pytest.approx(0.010)
-    assert 0 < costs.slope < 0.010
+    assert 0.010 < costs.at(2) < 0.020
 
 
 def test_costs_move_with_the_machine() -> None:
@@ -99,7 +107,17 @@ def test_costs_move_with_the_machine() -> None:
         costs.record(n, 0.010 * n)
     for n in [1, 4] * 200:
         costs.record(n, 0.002 * n)
-    assert costs.slope == pytest.approx(0.002, rel=0.05)
+    assert costs.at(4) == pytest.approx(0.008, rel=0.05)
+
+
+def test_what_was_measured_long_ago_is_tried_again() -> None:
+    costs = Costs()
+    for n in [1, 4] * 20:
+        costs.record(n, 0.010 * n)
+    dear = costs.at(4)
+    for _ in range(1000):
+        costs.record(1, 0.010)
+    assert costs.at(4) < 0.6 * dear
 
 
 def test_a_pause_of_the_machine_counts_little() -> None:
@@ -108,17 +126,14 @@ def test_a_pause_of_the_machine_counts_little() -> None:
         costs.record(n, 0.010)
     costs.record(4, 60.0)
     assert costs.at(1) < 0.012
+    assert costs.at(4) < 0.014
 
 
-def test_another_token_never_costs_less_than_nothing_nor_more_than_a_lone_one() -> None:
+def test_another_token_never_costs_less_than_nothing() -> None:
     costs = Costs()
     for n, seconds in [(1, 0.05), (8, 0.01)] * 20:
         costs.record(n, seconds)
-    assert costs.slope == 0
-    steep = Costs()
-    for n, seconds in [(1, 0.001), (8, 0.1)] * 20:
-        steep.record(n, seconds)
-    assert steep.slope <= steep.at(4) / 4
+    assert costs.at(20) >= costs.at(12) > 0
 
 
 def flat(base: float, slope: float) -> Costs:
@@ -142,6 +157,13 @@ def test_small_odds_do_not_pay() -> None:
 
 def test_a_step_whose_cost_grows_with_every_token_guesses_nothing() -> None:
     assert plan(flat(0.0, 0.004), 16, [0.95] * 16, [16] * 16, 32) == [0] * 16
+
+
+def test_the_number_of_tokens_that_a_kernel_likes_is_preferred() -> None:
+    costs = Costs()
+    for n, seconds in [(1, 0.012), (2, 0.024), (3, 0.036), (4, 0.030), (5, 0.045)] * 60:
+        costs.record(n, seconds)
+    assert plan(costs, 1, [0.9], [4], 32) == [3]
 
 
 def test_the_better_odds_are_served_first() -> None:
@@ -169,5 +191,5 @@ def test_a_plan_never_promises_less_than_no_plan(
     assert sum(counts) <= most
     assert all(count <= limit for count, (_, limit) in zip(counts, found, strict=True))
     gained = sum(o**i for count, (o, _) in zip(counts, found, strict=True) for i in range(1, count + 1))
-    time = costs.at(sequences)
-    assert (sequences + gained) * time >= sequences * (time + costs.slope * sum(counts)) - 1e-12
+    speed = (sequences + gained) / costs.at(sequences + sum(counts))
+    assert speed >= sequences / costs.at(sequences) * (1 - 1e-9)
