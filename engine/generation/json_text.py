@@ -51,26 +51,29 @@ def character(grammar: Grammar, allowed: Chars) -> Node:
 
 def _character(grammar: Grammar, allowed: Chars) -> Node:
     raw = allowed & _RAW
-    choices: list[Node] = [raw] if raw.ranges else []
+    escapes: list[Node] = []
     short = "".join(name for c, name in _SHORT.items() if c in allowed) + ("/" if "/" in allowed else "")
     if short:
-        choices.append(seq("\\", one_of(short)))
-    coded = (allowed & _CONTROLS) - one_of("".join(_SHORT))
-    if coded.ranges:
-        choices.append(seq("\\u", alt(*(_digits(low, high, 16, 4) for low, high in coded.ranges))))
+        escapes.append(one_of(short))
+    codes = [_digits(low, high, 16, 4) for low, high in ((allowed & _CONTROLS) - one_of("".join(_SHORT))).ranges]
     wide = allowed & _NOT_ASCII
     if wide == _NOT_ASCII:
-        choices.append(grammar.shared("escape", lambda: _escapes(_NOT_ASCII)))
+        codes.append(grammar.shared("code", lambda: _codes(_NOT_ASCII)))
     elif wide.ranges and len(wide.ranges) < _MANY_RANGES:
-        choices.append(_escapes(wide))
+        codes.append(_codes(wide))
+    if codes:
+        escapes.append(seq("u", alt(*codes)))
+    choices: list[Node] = [raw] if raw.ranges else []
+    if escapes:  # all behind one backslash, so that a grammar at work has few ways to follow
+        choices.append(seq("\\", alt(*escapes)))
     return alt(*choices)
 
 
-def _escapes(characters: Chars) -> Node:
-    """Characters beyond printable ASCII as ``\\uXXXX``, in pairs where they are beyond 16 bits."""
+def _codes(characters: Chars) -> Node:
+    """What follows ``\\u`` for characters beyond printable ASCII: two of them where they are beyond 16 bits."""
     choices: list[Node] = []
     for low, high in (characters & (Chars(((0, 0xD7FF), (0xE000, 0xFFFF))))).ranges:
-        choices.append(seq("\\u", _digits(low, high, 16, 4)))
+        choices.append(_digits(low, high, 16, 4))
     for low, high in (characters & Chars(((0x10000, 0x10FFFF),))).ranges:
         choices += _pairs(low - 0x10000, high - 0x10000)
     return alt(*choices)
@@ -93,7 +96,7 @@ def _pairs(low: int, high: int) -> list[Node]:
 
 def _pair(first: int, last: int, start: int, end: int) -> Node:
     leading = _digits(0xD800 + first, 0xD800 + last, 16, 4)
-    return seq("\\u", leading, "\\u", _digits(0xDC00 + start, 0xDC00 + end, 16, 4))
+    return seq(leading, "\\u", _digits(0xDC00 + start, 0xDC00 + end, 16, 4))
 
 
 def string(grammar: Grammar, least: int = 0, most: int | None = None) -> Node:
@@ -123,15 +126,15 @@ def _differing(grammar: Grammar, spelled: set[str], rest: Node) -> Node:
     choices: list[Node] = [] if "" in spelled else [Text('"')]
     for first in sorted(firsts):
         choices.append(seq(first, _differing(grammar, {t[1:] for t in spelled if t[:1] == first}, rest)))
+    choices.append(seq(_RAW - one_of("".join(firsts)), rest))
+    behind: list[Node] = []
     for escape in sorted(escapes - {"u"}):
         tails = {t[2:] for t in spelled if t[:2] == f"\\{escape}"}
-        choices.append(seq(f"\\{escape}", _differing(grammar, tails, rest)))
-    choices.append(seq(_RAW - one_of("".join(firsts)), rest))
-    others = "".join(set(_SHORT.values()) | {"/"} - escapes)
-    choices.append(seq("\\", one_of("".join(set(others) - escapes)), rest))
+        behind.append(seq(escape, _differing(grammar, tails, rest)))
+    behind.append(seq(one_of("".join({*_SHORT.values(), "/"} - escapes)), rest))
     if "u" not in escapes:
-        choices.append(seq(grammar.shared("escape", lambda: _escapes(_NOT_ASCII)), rest))
-    return grammar.rule("key", alt(*choices))
+        behind.append(seq("u", grammar.shared("code", lambda: _codes(_NOT_ASCII)), rest))
+    return grammar.rule("key", alt(*choices, seq("\\", alt(*behind))))
 
 
 def literal(grammar: Grammar, value: Any) -> Node:

@@ -230,7 +230,7 @@ class Gbnf:
         """Whether the whole text follows the grammar."""
         stacks = self._closed([(Ref("root"), None)])
         for character in text:
-            tails = [tail for stack in stacks if stack and stack[0].matches(character) for tail in [stack[1]]]
+            tails = [s[1] for s in stacks if s and isinstance(s[0], Set) and s[0].matches(character)]
             stacks = self._closed(tails)
             if not stacks:
                 return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from functools import cache
 from typing import Any
 
 from hypothesis import strategies as st
@@ -46,6 +47,7 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
     return {"$defs": {"part": draw(schemas(1, references=False)), "chain": chain}, "allOf": [schema]}
 
 
+@cache
 def schemas(depth: int, references: bool = True) -> st.SearchStrategy[Schema]:
     """Any schema, whose parts are nested up to `depth`."""
     leaves = [_plain(), _numbers(), _strings(), st.builds(_enum, st.lists(values, min_size=1, max_size=4)), _several()]

@@ -20,7 +20,7 @@ def _model() -> Any:
     return llama_cpp.llama_model_load_from_file(bytes(models_gguf.smollm2()), parameters)
 
 
-@llama_cpp.llama_log_callback
+@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
 def _silent(level: int, text: bytes, user_data: Any) -> None:
     pass
 
@@ -51,6 +51,15 @@ class LlamaGrammar:
                 return False
             llama_cpp.llama_sampler_accept(self._sampler, token)
         return self._allows(llama_cpp.llama_vocab_eos(self._vocabulary))
+
+    def can_write(self, text: str) -> bool:
+        """Whether the vocabulary has tokens for all of a text; a small one lacks some bytes of rare characters."""
+        pieces = b""
+        for token in self._tokens(text):
+            room = ctypes.create_string_buffer(256)
+            length = llama_cpp.llama_token_to_piece(self._vocabulary, token, room, len(room), 0, True)
+            pieces += room.raw[:length]
+        return pieces == text.encode()
 
     def _tokens(self, text: str) -> list[int]:
         data = text.encode()

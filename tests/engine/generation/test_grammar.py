@@ -227,8 +227,9 @@ def test_arguments_between_marks(form: ToolFormat) -> None:
     assert not one.matches(call(text="a", other="b"))
     anything = grammar(form, tools=[Tool(name="add")], tool_choice=REQUIRED)
     assert anything.matches(call(any_name="any text"))
-    for properties in ({"a": {"type": "string", "maxLength": 3}}, {"a": {"not": {}}}):
-        parameters = {"type": "object", "properties": properties}
+    hard: list[dict[str, Any]] = [{"type": "string", "maxLength": 3}, {"not": {}}]
+    for schema in hard:
+        parameters = {"type": "object", "properties": {"a": schema}}
         lenient = grammar(form, tools=[Tool(name="add", parameters=parameters)], tool_choice=REQUIRED)
         assert lenient.matches(call(a="longer"))
         with pytest.raises(InvalidInput):

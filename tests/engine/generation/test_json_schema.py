@@ -55,8 +55,17 @@ def test_equality_is_that_of_json(a: Any, b: Any, equal: bool) -> None:
 
 
 def test_types_are_the_narrowest() -> None:
-    kinds = [type_of(value) for value in (None, True, 1, 1.0, 1.5, "", [], {})]
-    assert kinds == ["null", "boolean", "integer", "integer", "number", "string", "array", "object"]
+    examples: list[Any] = [None, True, 1, 1.0, 1.5, "", [], {}]
+    assert [type_of(value) for value in examples] == [
+        "null",
+        "boolean",
+        "integer",
+        "integer",
+        "number",
+        "string",
+        "array",
+        "object",
+    ]
 
 
 def test_alternatives_of_alternatives_are_bounded() -> None:
