@@ -39,33 +39,44 @@ async def send_events(
     The status goes out with the first piece, so that an error before it is raised, and can have a status of its own. A
     later one is written as `error_event` puts it.
     """
-    gone = asyncio.create_task(_disconnected(receive))
-    step: asyncio.Future[bytes | None] = asyncio.Future()
     started = False
-    try:
-        while True:
-            step = asyncio.ensure_future(anext(events, None))
-            await asyncio.wait({step, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not step.done():
-                return
-            piece = step.result()
+
+    async def start() -> None:
+        nonlocal started
+        headers = [*head, (b"cache-control", b"no-store"), (b"x-request-id", rid.encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        started = True
+
+    async def write() -> None:
+        async for piece in events:
             if not started:
-                headers = [*head, (b"cache-control", b"no-store"), (b"x-request-id", rid.encode())]
-                await send({"type": "http.response.start", "status": 200, "headers": headers})
-                started = True
-            await send({"type": "http.response.body", "body": piece or b"", "more_body": piece is not None})
-            if piece is None:
-                return
+                await start()
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        if not started:
+            await start()
+        await send({"type": "http.response.body", "body": b""})
+
+    writing = asyncio.create_task(write())
+    gone = asyncio.create_task(_disconnected(receive))
+    try:
+        await asyncio.wait({writing, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if writing.done():
+            writing.result()
     except (Exception, asyncio.CancelledError) as e:
+        await _end(writing)
         if not started:
             raise
         error = ServerStopping("The server is stopping.") if isinstance(e, asyncio.CancelledError) else e
         await send({"type": "http.response.body", "body": error_event(as_known(error, rid), rid)})
     finally:
         gone.cancel()
-        step.cancel()
-        await asyncio.gather(step, return_exceptions=True)
+        await _end(writing)
         await events.aclose()
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def _disconnected(receive: Receive) -> None:
