@@ -17,6 +17,7 @@ import pytest
 from tests.models import SCRIPTS
 
 import llama_wheel  # isort: skip - found through tests.models
+import quickstart  # isort: skip
 import requirements  # isort: skip
 
 VERSION = llama_wheel.version()
@@ -140,6 +141,19 @@ def test_without_compilers_it_says_what_to_install(
         llama_wheel.build()
     llama_wheel.start()  # leaves it to `install` to say so
     assert not (shelf.parent / "builds").exists()
+
+
+def test_the_quickstart_goes_on_without_it(
+    shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(llama_wheel, "installed", lambda: False)
+    assert quickstart._chat("http://127.0.0.1:1") is False
+    said = capsys.readouterr().out
+    assert "The language model is left out: llama.cpp has to be compiled" in said
+    assert "apt-get install -y gcc g++\nThen run make quickstart again." in said
 
 
 def test_how_far_it_is_is_read_from_the_log(tmp_path: Path) -> None:
