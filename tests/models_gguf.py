@@ -44,6 +44,13 @@ def reranker(template: str | None = None) -> Path:
 
 
 @cache
+def embedder() -> Path:
+    """A random BERT that makes 32 numbers of a text of at most 64 tokens."""
+    path = Path(mkdtemp(prefix="unimodel-test-")) / "embedder.gguf"
+    return finish(bert(path, pooling=gguf.PoolingType.MEAN), path)
+
+
+@cache
 def llama() -> Path:
     """A random Llama of two layers that generates nonsense, in the tokens of all single bytes."""
     path = Path(mkdtemp(prefix="unimodel-test-")) / "llama.gguf"

@@ -50,6 +50,7 @@ _ROOM_STEP = 256
 _DEFAULT_CONTEXT = 8192
 _DEFAULT_WIDE_CONTEXT = 2048
 """Where the likelihoods of the next token are computed for all tokens: they take the memory."""
+_MEAN = 1
 _PIECE = 512
 """Tokens that llama.cpp computes at once where it may cut a call into pieces."""
 
@@ -104,7 +105,8 @@ class PooledModel:
                 field="config.device",
             )
         _check_width(header)
-        self._by_tails = is_causal(header) and pooling in ("last", "rank")
+        ranks_by_last = pooling == "rank" and header.own("classifier.pooling_type") != _MEAN
+        self._by_tails = is_causal(header) and (pooling == "last" or ranks_by_last)
         wide = is_causal(header) and not self._by_tails
         self.length = _length(header, options, _DEFAULT_WIDE_CONTEXT if wide else _DEFAULT_CONTEXT)
         self.threads = options.threads or device.threads
@@ -119,6 +121,7 @@ class PooledModel:
             self._encodes = bool(api.llama_model_has_encoder(self.model.handle))
             if self._encodes and api.llama_model_has_decoder(self.model.handle):
                 raise ModelFileError(f"{path.name} makes a text of another; it cannot make numbers of one.")
+            _check_special_tokens(self.model, path)
             self._call_texts = _CALL_TEXTS if self.model.cuttable else 1  # llama.cpp cuts others to equal lengths
             self._open(pooling, piece)
         except BaseException:
@@ -286,8 +289,18 @@ def _check_width(header: Header) -> None:
     width = header.own("embedding_length_out")
     if not width or width == header.own("embedding_length"):
         return
-    if not any(width in t.shape for t in header.tensors if not t.name.startswith(("blk.", "token_embd."))):
+    if not any(width in t.shape for t in header.tensors if t.name.startswith(("dense_", "cls.", "output."))):
         raise ModelFileError(f"{header.path.name} is corrupt: nothing in it makes vectors of {width} elements.")
+
+
+def _check_special_tokens(model: Model, path: Path) -> None:
+    """Raises `ModelFileError` if a token is missing that begins, parts or ends texts: llama.cpp aborts without it."""
+    api, vocab = model.api, model.vocab
+    always = api.llama_vocab_type(vocab) == api.LLAMA_VOCAB_TYPE_WPM
+    for name, added in (("bos", always), ("eos", False), ("sep", always)):
+        token = getattr(api, f"llama_vocab_{name}")(vocab)
+        if token < 0 and (added or getattr(api, f"llama_vocab_get_add_{name}")(vocab)):
+            raise ModelFileError(f"{path.name} is corrupt: its vocabulary lacks the special token {name!r}.")
 
 
 def _length(header: Header, options: PooledOptions, default: int) -> int:

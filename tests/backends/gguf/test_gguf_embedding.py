@@ -235,6 +235,17 @@ def test_a_broken_file_is_refused(loaded: Any, tmp_path: Path) -> None:
         loaded(path)
 
 
+@pytest.mark.parametrize("role", ["bos", "sep"])
+def test_a_special_token_that_is_missing_is_refused(loaded: Any, tmp_path: Path, role: str) -> None:
+    path = tmp_path / "tokens.gguf"
+    writer = models_gguf.bert(path, pooling=gguf.PoolingType.MEAN)
+    key = {"bos": "bos", "sep": "seperator"}[role]
+    writer.kv_data[0][f"tokenizer.ggml.{key}_token_id"].value = 999
+    models_gguf.finish(writer, path)
+    with pytest.raises(ModelFileError, match=f"its vocabulary lacks the special token '{role}'"):
+        loaded(path)
+
+
 def test_a_width_that_nothing_has_is_refused(loaded: Any, tmp_path: Path) -> None:
     path = tmp_path / "wide.gguf"
     writer = models_gguf.bert(path, pooling=gguf.PoolingType.MEAN)

@@ -29,6 +29,7 @@ REAL: dict[str, Callable[[], Path]] = {
 }
 TINY: dict[str, tuple[str, Callable[[], Path]]] = {
     "llama": ("gguf", models_gguf.llama),
+    "bert that embeds": ("gguf-embedding", models_gguf.embedder),
     "llama that embeds": ("gguf-embedding", models_gguf.llama),
     "bert that ranks": ("gguf-rerank", models_gguf.reranker),
     "qwen3 that ranks": ("gguf-rerank", models_gguf.causal_reranker),
@@ -183,6 +184,7 @@ EXTRA: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
     ("nextn_predict_layers", "u32", NUMBERS),
     ("pooling_type", "u32", NUMBERS),
     ("embedding_length_out", "u32", NUMBERS),
+    ("classifier.pooling_type", "u32", NUMBERS),
     ("rope.dimension_count", "u32", NUMBERS),
     ("rope.scaling.factor", "f32", OTHERS["f32"]),
     ("attention.causal", "bool", (True, False)),
