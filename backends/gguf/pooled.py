@@ -326,7 +326,7 @@ def _check_memory(header: Header, room: int, piece: int, outputs: int, device: D
     left = memory.available() if device.kind == "cpu" else device.memory_bytes
     if left is not None and need.total > left:
         raise OutOfMemory(
-            f"{header.path.name} needs {need.total >> 20} MiB ({need}), and {left >> 20} MiB are left. "
+            f"{header.path.name} needs {need.total / 1e6:,.0f} MB ({need}), and {left / 1e6:,.0f} MB are left. "
             "A smaller max_context_length needs less."
         )
     return need.total

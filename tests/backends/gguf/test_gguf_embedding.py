@@ -256,8 +256,8 @@ def test_a_width_that_nothing_has_is_refused(loaded: Any, tmp_path: Path) -> Non
 
 
 def test_a_model_that_does_not_fit_is_refused_with_the_numbers(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "available", lambda: 10 << 20)
-    with pytest.raises(OutOfMemory, match=r"needs \d+ MiB \(.*weights.*\), and 10 MiB are left"):
+    monkeypatch.setattr(memory, "available", lambda: 10_000_000)
+    with pytest.raises(OutOfMemory, match=r"needs \d+ MB \(.*weights.*\), and 10 MB are left"):
         loaded(models_gguf.minilm())
 
 
