@@ -80,7 +80,7 @@ class GgufBackend(GenerationBackend):
     def load(self, path: Path, device: Device, options: GgufOptions) -> ModelInfo:
         """Loads the weights and makes room for the sequences. See `Backend.load` for the errors."""
         options.check()
-        header = file.read_header(path)
+        header = _header(path)
         llama = library()
         if device.kind == "cuda" and not llama.api.llama_supports_gpu_offload():
             raise InvalidOption(
@@ -110,7 +110,9 @@ class GgufBackend(GenerationBackend):
                 "only models that go on with a text are."
             )
         for name, adapter in options.lora.items():
-            model.load_adapter(name, Path(adapter).expanduser())
+            source = Path(adapter).expanduser()
+            file.read_header(source)
+            model.load_adapter(name, source)
         self._pools = pools = Pools(model, settings)
         self._options = options
         self._length = pools.longest
@@ -128,7 +130,7 @@ class GgufBackend(GenerationBackend):
         if options.draft_model is None:
             return Guesser
         path = Path(options.draft_model).expanduser()
-        file.read_header(path)
+        _header(path)
         self._draft = draft = DraftModel(model.library, path, device, model, settings[0])
         return lambda: DraftGuesser(draft)
 
@@ -258,8 +260,22 @@ class GgufBackend(GenerationBackend):
                 raise InvalidInput(
                     f"{name} has the token {wrong}; this model's are 0 to {model.vocab_size - 1}.", field=name
                 )
-        if any(np.isnan(bias) for bias in request.sampling.logit_bias.values()):
-            raise InvalidInput("logit_bias has a value that is not a number.", field="logit_bias")
+        if not all(bias < np.inf for bias in request.sampling.logit_bias.values()):
+            raise InvalidInput("logit_bias has a value that is not a finite number.", field="logit_bias")
+
+
+def _header(path: Path) -> file.Header:
+    """The header of a model. Raises `ModelFileError`, also for files that only go with a model."""
+    header = file.read_header(path)
+    hints = {
+        "adapter": "is a LoRA adapter; register the model that it is for, and name it there with the option lora.",
+        "mmproj": "turns images into a model's input; register the model itself.",
+        "imatrix": "tells how to quantize a model; register the model itself.",
+    }
+    hint = hints.get(str(header.metadata.get("general.type")))
+    if hint is not None:
+        raise ModelFileError(f"{path.name} {hint}")
+    return header
 
 
 def _group(request: Generation, model: Model) -> Group:

@@ -186,10 +186,13 @@ class Context:
         """Forgets what a sequence has beyond `length` tokens."""
         self._api.llama_memory_seq_rm(self._memory, slot, length, -1)
 
-    def save(self, slot: int) -> State:
-        """A copy of what is remembered of a sequence."""
+    def save(self, slot: int) -> State | None:
+        """A copy of what is remembered of a sequence; `None` when there is no memory for it."""
         size = int(self._api.llama_state_seq_get_size(self._handle, slot))
-        data = np.empty(size + 4 * _MOST_SEQUENCES, np.uint8)
+        try:
+            data = np.empty(size + 4 * _MOST_SEQUENCES, np.uint8)
+        except MemoryError:
+            return None
         written = self._api.llama_state_seq_get_data(self._handle, data.ctypes.data_as(_BYTES), size, slot)
         data[written:] = 0
         return _portable(data, slot, self.settings.sequences) or State(data, self.settings.sequences)

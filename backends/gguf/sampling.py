@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.base import InvalidInput, Sampling, TokenLogprob
+from backends.base import BackendError, InvalidInput, Sampling, TokenLogprob
 from backends.gguf.model import Model
 from backends.gguf.options import SamplingDefaults
 
@@ -27,6 +27,8 @@ _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32
 """llama.cpp's ``llama_token_data``."""
 _SPREAD = 16.0
 """Tokens whose logit is further below the best one are not looked at first: together they have no probability."""
+_COLD = 1e-4
+"""A lower temperature is none: logits divided by it are no numbers any more."""
 _SEEDS = 2**32 - 1
 """llama.cpp takes the last one for a wish to be random."""
 
@@ -115,7 +117,7 @@ class Sampler:
         self._grammar: Any = None
         self._bias = _bias(logit_bias, banned)
         self._window = _window(settings)
-        self._greedy = settings.temperature == 0
+        self._greedy = settings.temperature < _COLD
         if grammar is not None:
             self._grammar = _grammar(model, grammar)
         if not self._greedy:
@@ -127,7 +129,12 @@ class Sampler:
             logits[self._bias[0]] += self._bias[1]
         if self._window:
             _penalise(logits, tokens[-self._window :], self._settings)
-        token = int(logits.argmax()) if self._greedy else self._draw(logits)
+        best = int(logits.argmax())  # of numbers that are none, it is the first
+        if not logits[best] > -math.inf:
+            if math.isnan(logits[best]):
+                raise BackendError("The model computes what is not a number; its file may be damaged.")
+            raise DeadEnd
+        token = best if self._greedy else self._draw(logits, float(logits[best]))
         if self._grammar is None:
             return token
         if not self._allows(token):
@@ -142,8 +149,8 @@ class Sampler:
                 self._api.llama_sampler_free(sampler)
         self._chain = self._grammar = None
 
-    def _draw(self, logits: Logits) -> int:
-        near = _near(logits)
+    def _draw(self, logits: Logits, highest: float) -> int:
+        near = _near(logits, highest)
         if 0 < self._settings.top_k <= len(near):  # then the best k are among these, and no others matter
             self._candidates.fill(logits[near], near)
         else:
@@ -158,7 +165,7 @@ class Sampler:
 
     def _choose_allowed(self, logits: Logits) -> int:
         """The choice among those tokens that the grammar allows. Looks at the likely ones first: it takes its time."""
-        near = _near(logits)
+        near = _near(logits, float(logits.max()))
         allowed, values = self._allowed(logits, near)
         if not len(allowed) or not self._suffice(len(allowed), float(values.max()), float(logits.max())):
             allowed, values = self._allowed(logits, None)
@@ -183,9 +190,9 @@ class Sampler:
         return least > 0 and best + math.log(least) > highest - _SPREAD
 
 
-def _near(logits: Logits) -> Tokens:
+def _near(logits: Logits, highest: float) -> Tokens:
     """The tokens that have a chance at all."""
-    near: Tokens = (logits > logits.max() - _SPREAD).nonzero()[0].astype(np.int32)
+    near: Tokens = (logits > np.float32(highest - _SPREAD)).nonzero()[0].astype(np.int32)
     return near
 
 

@@ -220,6 +220,8 @@ class Scheduler:
         if sequence.context is None or not cache.admits(tokens, group, 1):
             return None
         state = sequence.context.save(sequence.slot)
+        if state is None:
+            return None
         entry = Entry(tokens.copy(), group, state, state.size)
         if cache.admits(tokens, group, state.size):
             cache.add(entry)

@@ -74,3 +74,8 @@ def test_an_adapter_that_is_missing_or_broken_is_refused(tmp_path: Path) -> None
     for name in ("broken.gguf", "missing.gguf"):
         with pytest.raises(ModelFileError):
             load(lora={"a": str(tmp_path / name)})
+
+
+def test_an_adapter_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="is a LoRA adapter; register the model"):
+        load(Path(adapter(tmp_path, 1)))

@@ -203,6 +203,30 @@ def test_a_sampler_takes_the_best_k_among_all_tokens(backend: GgufBackend) -> No
     assert len(texts) == 3
 
 
+def test_a_temperature_near_zero_is_greedy(backend: GgufBackend) -> None:
+    request = Generation(prompt="Once upon a time", sampling=Sampling(temperature=1e-30), max_tokens=8)
+    assert ask(backend, request).text == ask(backend, greedy("Once upon a time", 8)).text
+
+
+def test_when_all_tokens_are_banned_the_answer_ends(backend: GgufBackend) -> None:
+    bias = dict.fromkeys(range(49152), -math.inf)
+    answer = ask(backend, Generation(prompt="x", sampling=Sampling(temperature=0, logit_bias=bias), max_tokens=3))
+    assert (answer.text, answer.tokens, answer.finish) == ("", 0, "stop")
+
+
+def test_logits_that_are_no_numbers_fail_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = load()
+    assert backend._pools is not None
+    (context,) = backend._pools.open
+    real = context.logits
+    monkeypatch.setattr(context, "logits", lambda row: real(row) * math.nan)
+    for sampling in (GREEDY, Sampling(seed=1)):
+        answer = ask(backend, Generation(prompt="x", sampling=sampling, max_tokens=3))
+        assert answer.error is not None
+        assert "not a number" in answer.error.message
+    backend.close()
+
+
 def test_penalties_end_repetition(backend: GgufBackend) -> None:
     prompt = "a b c a b c a b c a b c a b c"
     loop = ask(backend, greedy(prompt, 12)).text
@@ -395,6 +419,7 @@ def test_the_longest_prompt_has_an_answer_of_one_token(backend: GgufBackend) -> 
         (Generation(prompt="x", sampling=Sampling(repeat_penalty=0)), "repeat_penalty"),
         (Generation(prompt="x", sampling=Sampling(logit_bias={-1: 1.0})), "logit_bias"),
         (Generation(prompt="x", sampling=Sampling(logit_bias={1: math.nan})), "logit_bias"),
+        (Generation(prompt="x", sampling=Sampling(logit_bias={1: math.inf})), "logit_bias"),
     ],
 )
 def test_what_cannot_be_served_is_refused(backend: GgufBackend, request_: Generation, field: str) -> None:
