@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from backends.base import BackendError, Device, Generation, Sampling, TokenLogprob, Usage
+from backends.base import BackendError, Device, Generation, ModelInfo, Sampling, TokenLogprob, Usage
 from backends.gguf import GgufBackend
 from backends.gguf.options import GgufOptions
-from tests.models import fetch_models
+from tests.models_gguf import smollm2
 
 GREEDY = Sampling(temperature=0)
 CPU = Device("cpu", threads=1)
@@ -18,15 +18,16 @@ SMALL: dict[str, Any] = {"max_context_length": 512, "sequences": 4, "prefix_cach
 """Options that take little memory."""
 
 
-def smollm2() -> Path:
-    """SmolLM2-135M-Instruct, Q4_1."""
-    return Path(fetch_models.fetch("smollm2") / "model.gguf")
+class Loaded(GgufBackend):
+    """A loaded backend."""
+
+    info: ModelInfo
 
 
-def load(path: Path | None = None, **options: Any) -> GgufBackend:
+def load(path: Path | None = None, **options: Any) -> Loaded:
     """A backend with the model; `options` on top of those that take little memory."""
-    backend = GgufBackend()
-    backend.load(path or smollm2(), CPU, GgufOptions(**(SMALL | options)))
+    backend = Loaded()
+    backend.info = backend.load(path or smollm2(), CPU, GgufOptions(**(SMALL | options)))
     return backend
 
 

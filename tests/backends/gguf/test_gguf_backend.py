@@ -23,9 +23,9 @@ from tests.backends.gguf.generating import (
     greedy,
     load,
     run,
-    smollm2,
     step,
 )
+from tests.models_gguf import smollm2
 
 
 @pytest.fixture(scope="module")
