@@ -25,8 +25,8 @@ Logits = NDArray[np.float32]
 
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 """llama.cpp's ``llama_token_data``."""
-_SPREAD = 16.0
-"""Tokens whose logit is further below the best one are not looked at first: together they have no probability."""
+_SPREAD = 10.0
+"""Tokens whose logit is further below the best one are not looked at first. Some 200 are left, as a rule."""
 _COLD = 1e-4
 """A lower temperature is none: logits divided by it are no numbers any more."""
 _SEEDS = 2**32 - 1
