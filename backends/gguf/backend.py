@@ -31,6 +31,7 @@ from backends.gguf.model import Model
 from backends.gguf.options import GgufOptions, check_sampling
 from backends.gguf.pools import Pools
 from backends.gguf.prefix_cache import PrefixCache
+from backends.gguf.prefixes import Prefixes
 from backends.gguf.prompts import tokens_of, untruncated
 from backends.gguf.sampling import Candidates, Sampler, resolve, seed_of
 from backends.gguf.scheduler import GUESSES, TILE, Scheduler
@@ -116,8 +117,9 @@ class GgufBackend(GenerationBackend):
         self._pools = pools = Pools(model, settings)
         self._options = options
         self._length = pools.longest
-        self._cache = PrefixCache(prefixes, whole=not model.cuttable) if options.prefix_cache else None
-        self._scheduler = Scheduler(model, pools, self._cache, self._guessers(device, options, settings))
+        self._cache = PrefixCache(prefixes, whole=not model.cuttable)
+        shared = Prefixes(self._cache, cuttable=model.cuttable) if options.prefix_cache else None
+        self._scheduler = Scheduler(model, pools, shared, self._guessers(device, options, settings))
         self._candidates = Candidates(model.api, model.vocab_size)
 
     def _guessers(

@@ -25,7 +25,7 @@ from backends.base import BackendError, Piece
 from backends.gguf.context import Context, State
 from backends.gguf.model import Model
 from backends.gguf.pools import Pools
-from backends.gguf.prefix_cache import Entry, PrefixCache, common_prefix
+from backends.gguf.prefixes import Prefixes
 from backends.gguf.sequences import Group, Request, Sequence, Tokens
 from backends.gguf.speculation import MOST, Costs, Guessing, plan
 
@@ -37,10 +37,6 @@ TILE = 64
 """The fewest tokens whose attention llama.cpp computes as a matrix product on the CPU."""
 _PROMPT_SECONDS = 1.0
 """Time that others wait for a prompt in one step, at most, unless `TILE` tokens take longer."""
-_WORTHWHILE = 16
-"""Shorter beginnings of prompts are computed again rather than kept and looked up."""
-_WORTH_WAITING = 64
-"""A prompt waits until another one that is being computed has got through a common beginning of this length."""
 _HEADROOM = 32
 """Tokens that a sequence should be able to grow by in its slot when it is let in."""
 _NOTHING: Tokens = np.empty(0, np.int32)
@@ -60,15 +56,14 @@ class Share:
 
 
 class Scheduler:
-    """Owns the sequences and the cached prefixes, and decides who has which slot."""
+    """Owns the sequences, and decides who has which slot."""
 
     def __init__(
-        self, model: Model, pools: Pools, cache: PrefixCache | None, new_guesser: Callable[[], Guessing] | None
+        self, model: Model, pools: Pools, prefixes: Prefixes | None, new_guesser: Callable[[], Guessing] | None
     ) -> None:
         self._model = model
         self._pools = pools
-        self._cache = cache
-        self._cuttable = model.cuttable
+        self._prefixes = prefixes
         self._new_guesser = new_guesser
         self._requests: dict[int, Request] = {}
         self._waiting: deque[Sequence] = deque()
@@ -131,7 +126,8 @@ class Scheduler:
         for sequence in [s for s in self._running if s.context is not None and s.count > s.context.settings.length]:
             self._move(sequence)
         for sequence in list(self._waiting):
-            if sequence.slot >= 0 or self._must_wait(sequence):
+            gone = sequence.request.id not in self._requests  # with another choice, for which there is no memory
+            if gone or self._must_wait(sequence):
                 continue
             try:
                 context = self._pools.fitting(min(sequence.count + _HEADROOM, sequence.request.limit))
@@ -145,15 +141,9 @@ class Scheduler:
         leader = sequence.request.sequences[0]
         if sequence is not leader and leader.finish is None and not leader.generated:
             return True
-        if self._cache is None or sequence.state is not None:
+        if self._prefixes is None or sequence.state is not None:
             return False
-        tokens = sequence.tokens[:-1]
-        soon = [
-            min(common_prefix(other.tokens, tokens), other.count - 1)
-            for other in self._running
-            if other.pending > 1 and other.request.group == sequence.request.group
-        ]
-        return bool(soon) and max(soon) - self._known(self._cache, sequence)[1] >= _WORTH_WAITING
+        return self._prefixes.coming(sequence, self._running)
 
     def _let_in(self, sequence: Sequence, context: Context) -> None:
         self._waiting.remove(sequence)
@@ -162,36 +152,9 @@ class Scheduler:
         if sequence.state is not None:
             stored = sequence.state_length if context.restore(slot, sequence.state) else 0
             sequence.state = None
-        if not stored and self._cache is not None:
-            stored = self._reuse(self._cache, sequence, context, slot)
+        if not stored and self._prefixes is not None:
+            stored = self._prefixes.reuse(sequence, self._running, context, slot)
         self._enter(sequence, context, slot, stored, cached=stored)
-
-    def _reuse(self, cache: PrefixCache, sequence: Sequence, context: Context, slot: int) -> int:
-        """Puts into `slot` what was computed before of the sequence's tokens. How many these are."""
-        source, length = self._known(cache, sequence)
-        if isinstance(source, Sequence):
-            source = self._keep(cache, source)
-        if source is None or not context.restore(slot, source.state):
-            return 0
-        cache.touch(source)
-        if length < len(source.tokens):
-            context.cut(slot, length)
-        return length
-
-    def _known(self, cache: PrefixCache, sequence: Sequence) -> tuple[Entry | Sequence | None, int]:
-        """Where the longest part of its tokens that was computed before is: cached, or with a running sequence.
-
-        The last token is always computed: its logits are wanted.
-        """
-        tokens, group = sequence.tokens[:-1], sequence.request.group
-        source: Entry | Sequence | None
-        source, length = cache.find(tokens, group)
-        for other in self._running:
-            if other.request.group == group:
-                common = common_prefix(other.tokens[: other.stored], tokens)
-                if common > length and (common == other.stored or self._cuttable):
-                    source, length = other, common
-        return (source, length) if length >= _WORTHWHILE else (None, 0)
 
     def _enter(self, sequence: Sequence, context: Context, slot: int, stored: int, cached: int) -> None:
         self._admitted += 1
@@ -208,24 +171,11 @@ class Scheduler:
     def _leave(self, sequence: Sequence, *, keep: bool) -> None:
         """Takes a sequence's slot; with `keep`, what was computed for it is cached."""
         self._running.remove(sequence)
-        if keep and self._cache is not None and sequence.stored >= _WORTHWHILE:
-            self._keep(self._cache, sequence)
+        if keep and self._prefixes is not None:
+            self._prefixes.keep(sequence)
         if sequence.context is not None:
             sequence.context.free_slot(sequence.slot)
         sequence.expel()
-
-    def _keep(self, cache: PrefixCache, sequence: Sequence) -> Entry | None:
-        """Caches what was computed for a running sequence, unless that is there already. The entry, if it is new."""
-        tokens, group = sequence.tokens[: sequence.stored], sequence.request.group
-        if sequence.context is None or not cache.admits(tokens, group, 1):
-            return None
-        state = sequence.context.save(sequence.slot)
-        if state is None:
-            return None
-        entry = Entry(tokens.copy(), group, state, state.size)
-        if cache.admits(tokens, group, state.size):
-            cache.add(entry)
-        return entry
 
     def _drop(self, request: Request, *, keep: bool) -> None:
         for sequence in request.sequences:
@@ -255,6 +205,7 @@ class Scheduler:
             return
         drafts = {} if prompts or self._new_guesser is None else self._drafts(sequences)
         context.begin()
+        sequences.sort(key=lambda sequence: sequence.slot)  # llama.cpp computes neighbours together
         shares = [self._put(context, sequence, 1, drafts.get(sequence, _NOTHING)) for sequence in sequences]
         begin = time.perf_counter()
         if self._computed(context, shares, pieces):
