@@ -149,6 +149,8 @@ class Grammar:
 
     def __init__(self) -> None:
         self._rules: dict[str, Node] = {}
+        self._numbers: dict[str, int] = {}
+        """How many rules have a name with this beginning."""
 
     def __len__(self) -> int:
         return len(self._rules)
@@ -156,10 +158,10 @@ class Grammar:
     def reserve(self, hint: str) -> Rule:
         """A rule whose content follows by `define`; that allows it to refer to itself."""
         base = "".join(c if c.isascii() and c.isalnum() else "-" for c in hint[-40:]).strip("-") or "rule"
-        name, number = base, 1
+        name = base
         while name in self._rules or name == "root":
-            number += 1
-            name = f"{base}-{number}"
+            self._numbers[base] = self._numbers.get(base, 1) + 1
+            name = f"{base}-{self._numbers[base]}"
         self._rules[name] = NEVER
         return Rule(name)
 
@@ -220,14 +222,14 @@ class Grammar:
     def _finite(self) -> set[str]:
         """The rules that something finite matches."""
         finite: set[str] = set()
-        waiting = dict(self._rules)
+        waiting = list(self._rules)
         while True:
-            found = {name for name, node in waiting.items() if _is_finite(node, finite)}
-            if not found:
+            before = len(finite)
+            waiting.reverse()  # whichever way rules build on each other, one of the two ways is quick
+            finite.update(name for name in waiting if _is_finite(self._rules[name], finite))
+            if len(finite) == before:
                 return finite
-            finite |= found
-            for name in found:
-                del waiting[name]
+            waiting = [name for name in waiting if name not in finite]
 
     def _pruned(self, node: Node, finite: set[str]) -> Node:
         """`node` without the choices that could never be finished."""
@@ -268,6 +270,37 @@ def without_empty(node: Node) -> Node:
     if isinstance(node, Repeat) and nullable(node):
         return repeat(without_empty(node.part), 1, node.most)
     return node
+
+
+def matches(node: Node, text: str) -> bool:
+    """Whether `node`, which refers to no rules, matches a whole text. Unlike `re`, it never takes much longer."""
+    return len(text) in _ends(node, text, {0})
+
+
+def _ends(node: Node, text: str, starts: set[int]) -> set[int]:
+    """Where matches that begin at one of the places may end."""
+    if isinstance(node, Text):
+        return {start + len(node.text) for start in starts if text.startswith(node.text, start)}
+    if isinstance(node, Chars):
+        return {start + 1 for start in starts if start < len(text) and text[start] in node}
+    if isinstance(node, Seq):
+        for part in node.parts:
+            starts = _ends(part, text, starts)
+        return starts
+    if isinstance(node, Alt):
+        return {end for choice in node.choices for end in _ends(choice, text, starts)}
+    assert isinstance(node, Repeat)
+    found = set(starts) if node.least == 0 else set()
+    times = 0
+    while starts and times != node.most:
+        following = _ends(node.part, text, starts)
+        times += 1
+        if following == starts or (times >= node.least and following <= found):
+            return found | following
+        starts = following
+        if times >= node.least:
+            found |= starts
+    return found
 
 
 def _names_in(node: Node) -> list[str]:
@@ -386,16 +419,15 @@ def _quoted(character: str) -> str:
 
 
 def _class(node: Chars) -> str:
-    """A set in brackets: negated when it reaches to the end of Unicode, because that is how llama.cpp reads faster."""
-    shown, mark = (~node, "^") if node.ranges and node.ranges[-1][1] == _LAST else (node, "")
-    if not shown.ranges:
+    """A set in brackets.
+
+    It is negated only when what it excludes is ASCII: of a character beyond, llama.cpp may see the first byte alone,
+    and then refuses all that share it with an excluded one.
+    """
+    excluded = (~node).ranges
+    if not excluded:
         return "."
-    return (
-        "["
-        + mark
-        + "".join(
-            _quoted(chr(low)) if low == high else f"{_quoted(chr(low))}-{_quoted(chr(high))}"
-            for low, high in shown.ranges
-        )
-        + "]"
-    )
+    negated = excluded[-1][1] < 0x80
+    shown = excluded if negated else node.ranges
+    ranges = (_quoted(chr(low)) if low == high else f"{_quoted(chr(low))}-{_quoted(chr(high))}" for low, high in shown)
+    return f"[{'^' if negated else ''}{''.join(ranges)}]"

@@ -83,11 +83,16 @@ class HarmonyParser:
     def _head(self, events: list[Event]) -> bool:
         """Reads the beginning of a message, if it is there; what does not look like one is the answer's text."""
         head, found, rest = self._text.partition(_MESSAGE)
+        found = found if len(head) <= _LONGEST_HEAD else ""
         begins = _BEGIN.match(head) is not None
         if not found:
             start = self._text.lstrip()
             may_begin = begins or any(m.startswith(start[: len(m)]) for m in ("<|start|>", "<|channel|>", "assistant"))
-            if not self._ended and len(self._text) < _LONGEST_HEAD and (may_begin or start.startswith("to=")):
+            if (
+                not self._ended
+                and len(self._text) < _LONGEST_HEAD + len(_MESSAGE)
+                and (may_begin or start.startswith("to="))
+            ):
                 return False
             if self._ended and begins:
                 self._text = ""

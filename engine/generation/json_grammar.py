@@ -25,7 +25,6 @@ from engine.generation.gbnf import (
     repeat,
     seq,
 )
-from engine.generation.json_formats import FORMATS
 from engine.generation.json_schema import Plain, Schema, Schemas, all_of, bounds_of, types_of
 from engine.generation.json_text import (
     character,
@@ -40,7 +39,8 @@ from engine.generation.json_text import (
 from engine.generation.regex_grammar import regex_grammar
 
 _MOST_RULES = 5_000
-_MOST_SOURCE = 400_000
+_MOST_SOURCE = 100_000
+_MOST_COUNTED = 50
 
 
 def json_grammar(grammar: Grammar, schema: Schema, field: str, document: Schema | None = None) -> Node:
@@ -133,13 +133,7 @@ class _Converter:
             raise self._schemas.refusal(f"{path}format", "has both a format and a pattern, which is not supported")
         source, search = plain.get("pattern"), True
         if "format" in plain:
-            source, search = FORMATS.get(plain["format"]), False
-            if source is None:
-                raise self._schemas.refusal(
-                    f"{path}format",
-                    f"has the format {plain['format']!r}, which is not supported; "
-                    f"these are: {', '.join(sorted(FORMATS))}",
-                )
+            source, search = self._schemas.expression_of(plain["format"], path), False
         if source is None:
             return string(self._grammar, least, most)
 
@@ -203,6 +197,10 @@ class _Converter:
             elif name in required:
                 return NEVER
         least, most = int(plain.get("minProperties", 0)), plain.get("maxProperties")
+        if len(members) > _MOST_COUNTED and not plain.keys().isdisjoint(("minProperties", "maxProperties")):
+            raise self._schemas.refusal(
+                path.rstrip("."), f"counts the properties of an object that declares more than {_MOST_COUNTED}"
+            )
         extra = self._extra(plain, path)
         body = _Members(self._grammar, members, extra, least, None if most is None else int(most))
         if least > len(members) + (extra != NEVER):
@@ -219,7 +217,7 @@ class _Converter:
         for name in [*declared, *(name for name in plain.get("required", ()) if name not in declared)]:
             schema: Schema = declared.get(name, True if patterns else plain.get("additionalProperties", True))
             for pattern, of_pattern in patterns.items():
-                if self._schemas.fits({"type": "string", "pattern": pattern}, name):
+                if self._schemas.matches(pattern, name):
                     schema = all_of(schema, of_pattern)
             yield name, schema if self._schemas.fits(names_fit, name) else False
 
@@ -278,10 +276,15 @@ class _Members:
         possible = len(members) if extra == NEVER else None
         self._least = 0 if least <= always else least
         self._most = None if most is None or (possible is not None and possible <= most) else most
+        self._counts = self._least > 0 or self._most is not None
         self._made: dict[tuple[int, int, bool], Node] = {}
 
     def all(self) -> Node:
         """All of them, with the white space around."""
+        for index in range(len(self._members), 0, -1):  # from the end, so that each finds what follows it there
+            for count in range(index + 1) if self._counts else (0,):
+                self._from(index, count, False)
+            self._from(index, 0, True)
         return self._from(0, 0, True)
 
     def _from(self, index: int, count: int, first: bool) -> Node:
@@ -289,7 +292,7 @@ class _Members:
 
         Counts that no longer matter are all the same, so that the rules are few.
         """
-        if self._least == 0 and self._most is None:
+        if not self._counts:
             count = 0
         key = (index, count, first)
         if key not in self._made:

@@ -6,7 +6,6 @@ It knows what can be said in a grammar, and refuses the rest by name; nothing of
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from itertools import combinations
@@ -14,6 +13,9 @@ from typing import Any
 from urllib.parse import unquote
 
 from engine.errors import InvalidInput
+from engine.generation.gbnf import Node, matches
+from engine.generation.json_formats import FORMATS
+from engine.generation.regex_grammar import regex_grammar
 
 Schema = dict[str, Any] | bool
 Plain = dict[str, Any]
@@ -56,7 +58,8 @@ _ANNOTATIONS = frozenset(
 _WITHOUT_EFFECT = {"uniqueItems": False, "unevaluatedProperties": True, "unevaluatedItems": True}
 """Keywords that say nothing when they have this value, and cannot be expressed otherwise."""
 _SCHEMAS = ("items", "additionalProperties", "propertyNames")
-_MOST_PLAIN = 500
+_MOST_WORK = 20_000
+"""Steps of taking one document apart."""
 
 _INTEGER_FORMATS = {
     "int32": (-(2**31), 2**31 - 1),
@@ -73,6 +76,8 @@ class Schemas:
     def __init__(self, document: Schema, field: str) -> None:
         self._document = document
         self.field = field
+        self._expressions: dict[tuple[str, bool], Node] = {}
+        self._work = 0
         self._comparing = False
         """Whether alternatives are compared; what is inside of them is then not, which might never end."""
 
@@ -96,6 +101,15 @@ class Schemas:
                 raise self.refusal(f"{path}$ref", f"refers to {reference!r}, which is not there")
         return self.checked(found, path)
 
+    def expression_of(self, name: str, path: str = "") -> str:
+        """The regular expression of a format."""
+        if name not in FORMATS:
+            raise self.refusal(
+                f"{path}format",
+                f"has the format {name!r}, which is not supported; these are: {', '.join(sorted(FORMATS))}",
+            )
+        return FORMATS[name]
+
     def checked(self, schema: Any, path: str) -> Schema:
         """`schema`, if it is one. Raises `InvalidInput`."""
         if not isinstance(schema, dict | bool):
@@ -105,6 +119,7 @@ class Schemas:
     def plain(self, schema: Schema, path: str = "", within: tuple[str, ...] = ()) -> list[Plain]:
         """The plain schemas of which a value must fit one. `within` are the references that led here."""
         schema = self.checked(schema, path)
+        self._work_more(path)
         if isinstance(schema, bool):
             return [{}] if schema else []
         found = self._own(schema, path)
@@ -125,6 +140,7 @@ class Schemas:
                 if keyword == "oneOf":
                     self._require_disjoint(parts, path)
                 found = [plain for part in parts for plain in part]
+                self._work += len(found)
         return found
 
     def _list(self, schema: dict[str, Any], keyword: str, path: str) -> list[Any]:
@@ -195,13 +211,17 @@ class Schemas:
     # --- both of two ---
 
     def _both(self, left: list[Plain], right: list[Plain], path: str) -> list[Plain]:
-        found = [both for a in left for b in right if (both := self.meet(a, b, path)) is not None]
-        if len(found) > _MOST_PLAIN:
+        return [both for a in left for b in right if (both := self.meet(a, b, path)) is not None]
+
+    def _work_more(self, path: str) -> None:
+        """Counts what is done, which small schemas can make much of."""
+        self._work += 1
+        if self._work > _MOST_WORK:
             raise self.refusal(path.rstrip("."), "has too many combinations of alternatives")
-        return found
 
     def meet(self, a: Plain, b: Plain, path: str) -> Plain | None:
         """The schema of what fits both; `None` when nothing does, as far as that is easily seen."""
+        self._work_more(path)
         both: Plain = {**a, **b}
         if "type" in a and "type" in b:
             both["type"] = [t for t in TYPES if _allows(a["type"], t) and _allows(b["type"], t)]
@@ -222,11 +242,34 @@ class Schemas:
             elif keyword in ("pattern", "format", "patternProperties") and x != y:
                 raise self.refusal(f"{path}{keyword}", f"requires two {keyword}s of one value, which is not supported")
         if "properties" in both or "additionalProperties" in both:
-            both |= _properties_of_both(a, b)
+            both |= self._properties_of_both(a, b)
         if "prefixItems" in both:
             length = max(len(a.get("prefixItems", ())), len(b.get("prefixItems", ())))
             both["prefixItems"] = [all_of(_item(a, i), _item(b, i)) for i in range(length)]
         return both
+
+    def _properties_of_both(self, a: Plain, b: Plain) -> Plain:
+        names = [*a.get("properties", {}), *(n for n in b.get("properties", {}) if n not in a.get("properties", {}))]
+        properties: dict[str, Schema] = {}
+        for name in names:
+            both: Schema = True
+            for part in (*self._schemas_of(a, name), *self._schemas_of(b, name)):
+                both = all_of(both, part)
+            properties[name] = both
+        return {"properties": properties}
+
+    def _schemas_of(self, plain: Plain, name: str) -> Iterator[Schema]:
+        """The schemas that the value of a property must fit."""
+        known = False
+        if name in plain.get("properties", {}):
+            known = True
+            yield plain["properties"][name]
+        for pattern, schema in plain.get("patternProperties", {}).items():
+            if self.matches(pattern, name):
+                known = True
+                yield schema
+        if not known:
+            yield plain.get("additionalProperties", True)
 
     # --- one of several, and no more ---
 
@@ -277,8 +320,14 @@ class Schemas:
 
     # --- whether a value fits ---
 
+    def matches(self, source: str, text: str, search: bool = True) -> bool:
+        """Whether a text matches a regular expression, as the grammar understands it."""
+        if (source, search) not in self._expressions:
+            self._expressions[source, search] = regex_grammar(source, self.field, search=search)
+        return matches(self._expressions[source, search], text)
+
     def fits(self, schema: Schema, value: Any) -> bool:
-        """Whether a value, such as one of an ``enum``, is what a schema wants. Formats are not looked at."""
+        """Whether a value, such as one of an ``enum``, is what a schema wants; formats are as they are generated."""
         return any(self._fits_plain(plain, value) for plain in self.plain(schema))
 
     def _fits_plain(self, plain: Plain, value: Any) -> bool:
@@ -294,7 +343,9 @@ class Schemas:
             above = high is not None and (exact > high or (under and exact == high))
             return not (below or above)
         if kind == "string":
-            if "pattern" in plain and not re.search(plain["pattern"], value):
+            if "pattern" in plain and not self.matches(plain["pattern"], value):
+                return False
+            if "format" in plain and not self.matches(self.expression_of(plain["format"]), value, search=False):
                 return False
             return _within(plain, "Length", len(value))
         if kind == "array":
@@ -305,7 +356,9 @@ class Schemas:
             return (
                 _within(plain, "Properties", len(value))
                 and all(name in value for name in plain.get("required", ()))
-                and all(self.fits(part, member) for name, member in value.items() for part in _schemas_of(plain, name))
+                and all(
+                    self.fits(part, member) for name, member in value.items() for part in self._schemas_of(plain, name)
+                )
                 and all(self.fits(plain.get("propertyNames", True), name) for name in value)
             )
         return True
@@ -324,31 +377,6 @@ def all_of(a: Schema, b: Schema) -> Schema:
         inner = schema["allOf"] if isinstance(schema, dict) and schema.keys() == {"allOf"} else [schema]
         parts += [part for part in inner if part not in parts]
     return parts[0] if len(parts) == 1 else {"allOf": parts}
-
-
-def _properties_of_both(a: Plain, b: Plain) -> Plain:
-    names = [*a.get("properties", {}), *(n for n in b.get("properties", {}) if n not in a.get("properties", {}))]
-    properties: dict[str, Schema] = {}
-    for name in names:
-        both: Schema = True
-        for part in (*_schemas_of(a, name), *_schemas_of(b, name)):
-            both = all_of(both, part)
-        properties[name] = both
-    return {"properties": properties}
-
-
-def _schemas_of(plain: Plain, name: str) -> Iterator[Schema]:
-    """The schemas that the value of a property must fit."""
-    known = False
-    if name in plain.get("properties", {}):
-        known = True
-        yield plain["properties"][name]
-    for pattern, schema in plain.get("patternProperties", {}).items():
-        if re.search(pattern, name):
-            known = True
-            yield schema
-    if not known:
-        yield plain.get("additionalProperties", True)
 
 
 def _item(plain: Plain, index: int) -> Schema:

@@ -202,19 +202,46 @@ def test_a_call_that_is_cut_off_is_text_or_left_as_it_is(form: ToolFormat) -> No
             assert all('{"city": "Paris", "days": 2}'.startswith(c.arguments) for c in found if form.style == "json")
 
 
-@settings(max_examples=60)
-@given(
-    st.lists(st.sampled_from(["<tool_call>", "</tool_call>", '{"name": "add"', ', "arguments": {', "}", " ", "x", "<"]))
-)
-def test_nothing_is_lost_and_nothing_given_twice(parts: list[str]) -> None:
-    text = "".join(parts)
-    content, calls = everywhere(HERMES, text)
-    if not calls:
-        assert content == text
-    left = iter(text)
-    assert all(character in left for character in content)
-    assert text.count('{"name": "add"') >= len(calls)
-    assert text.count("x") == content.count("x")
+PARTS = [
+    '{"name": "add"',
+    ', "arguments": {',
+    ', "parameters": {',
+    "{",
+    "}",
+    "}}",
+    "[",
+    "]",
+    '"',
+    "\\",
+    ";",
+    ",",
+    " ",
+    "x",
+    "<",
+    "add",
+]
+
+
+@pytest.mark.parametrize("form", TOOL_FORMATS, ids=lambda form: form.name)
+@settings(max_examples=80)
+@given(st.data())
+def test_nothing_is_lost_and_nothing_given_twice(form: ToolFormat, data: st.DataObject) -> None:
+    good = form.write([ToolCall(id="", name="add", arguments="{}")])
+    marks = [*form.openers, *form.tail, form.begin, form.between, form.end, good, *good.split("add")]
+    text = "".join(data.draw(st.lists(st.sampled_from([*PARTS, *(mark for mark in marks if mark)]), max_size=8)))
+    for whole in (False, True):
+        found = [
+            read(OutputParser(form, tools=TOOLS, whole_calls=whole, new_id=numbered()), text, size) for size in SIZES
+        ]
+        assert all(one == found[0] for one in found)
+        content, _, calls = found[0]
+        if not calls and form is not HARMONY:
+            assert content == text
+        left = iter(text)
+        assert all(character in left for character in content)
+        assert text.count("add") >= len(calls)
+        if whole:
+            assert all(isinstance(json.loads(call.arguments), dict) for call in calls)
 
 
 @pytest.mark.parametrize(

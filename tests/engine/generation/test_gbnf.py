@@ -18,6 +18,7 @@ from engine.generation.gbnf import (
     Text,
     alt,
     chars,
+    matches,
     one_of,
     optional,
     repeat,
@@ -164,3 +165,27 @@ def test_free_text_follows_marks_that_begin_alike() -> None:
         assert text.matches(good), good
     for bad in ("<tool>", "<tool>2", "<tools>", "<tools>1"):
         assert not text.matches(bad), bad
+
+
+@given(st.data())
+def test_trees_match_texts_themselves(data: st.DataObject) -> None:
+    leaves = st.sampled_from([EMPTY, Text("a"), Text("ab"), one_of("ab"), ~one_of("a")])
+    bounds = st.tuples(st.integers(0, 3), st.none() | st.integers(3, 4))
+    nodes = st.recursive(
+        leaves,
+        lambda inner: (
+            st.builds(seq, inner, inner)
+            | st.builds(alt, inner, inner)
+            | st.builds(lambda part, least_most: repeat(part, *least_most), inner, bounds)
+        ),
+        max_leaves=6,
+    )
+    node = data.draw(nodes)
+    text = data.draw(st.text("abc", max_size=6))
+    assert matches(node, text) == compiled(node).matches(text)
+
+
+def test_matching_takes_no_time_that_explodes() -> None:
+    node = repeat(repeat(optional("a"), 0, 1000), 1000, 1000)
+    assert matches(node, "a" * 60)
+    assert not matches(node, "a" * 60 + "b")

@@ -123,6 +123,7 @@ TUPLE = {"type": "array", "prefixItems": [{"type": "string"}, {"type": "integer"
         ({"type": ["string", "null"], "maxLength": 1}, ['"a"', '"\\n"', '"\\ud83d\\ude00"', "null"], ['"ab"', "1"]),
         ({"enum": ["a", 1, None]}, ['"a"', "1", "null"], ['"b"', "true"]),
         ({"enum": ["a", "bc", 3], "type": "string", "minLength": 2}, ['"bc"'], ['"a"', "3"]),
+        ({"enum": ["1.2.3.4", "localhost", 3], "format": "ipv4"}, ['"1.2.3.4"', "3"], ['"localhost"']),
         ({"type": "integer", "multipleOf": 1, "uniqueItems": False}, ["12"], ["1.5"]),
         ({"type": "integer", "format": "int32", "minimum": 0}, ["2147483647"], ["2147483648", "-1"]),
         ({"$ref": "#/definitions/a~1b", "definitions": {"a/b": {"type": "null"}}}, ["null"], ["1"]),
@@ -268,6 +269,17 @@ def test_a_schema_that_is_nested_too_deeply_is_refused() -> None:
 def test_a_schema_that_is_too_large_is_refused() -> None:
     with pytest.raises(InvalidInput, match="more than"):
         gbnf({"enum": ["x" * 500_000]})
-    many = {"type": "object", "properties": {f"p{i}": {"type": "object", "title": str(i)} for i in range(6000)}}
+    many = {str(i): {"maxLength": i} for i in range(2500)}
     with pytest.raises(InvalidInput, match="too many rules"):
-        gbnf(many)
+        gbnf({"properties": {"first": {"properties": many}, "second": {"type": "null"}}})
+    counted = {"type": "object", "properties": {str(i): {} for i in range(60)}, "maxProperties": 3}
+    with pytest.raises(InvalidInput, match="counts the properties"):
+        gbnf(counted)
+
+
+def test_an_object_may_have_many_properties() -> None:
+    names = [str(i) for i in range(300)]
+    grammar = compiled({"type": "object", "properties": {name: {"type": "null"} for name in names}})
+    assert grammar.matches(json.dumps(dict.fromkeys(names)))
+    assert grammar.matches(json.dumps(dict.fromkeys(names[::50])))
+    assert not grammar.matches('{"1": null, "0": null}')

@@ -74,6 +74,17 @@ def test_grammars_of_calls(form: ToolFormat, choice: ToolChoice) -> None:
     assert_agree(source, random.Random(1))
 
 
+@pytest.mark.parametrize("text", ["é\xad", "\u2013\u2027", "日本語"])
+@pytest.mark.parametrize("expression", [".+", r"\S+", "[^é日\u2028x]+|é\xad|日本語"])
+def test_characters_that_come_byte_by_byte(text: str, expression: str) -> None:
+    """What a set excludes must not take its neighbours with it, which begin with the same bytes."""
+    source = Grammar().text(regex_grammar(expression, "regex"))
+    assert source is not None
+    grammar = LlamaGrammar(source)
+    assert grammar.can_write(text)
+    assert grammar.matches(text)
+
+
 def test_great_counts() -> None:
     request = GenerateRequest(
         format=Format(
