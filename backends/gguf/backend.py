@@ -93,6 +93,9 @@ class GgufBackend(GenerationBackend):
         settings = _settings(length, device, options)
         prefixes = _prefix_bytes(header, length, options)
         needed = memory.need(header, settings, header.length("tokenizer.ggml.tokens") or 0, prefixes)
+        if options.draft_model is not None:
+            draft = _header(Path(options.draft_model).expanduser())
+            needed += memory.need(draft, settings[:1], draft.length("tokenizer.ggml.tokens") or 0, 0)
         memory.check(needed, device, path.name)
         try:
             self._open(path, device, options, settings, prefixes)
@@ -132,7 +135,6 @@ class GgufBackend(GenerationBackend):
         if options.draft_model is None:
             return Guesser
         path = Path(options.draft_model).expanduser()
-        _header(path)
         self._draft = draft = DraftModel(model.library, path, device, model, settings[0])
         return lambda: DraftGuesser(draft)
 

@@ -31,6 +31,14 @@ class Need:
     prefixes: int = 0
     """What cached prefixes may grow to."""
 
+    def __add__(self, other: Need) -> Need:
+        return Need(
+            self.weights + other.weights,
+            self.cells + other.cells,
+            self.compute + other.compute,
+            self.prefixes + other.prefixes,
+        )
+
     @property
     def total(self) -> int:
         """All of it."""

@@ -93,6 +93,8 @@ class GgufOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             _range(name, getattr(self, name), low, high)
         if any(share < 0 or not math.isfinite(share) for share in self.tensor_split):
             raise InvalidOption("Option tensor_split has a negative share.", field="config.tensor_split")
+        if self.tensor_split and self.split_mode == "none":
+            raise InvalidOption("Option tensor_split needs split_mode=layer or row.", field="config.tensor_split")
         if self.speculation == "draft" and self.draft_model is None:
             raise InvalidOption("Option speculation=draft needs draft_model.", field="config.speculation")
         if self.draft_model is not None and self.speculation in ("off", "ngram"):

@@ -36,7 +36,7 @@ GUESSES = 32
 TILE = 64
 """The fewest tokens whose attention llama.cpp computes as a matrix product on the CPU."""
 _PROMPT_SECONDS = 1.0
-"""Time that others wait for a prompt in one step, at most, unless `TILE` tokens take longer."""
+"""Time that prompts take of one step, at most, unless `TILE` tokens take longer."""
 _HEADROOM = 32
 """Tokens that a sequence should be able to grow by in its slot when it is let in."""
 _NOTHING: Tokens = np.empty(0, np.int32)
@@ -234,10 +234,11 @@ class Scheduler:
     def _prompt_room(self, decoding: bool) -> int:
         """How many prompt tokens this step computes. `_part` keeps a call's size within bounds by going less far."""
         room = self._pools.batch_tokens - TILE
-        if not decoding:
-            return room
-        affordable = _PROMPT_SECONDS / self._prompt_token_seconds if self._prompt_token_seconds else room
-        return max(TILE, int(min(room // 2, affordable)))
+        if decoding:
+            room //= 2
+        if self._prompt_token_seconds:
+            room = min(room, int(_PROMPT_SECONDS / self._prompt_token_seconds))
+        return max(TILE, room)
 
     @staticmethod
     def _part(pending: int, room: int) -> int:

@@ -12,6 +12,7 @@ import pytest
 from backends.base import BackendError, Generation, InvalidInput, InvalidOption, OutOfMemory, Sampling
 from backends.gguf import GgufBackend
 from backends.gguf.options import GgufOptions, SamplingDefaults
+from tests import models_gguf
 from tests.backends.gguf.generating import (
     CPU,
     GREEDY,
@@ -642,6 +643,21 @@ def test_a_draft_model_changes_no_answer(monkeypatch: pytest.MonkeyPatch) -> Non
     assert usage.accepted_tokens >= 0.9 * usage.draft_tokens > 10, "the model guesses itself right"
 
 
+def test_a_draft_model_counts_in_the_memory() -> None:
+    alone, both = load(speculation="off"), load(draft_model=str(smollm2()))
+    assert any("weights 97 MB" in note for note in alone.info.notes)
+    assert any("weights 193 MB" in note for note in both.info.notes)
+    assert both.memory() > 1.8 * alone.memory()
+    alone.close()
+    both.close()
+
+
+def test_a_draft_model_with_another_vocabulary_is_refused() -> None:
+    with pytest.raises(InvalidOption, match="another vocabulary") as e:
+        load(draft_model=str(models_gguf.llama()))
+    assert e.value.field == "config.draft_model"
+
+
 # --- sequences of several lengths -----------------------------------------------------------------------------------
 
 
@@ -723,6 +739,7 @@ def test_a_model_that_does_not_fit_is_refused_with_the_numbers() -> None:
         ({"speculation": "off", "draft_model": "x.gguf"}, "config.draft_model"),
         ({"kv_type": "q8_0", "flash_attention": "off"}, "config.kv_type"),
         ({"tensor_split": (-1.0,)}, "config.tensor_split"),
+        ({"tensor_split": (0.5, 0.5)}, "config.tensor_split"),
         ({"sampling": SamplingDefaults(temperature=-1)}, "config.sampling.temperature"),
         ({"chat_template": "no-such-file.jinja"}, "config.chat_template"),
     ],
