@@ -7,7 +7,7 @@ _unimodel() {
         word="${COMP_WORDS[i]}"
         if [[ -n "$skip" ]]; then skip=""; continue; fi
         case "$word" in
-            --access-log|--api-key|--as|--backend|--concurrency|--config|--cpu-threads|--cpu-workers|--deadline-ms|--default-batch-size|--device-ids|--dir|--drain-seconds|--duration|--dynamic-padding|--enable-pooling|--grpc-port|--hang-timeout-s|--home|--host|--image|--input|--jobs|--json-schema|--lines|--load-timeout-s|--log-format|--log-level|--max-batch-mb|--max-batch-wait-ms|--max-body-mb|--max-buffered-mb|--max-connections|--max-models|--max-queue-mb|--max-queue-requests|--max-tokens|--memory-fraction|--name|--npy|--output|--params|--plot|--port|--preload|--priority|--prometheus-port|--prompt|--seed|--set|--stop|--stop-timeout|--system|--task|--temperature|--tensor|--timeout|--top-p|-c|-j|-n|-o) skip=1 ;;
+            --access-log|--api-key|--as|--backend|--chat-template|--concurrency|--config|--cpu-threads|--cpu-workers|--deadline-ms|--default-batch-size|--device-ids|--dir|--drain-seconds|--duration|--dynamic-padding|--enable-pooling|--grpc-port|--hang-timeout-s|--home|--host|--image|--input|--jobs|--json-schema|--lines|--load-timeout-s|--log-format|--log-level|--max-batch-mb|--max-batch-wait-ms|--max-body-mb|--max-buffered-mb|--max-connections|--max-models|--max-queue-mb|--max-queue-requests|--max-tokens|--memory-fraction|--name|--npy|--output|--params|--plot|--port|--preload|--priority|--prometheus-port|--prompt|--seed|--set|--stop|--stop-timeout|--system|--task|--temperature|--tensor|--timeout|--top-p|-c|-j|-n|-o) skip=1 ;;
             -*) ;;
             *)
                 case "$at/$word" in
@@ -19,7 +19,7 @@ _unimodel() {
     case "$at $prev" in
         *" --host"|*" --api-key"|*" --port"|*" --max-models"|*" --default-batch-size"|*" --max-batch-wait-ms"|*" --cpu-threads"|*" --device-ids"|*" --grpc-port"|*" --max-body-mb"|*" --max-buffered-mb"|*" --deadline-ms"|*" --max-connections"|*" --drain-seconds"|*" --max-batch-mb"|*" --max-queue-requests"|*" --max-queue-mb"|*" --cpu-workers"|*" --load-timeout-s"|*" --hang-timeout-s"|*" --memory-fraction"|*" --prometheus-port"|*" --timeout"|*" --stop-timeout"|*" --lines"|*" -n"|*" --backend"|*" --task"|*" --set"|*" --name"|"/predict --input"|*" --params"|*" --priority"|*" --tensor"|*" --jobs"|*" -j"|*" --max-tokens"|*" --temperature"|*" --top-p"|*" --seed"|*" --stop"|*" --system"|*" --concurrency"|*" -c"|*" --duration"|*" --prompt") :; return ;;
         *" --home"|*" --dir") compopt -o filenames; COMPREPLY=($(compgen -d -- "$cur")); return ;;
-        *" --config"|"/bench --input"|*" --output"|*" -o"|*" --json-schema"|*" --image"|*" --npy"|*" --plot") compopt -o filenames; COMPREPLY=($(compgen -f -- "$cur")); return ;;
+        *" --config"|*" --chat-template"|"/bench --input"|*" --output"|*" -o"|*" --json-schema"|*" --image"|*" --npy"|*" --plot") compopt -o filenames; COMPREPLY=($(compgen -f -- "$cur")); return ;;
         *" --log-level") COMPREPLY=($(compgen -W "debug info warning error" -- "$cur")); return ;;
         *" --dynamic-padding"|*" --preload"|*" --enable-pooling"|*" --access-log") COMPREPLY=($(compgen -W "true false" -- "$cur")); return ;;
         *" --log-format") COMPREPLY=($(compgen -W "json text" -- "$cur")); return ;;
@@ -34,7 +34,7 @@ _unimodel() {
             /restart) COMPREPLY=($(compgen -W "-h --help --timeout --stop-timeout --force --config --port --host --max-models --default-batch-size --max-batch-wait-ms --cpu-threads --device-ids --log-level --grpc-port --max-body-mb --max-buffered-mb --deadline-ms --max-connections --drain-seconds --dynamic-padding --max-batch-mb --max-queue-requests --max-queue-mb --cpu-workers --load-timeout-s --hang-timeout-s --preload --memory-fraction --enable-pooling --prometheus-port --log-format --access-log --json --home" -- "$cur")) ;;
             /status) COMPREPLY=($(compgen -W "-h --help --json --host --api-key --home" -- "$cur")) ;;
             /logs) COMPREPLY=($(compgen -W "-h --help --follow -f --lines -n --json --home" -- "$cur")) ;;
-            /register) COMPREPLY=($(compgen -W "-h --help --backend --task --set --trust --json --host --api-key --home" -- "$cur")) ;;
+            /register) COMPREPLY=($(compgen -W "-h --help --backend --task --set --chat-template --trust --json --host --api-key --home" -- "$cur")) ;;
             /list) COMPREPLY=($(compgen -W "-h --help --json --host --api-key --home" -- "$cur")) ;;
             /show) COMPREPLY=($(compgen -W "-h --help --example --json --host --api-key --home" -- "$cur")) ;;
             /load) COMPREPLY=($(compgen -W "-h --help --json --host --api-key --home" -- "$cur")) ;;

@@ -10,7 +10,7 @@ function __unimodel_at
             continue
         end
         switch $word
-            case --access-log --api-key --as --backend --concurrency --config --cpu-threads --cpu-workers --deadline-ms --default-batch-size --device-ids --dir --drain-seconds --duration --dynamic-padding --enable-pooling --grpc-port --hang-timeout-s --home --host --image --input --jobs --json-schema --lines --load-timeout-s --log-format --log-level --max-batch-mb --max-batch-wait-ms --max-body-mb --max-buffered-mb --max-connections --max-models --max-queue-mb --max-queue-requests --max-tokens --memory-fraction --name --npy --output --params --plot --port --preload --priority --prometheus-port --prompt --seed --set --stop --stop-timeout --system --task --temperature --tensor --timeout --top-p -c -j -n -o
+            case --access-log --api-key --as --backend --chat-template --concurrency --config --cpu-threads --cpu-workers --deadline-ms --default-batch-size --device-ids --dir --drain-seconds --duration --dynamic-padding --enable-pooling --grpc-port --hang-timeout-s --home --host --image --input --jobs --json-schema --lines --load-timeout-s --log-format --log-level --max-batch-mb --max-batch-wait-ms --max-body-mb --max-buffered-mb --max-connections --max-models --max-queue-mb --max-queue-requests --max-tokens --memory-fraction --name --npy --output --params --plot --port --preload --priority --prometheus-port --prompt --seed --set --stop --stop-timeout --system --task --temperature --tensor --timeout --top-p -c -j -n -o
                 set skip 1
             case '-*'
             case '*'
@@ -188,6 +188,7 @@ complete -c unimodel -n '__unimodel_at "/register"' -s h -l help -d 'Show the he
 complete -c unimodel -n '__unimodel_at "/register"' -l backend -x -d 'Runtime to load it with; found by looking'
 complete -c unimodel -n '__unimodel_at "/register"' -l task -x -d 'What it is for; found by probing'
 complete -c unimodel -n '__unimodel_at "/register"' -l set -x -d 'A model option, such as top_k=3; repeatable'
+complete -c unimodel -n '__unimodel_at "/register"' -l chat-template -r -F -d 'Jinja file that replaces a language model\'s chat template'
 complete -c unimodel -n '__unimodel_at "/register"' -l trust -d 'Allow formats that run code when loaded (pickle, plugins)'
 complete -c unimodel -n '__unimodel_at "/register"' -l json -d 'Print JSON, and errors as JSON on stderr'
 complete -c unimodel -n '__unimodel_at "/register"' -l host -x -d 'Server to talk to'

@@ -9,6 +9,9 @@ from typing import Any
 from unimodel_cli.client import is_loopback
 from unimodel_cli.errors import UsageError
 
+_WORDS = ("on", "off", "yes", "no")
+"""What PyYAML reads as a boolean, while options such as ``speculation=off`` mean the word."""
+
 _IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -56,6 +59,15 @@ def _with_local_file(value: Any) -> Any:
     return value
 
 
+def text_of_file(path: str, option: str) -> str:
+    """What a text file holds. Raises `UsageError`, which names `option`."""
+    try:
+        return Path(path).expanduser().read_text()
+    except (OSError, UnicodeDecodeError) as e:
+        reason = e.strerror if isinstance(e, OSError) else "it is not UTF-8 text"
+        raise UsageError(f"{option} {path}: cannot read the file: {reason}.") from None
+
+
 def key_value(setting: str, option: str) -> tuple[str, Any]:
     """``key=value`` with the value read as YAML. Raises `UsageError`, which names `option`."""
     import yaml
@@ -63,6 +75,8 @@ def key_value(setting: str, option: str) -> tuple[str, Any]:
     key, equals, text = setting.partition("=")
     if not equals or not all(key.split(".")):
         raise UsageError(f"{option} {setting}: expected KEY=VALUE, such as batching.max_batch_size=64.")
+    if text in _WORDS:
+        return key, text
     try:
         return key, yaml.safe_load(text)
     except yaml.YAMLError:

@@ -138,6 +138,15 @@ def _sampling(body: GenerateBody) -> Sampling:
 
 async def answer(call: Call, entry: Entry, receive: Receive, send: Send) -> None:
     """Answers one request. What is wrong with it is raised before anything was sent."""
+    try:
+        await _answer(call, entry, receive, send)
+    except UniModelError as e:
+        if e.field is not None:
+            e.field = e.field.removeprefix("response_format.")  # as the field is called in this dialect
+        raise
+
+
+async def _answer(call: Call, entry: Entry, receive: Receive, send: Send) -> None:
     body = call.decode(GenerateBody)
     request = request_of(body, chats=entry.spec.task == "chat")
     identity = {"model": entry.spec.name, "version": entry.spec.version}

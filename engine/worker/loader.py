@@ -152,8 +152,11 @@ def _generation(message: Load, backend: GenerationBackend, info: ModelInfo, gate
             f"The task {message.task} does not fit a model that generates text; it can be {info.task} or completion.",
             field="task",
         )
+    if message.task == "completion":  # of a chat model too, whose template then stays out of use
+        generation = msgspec.structs.replace(generation, chat_template=None)
+        info = msgspec.structs.replace(info, task="completion", generation=generation)
     template = None
-    if generation.chat_template is not None and message.task != "completion":
+    if generation.chat_template is not None:
         template = ChatTemplate(generation.chat_template, generation.bos, generation.eos)
     backend.add(0, backend.example())
     while backend.busy:
@@ -163,7 +166,7 @@ def _generation(message: Load, backend: GenerationBackend, info: ModelInfo, gate
     reply = Loaded(
         key=message.key,
         info=info,
-        task=message.task or info.task,
+        task=info.task,
         plain_answers=False,
         decodes_json=False,
         accepts_values=False,

@@ -1,11 +1,14 @@
 """The commands about models, against a real server."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.cli.conftest import PLUGINS, double_model
+from unimodel_cli.errors import UsageError
+from unimodel_cli.model_options import nested, text_of_file
 
 ECHO = f"{PLUGINS / 'echo.py'}:BatchEcho"
 
@@ -196,3 +199,16 @@ def test_bench_refuses_what_it_cannot_measure(served, arguments, code):
 def test_backends(served):
     assert {"onnx", "python", "sklearn"} <= {b["name"] for b in served.json("backend", "list")["backends"]}
     assert "onnx" in served.ok("backend", "list")
+
+
+def test_a_chat_template_comes_from_its_file(tmp_path: Path) -> None:
+    template = tmp_path / "template.jinja"
+    template.write_text("{{ messages[0]['content'] }}")
+    assert text_of_file(str(template), "--chat-template") == "{{ messages[0]['content'] }}"
+    with pytest.raises(UsageError, match=r"--chat-template .*none\.jinja: cannot read the file: No such file"):
+        text_of_file(str(tmp_path / "none.jinja"), "--chat-template")
+
+
+def test_on_and_off_are_words_among_options() -> None:
+    settings = ["speculation=off", "flash_attention=on", "isolated=true", "top_k=3"]
+    assert nested(settings) == {"speculation": "off", "flash_attention": "on", "isolated": True, "top_k": 3}

@@ -151,6 +151,7 @@ def test_a_shared_beginning_is_computed_once(served: Server) -> None:
         ({"input": "a", "grammar": "root ::= ("}, None),
         ({"input": "a", "grammar": 'root ::= "a"', "regex": "a"}, "regex"),
         ({"input": "a", "adapters": {"none": 1.0}}, "adapters"),
+        ({"input": "a", "json_schema": {"not": {}}}, "json_schema.not"),
         ({}, None),
     ],
 )

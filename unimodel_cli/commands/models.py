@@ -21,6 +21,7 @@ def add(app: typer.Typer) -> None:
             "unimodel register resnet ./resnet50.onnx",
             "unimodel register fraud ./fraud.joblib --set batching.max_batch_size=64 --trust",
             "unimodel register echo ./my_plugin.py:MyModel --trust",
+            "unimodel register chat ./model.gguf --chat-template ./template.jinja",
         ],
     )(register)
     command(app, "list", examples=["unimodel list", "unimodel list --json | jq -r '.data[].name'"])(list_models)
@@ -55,6 +56,14 @@ def register(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A model option, such as top_k=3; repeatable."),
     ] = None,
+    chat_template: Annotated[
+        str | None,
+        typer.Option(
+            "--chat-template",
+            metavar="FILE",
+            help="Jinja file that replaces a language model's chat template.",
+        ),
+    ] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="Allow formats that run code when loaded (pickle, plugins).")
     ] = False,
@@ -63,14 +72,17 @@ def register(
 
     Nothing is registered if that fails.
     """
-    from unimodel_cli.model_options import nested, server_path
+    from unimodel_cli.model_options import nested, server_path, text_of_file
 
+    config = nested(options or [])
+    if chat_template is not None:
+        config["chat_template"] = text_of_file(chat_template, "--chat-template")
     request = RegisterRequest(
         name=name,
         model_path=server_path(path, session.url),
         backend=backend,
         task=task,
-        config=nested(options or []),
+        config=config,
         trust=trust,
     )
     view = _register(session, request)
