@@ -1,33 +1,19 @@
-"""Reads calls of tools out of the text that a model writes, while it comes.
-
-The parsers are written as if the whole text were there: where it is not, they `yield`, and go on when more has come.
-What begins like a call and turns out to be none is given out as the text that it is.
-"""
+"""Reads calls of tools out of the text that a model writes, while it comes."""
 
 from __future__ import annotations
 
 import re
 import secrets
 import string
-from collections.abc import Callable, Generator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 
+from engine.generation.reader import NotACall, Reader, Reading
 from engine.generation.reasoning import ends_with_part_of
 from engine.generation.tools import ToolFormat, schema_of
 from engine.transport.generation import Tool, ToolCallDelta
-
-T = TypeVar("T")
-Reading = Generator[None, None, T]
-"""What yields whenever it needs more text than there is."""
-
-Event = str | ToolCallDelta
-"""A piece of plain text, or of a call."""
-
-
-class NotACall(Exception):
-    """What was read is text."""
 
 
 def new_call_id() -> str:
@@ -42,8 +28,6 @@ _HEAD = re.compile(rf'{_NAME.pattern}\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=
 _NAMES = ("name", "tool_name")
 _ARGUMENTS = ("arguments", "parameters")
 _KEYS = frozenset({*_NAMES, *_ARGUMENTS, "id", "tool_call_id", "type", "function"})
-_OUTSIDE = re.compile(r'["{}\[\]]')
-_INSIDE = re.compile(r'["\\\x00-\x1f]')
 _LONGEST_HEAD = 400
 """Characters before the arguments of a call, beyond which it is taken for text."""
 
@@ -62,7 +46,7 @@ _MARKS = {
 """By style: the beginning of a call, an argument, and the end of a call."""
 
 
-class CallParser:
+class CallParser(Reader):
     """Reads one answer.
 
     `whole` makes each call come in one piece, and only when its arguments are a JSON object. Otherwise arguments come
@@ -76,31 +60,8 @@ class CallParser:
         self._new_id = new_id
         self._opener = re.compile("|".join(map(re.escape, form.openers)))
         self._head = re.compile(form.head)
-        self._text = ""
-        self._at = 0
-        """Up to where `_text` was read; what is before it is not given out yet."""
-        self._retry = 0
-        """Up to where `_text` is given out as text when the call that is being read is none."""
-        self._ended = False
         self._calls = 0
-        self._events: list[Event] = []
-        self._reading = self._answer()
-        next(self._reading)
-
-    def feed(self, text: str) -> list[Event]:
-        """Takes in more text, and returns what is known by it."""
-        self._text += text
-        return self._advance()
-
-    def finish(self) -> list[Event]:
-        """What was held back, at the end of the answer."""
-        self._ended = True
-        return self._advance()
-
-    def _advance(self) -> list[Event]:
-        next(self._reading, None)
-        events, self._events = self._events, []
-        return events
+        super().__init__()
 
     # --- the answer ---
 
@@ -142,17 +103,6 @@ class CallParser:
             yield from self._one_or_more()
         except NotACall:
             self._give(self._retry)
-
-    def _give(self, length: int) -> None:
-        if length:
-            self._events.append(self._text[:length])
-        self._text = self._text[length:]
-        self._at = self._retry = 0
-
-    def _commit(self) -> None:
-        """Drops what was read."""
-        self._text = self._text[self._at :]
-        self._at = self._retry = 0
 
     def _one_or_more(self) -> Reading[None]:
         yield from self._space()
@@ -240,7 +190,7 @@ class CallParser:
 
     def _named_call(self) -> Reading[None]:
         """A call as a name that an object of arguments follows."""
-        head = yield from self._match(self._head)
+        head = yield from self._match(self._head, _LONGEST_HEAD)
         self._at = head.end()
         yield from self._arguments(head[1])
 
@@ -257,7 +207,7 @@ class CallParser:
 
     def _marked_call(self, first: re.Pattern[str], argument: re.Pattern[str], last: re.Pattern[str]) -> Reading[None]:
         """A call whose arguments stand between marks, not in JSON. It comes as a whole."""
-        head = yield from self._match(first)
+        head = yield from self._match(first, _LONGEST_HEAD)
         name = head[1].strip()
         if name not in self._tools:
             raise NotACall
@@ -284,14 +234,6 @@ class CallParser:
         self._at = end.end()
         self._start(name, msgspec.json.encode(arguments).decode())
 
-    def _match(self, head: re.Pattern[str]) -> Reading[re.Match[str]]:
-        """What `head` matches next. Raises `NotACall` when it has had enough text for that."""
-        while not (found := head.match(self._text, self._at)):
-            if self._ended or len(self._text) - self._at > _LONGEST_HEAD:
-                raise NotACall
-            yield
-        return found
-
     def _emit(self, name: str, arguments: str) -> None:
         """A call that is there as a whole."""
         if name not in self._tools:
@@ -307,75 +249,6 @@ class CallParser:
         self._events.append(call)
         self._calls += 1
         self._commit()
-
-    # --- what calls are made of ---
-
-    def _space(self) -> Reading[None]:
-        while True:
-            rest = self._text[self._at :]
-            self._at += len(rest) - len(rest.lstrip())
-            if self._at < len(self._text) or self._ended:
-                return
-            yield
-
-    def _skip(self, mark: str) -> Reading[None]:
-        """Reads over white space, and over `mark` if it is next."""
-        yield from self._space()
-        while (rest := self._text[self._at : self._at + len(mark)]) != mark:
-            if self._ended or not mark.startswith(rest):
-                return
-            yield
-        self._at += len(mark)
-
-    def _object(self, give: Callable[[str], None] | None = None, depth: int = 0) -> Reading[str]:
-        """The text of the JSON object that is next, given out as it comes to `give`, and returned as a whole.
-
-        Only its brackets and strings are looked at. Mistakes that models make inside of strings are mended: bare
-        control characters, and escapes that JSON does not have. `depth` is that of the brackets that are open already.
-        """
-        pieces: list[str] = []
-        inside = False
-        while True:
-            piece, begin = "", self._at
-            while found := (_INSIDE if inside else _OUTSIDE).search(self._text, self._at):
-                mark = found[0]
-                if mark == "\\":
-                    if found.end() == len(self._text):
-                        break
-                    piece += self._text[begin : found.start()] + _escape(self._text[found.end()])
-                    begin = self._at = found.end() + 1
-                    continue
-                self._at = found.end()
-                if mark == '"':
-                    inside = not inside
-                elif inside:
-                    piece += self._text[begin : found.start()] + f"\\u{ord(mark):04x}"
-                    begin = self._at
-                else:
-                    depth += 1 if mark in "{[" else -1
-                    if depth == 0:
-                        break
-            else:
-                self._at = len(self._text)
-            if found is not None and found[0] == "\\":
-                self._at = found.start()
-            piece += self._text[begin : self._at]
-            if give is not None:
-                if piece:
-                    give(piece)
-                self._commit()
-            pieces.append(piece)
-            if depth == 0:
-                return "".join(pieces)
-            if self._ended:
-                raise NotACall
-            yield
-
-
-def _escape(character: str) -> str:
-    if character in '"\\/bfnrtu':
-        return "\\" + character
-    return character if character == "'" else "\\\\" + character
 
 
 def _unquoted(inner: str) -> str:

@@ -9,9 +9,11 @@ from typing import Any
 import msgspec
 
 from engine.errors import InvalidInput
-from engine.generation.gbnf import EMPTY, NEVER, Chars, Grammar, Node, alt, one_of, optional, repeat, seq
+from engine.generation.gbnf import EMPTY, NEVER, Chars, Node, alt, one_of, optional, repeat, seq
+from engine.generation.gbnf_rules import Grammar
 from engine.generation.json_grammar import json_grammar
-from engine.generation.json_schema import Plain, Schemas, types_of
+from engine.generation.json_plain import Plain, types_of
+from engine.generation.json_schema import Schemas
 from engine.generation.reasoning import HARMONY_REASONING, ReasoningFormat
 from engine.generation.regex_grammar import regex_grammar
 from engine.generation.tools import ToolFormat, schema_of

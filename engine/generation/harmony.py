@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from engine.generation.calls import Event
+from engine.generation.reader import Event
 from engine.generation.reasoning import ends_with_part_of
 from engine.transport.generation import Tool, ToolCallDelta
 

@@ -12,20 +12,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from engine.errors import InvalidInput
-from engine.generation.gbnf import (
-    EMPTY,
-    NEVER,
-    Chars,
-    Grammar,
-    Node,
-    Rule,
-    Text,
-    alt,
-    optional,
-    repeat,
-    seq,
-)
-from engine.generation.json_schema import Plain, Schema, Schemas, all_of, bounds_of, types_of
+from engine.generation.gbnf import EMPTY, NEVER, Chars, Node, Rule, Text, alt, optional, repeat, seq
+from engine.generation.gbnf_rules import Grammar
+from engine.generation.json_plain import Plain, Schema, all_of, bounds_of, types_of
+from engine.generation.json_schema import Schemas
 from engine.generation.json_text import (
     character,
     colon,

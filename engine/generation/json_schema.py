@@ -5,8 +5,7 @@ It knows what can be said in a grammar, and refuses the rest by name; nothing of
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from decimal import Decimal
 from itertools import combinations
 from typing import Any
@@ -15,36 +14,21 @@ from urllib.parse import unquote
 from engine.errors import InvalidInput
 from engine.generation.gbnf import Node, matches
 from engine.generation.json_formats import FORMATS
+from engine.generation.json_plain import (
+    OF_TYPE,
+    TYPES,
+    Plain,
+    Schema,
+    all_of,
+    allows,
+    bounds_of,
+    item_of,
+    same,
+    type_of,
+    types_of,
+    within,
+)
 from engine.generation.regex_grammar import regex_grammar
-
-Schema = dict[str, Any] | bool
-Plain = dict[str, Any]
-"""A schema of the keywords in `_OF_TYPE` and `type`, `enum`. Schemas of properties and items in it are of any kind."""
-
-TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
-
-_OF_TYPE = {
-    "minimum": "number",
-    "maximum": "number",
-    "exclusiveMinimum": "number",
-    "exclusiveMaximum": "number",
-    "minLength": "string",
-    "maxLength": "string",
-    "pattern": "string",
-    "format": "string",
-    "items": "array",
-    "prefixItems": "array",
-    "minItems": "array",
-    "maxItems": "array",
-    "properties": "object",
-    "required": "object",
-    "additionalProperties": "object",
-    "patternProperties": "object",
-    "propertyNames": "object",
-    "minProperties": "object",
-    "maxProperties": "object",
-}
-"""Keywords that are kept, and the type that each speaks of."""
 
 _COMBINATIONS = frozenset({"$ref", "allOf", "anyOf", "oneOf", "const", "type", "enum"})
 _ANNOTATIONS = frozenset(
@@ -116,8 +100,8 @@ class Schemas:
             raise self.refusal(path.rstrip("."), f"must be an object or a boolean, and is {schema!r}")
         return schema
 
-    def plain(self, schema: Schema, path: str = "", within: tuple[str, ...] = ()) -> list[Plain]:
-        """The plain schemas of which a value must fit one. `within` are the references that led here."""
+    def plain(self, schema: Schema, path: str = "", inside: tuple[str, ...] = ()) -> list[Plain]:
+        """The plain schemas of which a value must fit one. `inside` are the references that led here."""
         schema = self.checked(schema, path)
         self._work_more(path)
         if isinstance(schema, bool):
@@ -125,16 +109,16 @@ class Schemas:
         found = self._own(schema, path)
         if "$ref" in schema:
             reference = schema["$ref"]
-            if reference in within:  # what only says that it is itself adds nothing
+            if reference in inside:  # what only says that it is itself adds nothing
                 return []
-            inner = self.plain(self.target(reference, path), path, (*within, reference))
+            inner = self.plain(self.target(reference, path), path, (*inside, reference))
             found = self._both(found, inner, path)
         for index, part in enumerate(self._list(schema, "allOf", path)):
-            found = self._both(found, self.plain(part, f"{path}allOf.{index}.", within), path)
+            found = self._both(found, self.plain(part, f"{path}allOf.{index}.", inside), path)
         for keyword in ("anyOf", "oneOf"):
             if keyword in schema:
                 parts = [
-                    self._both(found, self.plain(part, f"{path}{keyword}.{index}.", within), path)
+                    self._both(found, self.plain(part, f"{path}{keyword}.{index}.", inside), path)
                     for index, part in enumerate(self._list(schema, keyword, path))
                 ]
                 if keyword == "oneOf":
@@ -153,7 +137,7 @@ class Schemas:
         """What a schema says itself."""
         own: Plain = {}
         for keyword, value in schema.items():
-            if keyword in _OF_TYPE:
+            if keyword in OF_TYPE:
                 own[keyword] = value
             elif (keyword in _WITHOUT_EFFECT and value == _WITHOUT_EFFECT[keyword]) or (keyword, value) == (
                 "multipleOf",
@@ -224,7 +208,7 @@ class Schemas:
         self._work_more(path)
         both: Plain = {**a, **b}
         if "type" in a and "type" in b:
-            both["type"] = [t for t in TYPES if _allows(a["type"], t) and _allows(b["type"], t)]
+            both["type"] = [t for t in TYPES if allows(a["type"], t) and allows(b["type"], t)]
             if not both["type"]:
                 return None
         if "enum" in a and "enum" in b:
@@ -245,7 +229,7 @@ class Schemas:
             both |= self._properties_of_both(a, b)
         if "prefixItems" in both:
             length = max(len(a.get("prefixItems", ())), len(b.get("prefixItems", ())))
-            both["prefixItems"] = [all_of(_item(a, i), _item(b, i)) for i in range(length)]
+            both["prefixItems"] = [all_of(item_of(a, i), item_of(b, i)) for i in range(length)]
         return both
 
     def _properties_of_both(self, a: Plain, b: Plain) -> Plain:
@@ -291,7 +275,7 @@ class Schemas:
         both = self.meet(a, b, path)
         if both is None:
             return False
-        kinds = {kind for kind in (*types_of(a), *types_of(b)) if _allows(both.get("type", TYPES), kind)}
+        kinds = {kind for kind in (*types_of(a), *types_of(b)) if allows(both.get("type", TYPES), kind)}
         return any(not self._is_void({**both, "type": [kind]}, path, 3) for kind in kinds)
 
     def _is_void(self, plain: Plain, path: str, depth: int) -> bool:
@@ -332,7 +316,7 @@ class Schemas:
 
     def _fits_plain(self, plain: Plain, value: Any) -> bool:
         kind = type_of(value)
-        if not _allows(plain.get("type", TYPES), kind):
+        if not allows(plain.get("type", TYPES), kind):
             return False
         if "enum" in plain and not any(same(value, allowed) for allowed in plain["enum"]):
             return False
@@ -347,14 +331,14 @@ class Schemas:
                 return False
             if "format" in plain and not self.matches(self.expression_of(plain["format"]), value, search=False):
                 return False
-            return _within(plain, "Length", len(value))
+            return within(plain, "Length", len(value))
         if kind == "array":
-            return _within(plain, "Items", len(value)) and all(
-                self.fits(_item(plain, index), item) for index, item in enumerate(value)
+            return within(plain, "Items", len(value)) and all(
+                self.fits(item_of(plain, index), item) for index, item in enumerate(value)
             )
         if kind == "object":
             return (
-                _within(plain, "Properties", len(value))
+                within(plain, "Properties", len(value))
                 and all(name in value for name in plain.get("required", ()))
                 and all(
                     self.fits(part, member) for name, member in value.items() for part in self._schemas_of(plain, name)
@@ -362,81 +346,3 @@ class Schemas:
                 and all(self.fits(plain.get("propertyNames", True), name) for name in value)
             )
         return True
-
-
-def all_of(a: Schema, b: Schema) -> Schema:
-    """The schema of what fits both."""
-    if a is True or a == b:
-        return b
-    if b is True:
-        return a
-    if a is False or b is False:
-        return False
-    parts: list[Schema] = []
-    for schema in (a, b):
-        inner = schema["allOf"] if isinstance(schema, dict) and schema.keys() == {"allOf"} else [schema]
-        parts += [part for part in inner if part not in parts]
-    return parts[0] if len(parts) == 1 else {"allOf": parts}
-
-
-def _item(plain: Plain, index: int) -> Schema:
-    prefix: list[Schema] = plain.get("prefixItems", [])
-    rest: Schema = plain.get("items", True)
-    return prefix[index] if index < len(prefix) else rest
-
-
-def _within(plain: Plain, what: str, size: int) -> bool:
-    return bool(plain.get(f"min{what}", 0) <= size <= plain.get(f"max{what}", size))
-
-
-def _allows(types: list[str] | tuple[str, ...], kind: str) -> bool:
-    return kind in types or (kind == "integer" and "number" in types)
-
-
-def type_of(value: Any) -> str:
-    """The narrowest type of a JSON value."""
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else "boolean"
-    if isinstance(value, int | float):
-        return "integer" if value == int(value) else "number"
-    return "string" if isinstance(value, str) else "array" if isinstance(value, list) else "object"
-
-
-def types_of(plain: Plain) -> list[str]:
-    """The types that values are generated of. Where a schema names none, those that its keywords speak of."""
-    if "type" in plain:
-        types: list[str] = plain["type"]
-    else:
-        types = list(dict.fromkeys(_OF_TYPE[keyword] for keyword in plain if keyword in _OF_TYPE)) or list(TYPES)
-    return [kind for kind in types if not (kind == "integer" and "number" in types)]
-
-
-def bounds_of(plain: Plain) -> tuple[Decimal | None, Decimal | None, bool, bool]:
-    """The least and the greatest number, and whether these themselves are excluded."""
-
-    def tightest(
-        plainly: str, exclusively: str, better: Callable[[Decimal, Decimal], bool]
-    ) -> tuple[Decimal | None, bool]:
-        bound = Decimal(str(plain[plainly])) if plainly in plain else None
-        if exclusively in plain:
-            other = Decimal(str(plain[exclusively]))
-            if bound is None or other == bound or better(other, bound):
-                return other, True
-        return bound, False
-
-    low, over = tightest("minimum", "exclusiveMinimum", Decimal.__gt__)
-    high, under = tightest("maximum", "exclusiveMaximum", Decimal.__lt__)
-    return low, high, over, under
-
-
-def same(a: Any, b: Any) -> bool:
-    """Whether two JSON values are equal; 1 and 1.0 are, 1 and true are not."""
-    return json.dumps(_canonical(a), sort_keys=True) == json.dumps(_canonical(b), sort_keys=True)
-
-
-def _canonical(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_canonical(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _canonical(item) for key, item in value.items()}
-    return int(value) if isinstance(value, float) and value == int(value) else value

@@ -11,7 +11,6 @@ from engine.generation.gbnf import (
     EMPTY,
     NEVER,
     Chars,
-    Grammar,
     Node,
     Rule,
     Text,
@@ -22,6 +21,7 @@ from engine.generation.gbnf import (
     seq,
     without_empty,
 )
+from engine.generation.gbnf_rules import Grammar
 
 _LONGEST_INTEGER = 18
 """Digits of a number that its schema leaves open; models would go on for ever."""

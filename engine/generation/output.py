@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from engine.generation.calls import CallParser, Event, new_call_id
+from engine.generation.calls import CallParser, new_call_id
 from engine.generation.harmony import HarmonyParser
+from engine.generation.reader import Event
 from engine.generation.reasoning import HARMONY_REASONING, ReasoningFormat, ReasoningSplitter
 from engine.generation.tools import HARMONY, ToolFormat
 from engine.transport.generation import Tool, ToolCallDelta

@@ -13,7 +13,6 @@ from engine.generation.gbnf import (
     EMPTY,
     NEVER,
     Chars,
-    Grammar,
     Node,
     Text,
     alt,
@@ -24,6 +23,7 @@ from engine.generation.gbnf import (
     repeat,
     seq,
 )
+from engine.generation.gbnf_rules import Grammar
 from tests.engine.generation.gbnf_interpreter import Gbnf
 
 ranges = st.lists(

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import InvalidInput
-from engine.generation.gbnf import Grammar
+from engine.generation.gbnf_rules import Grammar
 from engine.generation.json_grammar import json_grammar
 from tests.engine.generation.gbnf_interpreter import Gbnf
 from tests.engine.generation.json_schemas import Schema, documents, schemas_with_values

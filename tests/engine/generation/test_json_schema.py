@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import InvalidInput
-from engine.generation.json_schema import Schemas, all_of, same, type_of
+from engine.generation.json_plain import all_of, same, type_of
+from engine.generation.json_schema import Schemas
 from tests.engine.generation.json_schemas import Schema, documents, schemas, values
 
 

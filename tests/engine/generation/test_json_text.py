@@ -9,7 +9,8 @@ from decimal import Decimal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.generation.gbnf import ANY, Chars, Grammar, Node, chars
+from engine.generation.gbnf import ANY, Chars, Node, chars
+from engine.generation.gbnf_rules import Grammar
 from engine.generation.json_text import character, integer, key_except, number, string
 from tests.engine.generation.gbnf_interpreter import Gbnf
 

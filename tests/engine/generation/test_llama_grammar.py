@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import InvalidInput
-from engine.generation.gbnf import Grammar
+from engine.generation.gbnf_rules import Grammar
 from engine.generation.grammar import for_request
 from engine.generation.json_grammar import json_grammar
 from engine.generation.reasoning import REASONING_FORMATS

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import InvalidInput
-from engine.generation.gbnf import Grammar
+from engine.generation.gbnf_rules import Grammar
 from engine.generation.regex_grammar import regex_grammar
 from tests.engine.generation.gbnf_interpreter import Gbnf
 
