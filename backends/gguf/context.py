@@ -188,14 +188,40 @@ class Context:
 
     def save(self, slot: int) -> State | None:
         """A copy of what is remembered of a sequence; `None` when there is no memory for it."""
-        size = int(self._api.llama_state_seq_get_size(self._handle, slot))
         try:
-            data = np.empty(size + 4 * _MOST_SEQUENCES, np.uint8)
+            data = self._saved(slot)
+            if self._model.movable is None and self._free:
+                self._model.movable = self._is_movable(slot)
         except MemoryError:
             return None
+        state = _portable(data, slot, self.settings.sequences) if self._model.movable else None
+        return state or State(data, self.settings.sequences)
+
+    def _saved(self, slot: int) -> NDArray[np.uint8]:
+        """What llama.cpp writes of a sequence, and zeros."""
+        size = int(self._api.llama_state_seq_get_size(self._handle, slot))
+        data = np.empty(size + 4 * _MOST_SEQUENCES, np.uint8)
         written = self._api.llama_state_seq_get_data(self._handle, data.ctypes.data_as(_BYTES), size, slot)
         data[written:] = 0
-        return _portable(data, slot, self.settings.sequences) or State(data, self.settings.sequences)
+        return data
+
+    def _is_movable(self, slot: int) -> bool:
+        """Whether states of this model are as `_portable` takes them to be: one comes through a move as it was.
+
+        Those of some models have several parts. Only the number of the slot may be another one afterwards.
+        """
+        other = self._free[0]
+        before = _portable(self._saved(slot), slot, self.settings.sequences)
+        if before is None or not self.restore(other, before):
+            return False
+        after = _portable(self._saved(other), other, self.settings.sequences)
+        self.cut(other, 0)
+        size = len(before.data) - 4 * _MOST_SEQUENCES  # from there on, there are only zeros
+        if after is None or len(after.data) < size:
+            return False
+        old, new = before.data[:size], after.data[:size]
+        changed = old != new
+        return bool((old[changed] == slot).all() and (new[changed] == other).all())
 
     def restore(self, slot: int, state: State) -> bool:
         """Puts what `save` gave into an empty slot. Whether that worked."""

@@ -63,7 +63,7 @@ def bytes_per_token(header: Header, kv_type: str) -> int:
     key = int(header.own("attention.key_length") or width)
     value = int(header.own("attention.value_length") or width)
     kind = TENSOR_TYPES[TYPE_NUMBERS[kv_type]]
-    elements = sum(heads[i] if n is None else n for i, n in enumerate(kv_heads)) * (key + value)
+    elements = sum(heads[i % len(heads)] if n is None else n for i, n in enumerate(kv_heads)) * (key + value)
     return int(elements * kind.block_bytes // kind.block)
 
 

@@ -51,6 +51,8 @@ class Model:
             [None] * self.vocab_size,
         )
         """The text of each token that was needed yet, without special ones and with them."""
+        self.movable: bool | None = None
+        """Whether what is remembered of a sequence can move to a slot of another context; `None` until it was tried."""
         self._known_ends: dict[int, bool] = {}
 
     @property

@@ -66,6 +66,23 @@ def test_choices_and_requests_at_once(make: Callable[[Path], Path], tmp_path: Pa
     backend.close()
 
 
+@pytest.mark.parametrize("make", MAKERS)
+def test_cached_prefixes_serve_any_slot(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    path = make(tmp_path)
+    plain, caching = load(path, prefix_cache=False), load(path)
+    first = run(caching, {i: asking(PROMPT[i : i + 40]) for i in range(4)})
+    longer = [
+        (*PROMPT[i : i + 40], *(each.token for each in first[i, 0].logprobs), *range(100, 110)) for i in (2, 3, 1, 0)
+    ]
+    second = run(caching, {i: asking(prompt) for i, prompt in enumerate(longer)})
+    expected = run(plain, {i: asking(prompt) for i, prompt in enumerate(longer)})
+    for i in range(4):
+        assert second[i, 0].cached == 45
+        assert [t.token for t in second[i, 0].logprobs] == [t.token for t in expected[i, 0].logprobs]
+    plain.close()
+    caching.close()
+
+
 def test_a_recurrent_model_neither_guesses_nor_fails_to_load_with_guessing(tmp_path: Path) -> None:
     backend = load(tiny.mamba(tmp_path), speculation="ngram")
     answer = ask(backend, asking((30, 31, 32) * 8, 12))
