@@ -166,7 +166,11 @@ class ChatTemplate:
                 entry["tool_calls"] = [self._call(call) for call in message.tool_calls]
                 entry["content"] = entry["content"] or self._no_content
             elif message.tool_calls:
-                parts = [entry["content"], self.tool_format.write(message.tool_calls)]
+                calls = [
+                    ToolCall(id=call.id, name=call.name, arguments=json.dumps(_arguments(call), ensure_ascii=False))
+                    for call in message.tool_calls
+                ]
+                parts = [entry["content"], self.tool_format.write(calls)]
                 entry["content"] = "\n".join(part for part in parts if part)
         elif message.role == "tool":
             name = message.name or names.get(message.tool_call_id or "", "")
@@ -177,13 +181,7 @@ class ChatTemplate:
         return entry
 
     def _call(self, call: ToolCall) -> Entry:
-        try:
-            arguments = json.loads(call.arguments or "{}")
-        except ValueError:
-            raise InvalidInput(
-                f"The arguments of the call of {call.name!r} are not JSON: {call.arguments[:100]!r}.",
-                field="messages",
-            ) from None
+        arguments = _arguments(call)
         function = {"name": call.name, "arguments": json.dumps(arguments) if self._string_arguments else arguments}
         return {"type": "function", "id": self._id(call.id), "function": function}
 
@@ -275,6 +273,19 @@ def _text_of(content: str | list[TextPart | ImagePart], images: list[bytes]) -> 
         else:
             texts.append(part.text)
     return "".join(texts)
+
+
+def _arguments(call: ToolCall) -> dict[str, Any]:
+    try:
+        arguments = json.loads(call.arguments or "{}")
+    except (ValueError, RecursionError):
+        arguments = None
+    if not isinstance(arguments, dict):
+        raise InvalidInput(
+            f"The arguments of the call of {call.name!r} are not a JSON object: {call.arguments[:100]!r}.",
+            field="messages",
+        )
+    return arguments
 
 
 def _described(tool: Tool) -> dict[str, Any]:

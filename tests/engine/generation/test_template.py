@@ -211,10 +211,20 @@ def test_a_template_that_does_not_expect_none_for_tools() -> None:
     assert prompt(templates.UNDEFINED_TOOLS, USER).startswith("<|im_start|>user")
 
 
-def test_arguments_in_a_conversation_are_json() -> None:
-    bad = Message(role="assistant", tool_calls=[ToolCall(id="x", name="f", arguments="{a}")])
-    with pytest.raises(InvalidInput, match="'f' are not JSON"):
-        prompt(templates.HERMES, USER, bad)
+@pytest.mark.parametrize("arguments", ["{a}", "[1]", "[" * 5000])
+@pytest.mark.parametrize("source", [templates.HERMES, templates.CHATML, templates.CHATML + "{# <arg_key> #}"])
+def test_arguments_in_a_conversation_are_objects(source: str, arguments: str) -> None:
+    bad = Message(role="assistant", tool_calls=[ToolCall(id="x", name="f", arguments=arguments)])
+    with pytest.raises(InvalidInput, match="'f' are not a JSON object") as caught:
+        prompt(source, USER, bad)
+    assert caught.value.field == "messages"
+
+
+def test_calls_without_arguments() -> None:
+    bare = Message(role="assistant", tool_calls=[ToolCall(id="x", name="f", arguments="")])
+    assert '{"name": "f", "arguments": {}}' in prompt(templates.HERMES, USER, bare)
+    assert '{"name": "f", "arguments": {}}' in prompt(templates.CHATML, USER, bare)
+    assert "<tool_call>f\n</tool_call>" in prompt(templates.CHATML + "{# <arg_key> #}", USER, bare)
 
 
 def test_a_conversation_that_breaks_the_template() -> None:
