@@ -34,9 +34,9 @@ from backends.gguf.prefix_cache import PrefixCache
 from backends.gguf.prefixes import Prefixes
 from backends.gguf.prompts import tokens_of, untruncated
 from backends.gguf.sampling import Candidates, Sampler, resolve, seed_of
-from backends.gguf.scheduler import GUESSES, TILE, Scheduler
+from backends.gguf.scheduler import TILE, Scheduler
 from backends.gguf.sequences import Group, Request
-from backends.gguf.speculation import Guesser, Guessing
+from backends.gguf.speculation import MOST, Guesser, Guessing
 
 _DEFAULT_CONTEXT = 8192
 _SHORT = 1024
@@ -300,12 +300,12 @@ def _context_length(options: GgufOptions, trained: int) -> int:
 
 def _settings(length: int, device: Device, options: GgufOptions) -> list[Settings]:
     """The contexts for short sequences and for long ones, or the one for all."""
-    batch = max(options.batch_tokens, 2 * TILE, options.sequences + GUESSES)
+    batch = max(options.batch_tokens, 2 * TILE, options.sequences + MOST)
     short = Settings(
         sequences=options.sequences,
         length=min(length, _SHORT),
         batch_tokens=batch,
-        outputs=options.sequences + GUESSES,
+        outputs=options.sequences + MOST,
         threads=options.threads or max(1, device.threads),
         kv_type=options.kv_type,
         flash_attention=options.flash_attention,
@@ -317,7 +317,7 @@ def _settings(length: int, device: Device, options: GgufOptions) -> list[Setting
         return [short]
     if count == options.sequences:
         return [dataclasses.replace(short, length=length)]
-    return [short, dataclasses.replace(short, length=length, sequences=count, outputs=count + GUESSES)]
+    return [short, dataclasses.replace(short, length=length, sequences=count, outputs=count + MOST)]
 
 
 def _prefix_bytes(header: file.Header, length: int, options: GgufOptions) -> int:

@@ -3,13 +3,12 @@
 A guess never changes an answer. Each position is sampled by the sequence's own sampler from the logits that the model
 gives there, and guessed tokens count only as far as they are what was sampled.
 
-It pays if the tokens that a step may expect, per second that it takes, are more with the guess than without. Both sides
-are measured while the model runs. On a CPU that many sequences keep busy, no odds are good enough: nothing is guessed.
+It pays if the tokens that a call may expect, per second that it takes, are more with the guess than without. Both sides
+are measured while the model runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -18,12 +17,12 @@ from numpy.typing import NDArray
 Tokens = NDArray[np.int32]
 
 MOST = 16
-"""Tokens guessed at once for one sequence."""
+"""Tokens guessed at once."""
 _NGRAM = 3
 _RATE = 0.12
 """How far the odds move with each outcome."""
 _FIRST_ODDS = 0.5
-_MARGIN = 1.05
+_MARGIN = 1.1
 """How much faster than without them guesses must promise to be: costs are estimates."""
 _DECAY = 0.98
 _TRUST = 0.99
@@ -155,28 +154,19 @@ class Costs:
         return trust * seconds + (1 - trust) * line
 
 
-def plan(
-    costs: Costs, sequences: int, odds: Sequence[float], limits: Sequence[int], most: int, seconds: float = 0.0
-) -> list[int]:
-    """How many tokens to guess for each of those that have a guess, at most `limits` each and `most` together.
+def plan(costs: Costs, odds: float, limit: int, seconds: float = 0.0) -> int:
+    """How many tokens to guess for a sequence that decodes alone, at most `limit`.
 
-    `sequences` decode in this step, guesses or not; `odds` are the chances that a guess is right, and `seconds` is what
-    a guess takes besides its part of the decode call.
+    `odds` is the chance that a guess is right, and `seconds` what it takes besides its part of the decode call.
     """
-    counts = [0] * len(odds)
-    time = costs.at(sequences)
+    time = costs.at(1)
     if not time:
-        return counts
-    # The likeliest guesses first. Those of one sequence come in their order: each needs the one before to be right.
-    guesses = sorted(
-        ((-(chance**i), at) for at, chance in enumerate(odds) for i in range(1, limits[at] + 1)),
-    )[:most]
-    best, length, tokens = _MARGIN * sequences / time, 0, float(sequences)
-    for i, (chance, _) in enumerate(guesses, start=1):
-        tokens -= chance
-        speed = tokens / (costs.at(sequences + i) + i * seconds)
+        return 0
+    best, length, tokens, chance = _MARGIN / time, 0, 1.0, 1.0
+    for count in range(1, limit + 1):
+        chance *= odds
+        tokens += chance
+        speed = tokens / (costs.at(1 + count) + count * seconds)
         if speed > best:
-            best, length = speed, i
-    for _, at in guesses[:length]:
-        counts[at] += 1
-    return counts
+            best, length = speed, count
+    return length

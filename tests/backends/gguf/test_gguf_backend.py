@@ -612,11 +612,11 @@ def test_guessing_changes_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
         4: greedy("1, 2, 3, 1, 2, 3, 1, 2, 3,", 24, grammar='root ::= (" " [0-9] ",")+', stop=("3, 1, 2, 3, 1, 2",)),
     }
     plain = load(speculation="off", prefix_cache=False)
-    expected = run(plain, requests)
+    expected = {(i, 0): ask(plain, request) for i, request in requests.items()}
     plain.close()
-    monkeypatch.setattr("backends.gguf.scheduler.plan", lambda _c, _s, _o, limits, *_: [min(6, x) for x in limits])
+    monkeypatch.setattr("backends.gguf.scheduler.plan", lambda _costs, _odds, limit, _seconds: min(6, limit))
     guessing = load(prefix_cache=False)
-    answers = run(guessing, requests)
+    answers = {(i, 0): ask(guessing, request) for i, request in requests.items()}
     guessing.close()
     for key, answer in answers.items():
         assert answer.text == expected[key].text
@@ -631,11 +631,11 @@ def test_guessing_changes_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_draft_model_changes_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = {1: greedy("The capital of France is", 12), 2: greedy(chat("Tell me about the sea."), 24)}
     plain = load(speculation="off", prefix_cache=False)
-    expected = run(plain, prompts)
+    expected = {(i, 0): ask(plain, request) for i, request in prompts.items()}
     plain.close()
-    monkeypatch.setattr("backends.gguf.scheduler.plan", lambda _c, _s, _o, limits, *_: [min(4, x) for x in limits])
+    monkeypatch.setattr("backends.gguf.scheduler.plan", lambda _costs, _odds, limit, _seconds: min(4, limit))
     drafting = load(draft_model=str(smollm2()), prefix_cache=False)
-    answers = run(drafting, prompts)
+    answers = {(i, 0): ask(drafting, request) for i, request in prompts.items()}
     drafting.close()
     assert {k: a.text for k, a in answers.items()} == {k: a.text for k, a in expected.items()}
     usage = answers[2, 0].usage
