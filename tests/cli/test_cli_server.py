@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from unimodel_cli.home import Home
@@ -120,14 +121,16 @@ def test_stop_drains_or_says_that_it_still_does(cli):
 
     cli.ok("start", "--port", "0")
     cli.ok("register", "m", f"{PLUGINS / 'faulty.py'}:AbortOnRequest", "--trust")
-    request = cli.popen("predict", "m", "3")
-    while not cli.json("status")["in_flight"]:
+    request = cli.popen("predict", "m", "6")
+    url = json.loads((cli.home / "server.json").read_text())["url"]
+    while not httpx.get(f"{url}/v1/status").json()["in_flight"]:
+        assert request.poll() is None
         time.sleep(0.05)
     code, error = cli.error("stop", "--timeout", "0.5")
     assert (code, error["code"]) == (6, "deadline_exceeded")
     assert "--force" in error["message"]
     stdout, _ = request.communicate(timeout=30)
-    assert json.loads(stdout)["output"] == 3, "the accepted request was answered"
+    assert json.loads(stdout)["output"] == 6, "the accepted request was answered"
     cli.ok("stop")
 
 
