@@ -59,7 +59,11 @@ def _bars(axis: Any, study: Study, unit: str, metrics: list[Metric]) -> None:
         axis.set_yscale("log")
     better = "higher" if metrics[0].higher_is_better else "lower"
     axis.set_ylabel(f"{unit} ({better} is better)")
-    axis.set_xticks(range(len(metrics)), [m.name for m in metrics], rotation=0 if len(metrics) < 5 else 15, fontsize=8)
+    axis.set_xticks(range(len(metrics)), [m.name for m in metrics], fontsize=8)
+    if len(metrics) >= 5:  # side by side they would not fit
+        axis.tick_params("x", rotation=15 if len(metrics) < 9 else 30)
+        for label in axis.get_xticklabels():
+            label.set_horizontalalignment("right")
     axis.grid(axis="y", alpha=0.3)
     axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 
