@@ -52,10 +52,17 @@ class Terminal:
         self.press(line + "\r")
         return self.until(answer)
 
-    def end(self) -> int:
-        """The exit code, once the command has ended."""
+    def end(self, key: str = "") -> int:
+        """The exit code, once the command has ended; `key` is pressed now, and again until then.
+
+        A Ctrl-C that comes just while Python draws its prompt is seen at the next key only: it waits for input already.
+        """
+        end = time.monotonic() + PATIENCE
+        self.press(key)
         while self._read():
-            pass
+            assert time.monotonic() < end, f"it goes on: {self._screen!r}"
+            if key and not select.select([self._master], [], [], 0.5)[0]:
+                self.press(key)
         return self._process.wait(PATIENCE)
 
     @property

@@ -217,8 +217,7 @@ def test_ctrl_c_stops_the_answer_and_then_the_program(served):
         t.until("(stopped)")
         t.ask("still there?", "[3] still there?")
         t.until(">>> ")
-        t.press("\x03")
-        assert t.end() == 130
+        assert t.end("\x03") == 130
 
 
 def test_an_error_ends_a_turn_and_not_the_conversation(served):
