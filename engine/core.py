@@ -116,8 +116,7 @@ class Engine:
         except OverflowError:
             raise InvalidInput("The request has an integer of more than 64 bits.") from None
         stream = Stream(next(self._stream_ids), body, request_id, priority, max(1, request.choices))
-        default = (entry.options.deadline_ms or self.settings.server.deadline_ms) / 1000
-        until: float | None = deadline or begin + default
+        until: float | None = deadline or begin + self.patience(entry)
         dispatcher = entry.dispatcher
         dispatcher.open_stream(stream)
         outcome = "cancelled"
@@ -147,6 +146,11 @@ class Engine:
             raise
         finally:
             dispatcher.close_stream(stream, outcome, self.clock() - begin)
+
+    def patience(self, entry: Entry | None = None) -> float:
+        """Seconds that a request may take which brings no deadline: the model's, if that is known and has its own."""
+        own = entry.options.deadline_ms if entry is not None else None
+        return (own or self.settings.server.deadline_ms) / 1000
 
     def ready_now(self, name: str, version: int | None) -> Entry | None:
         """The entry that serves a name, or `None` when it must be loaded first, or the server is not serving."""

@@ -7,7 +7,6 @@ A dialect is a table of operations with a handler each. A handler gets a `Call` 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -15,8 +14,6 @@ from typing import Any, TypeVar
 import msgspec
 
 from engine.api.http import (
-    PRIORITIES,
-    TIMEOUTS_MS,
     BodyBudget,
     Headers,
     RawHeaders,
@@ -29,12 +26,13 @@ from engine.api.http import (
     disconnect_probe,
     encode_json,
     error_headers,
+    log_request,
     read_body,
     request_id,
     send_body,
 )
 from engine.api.predict_body import decode_json
-from engine.api.streaming import send_events, while_connected
+from engine.api.streaming import EVENT_STREAM, send_events, while_connected
 from engine.core import Engine
 from engine.errors import InvalidRequest, UniModelError
 from engine.generation.completion import Completion, collect
@@ -43,12 +41,7 @@ from engine.pool import Entry
 from engine.transport.generation import Delta, GenerateRequest
 from engine.types import Answer, Input, Request
 
-log = logging.getLogger("unimodel.http")
-
 T = TypeVar("T")
-
-EVENT_STREAM = "text/event-stream"
-NDJSON = "application/x-ndjson"
 
 
 @dataclass(slots=True)
@@ -110,26 +103,21 @@ class Call:
     @property
     def asked_deadline(self) -> float | None:
         """The deadline that the client itself asked for, on the engine's clock."""
-        milliseconds = self.headers.integer(b"x-request-timeout-ms", *TIMEOUTS_MS)
-        return None if milliseconds is None else self.begin + milliseconds / 1000
+        timeout = self.headers.timeout
+        return None if timeout is None else self.begin + timeout
 
-    @property
-    def priority(self) -> int:
-        """Of the request; higher goes first."""
-        return self.headers.integer(b"x-request-priority", *PRIORITIES) or 0
-
-    def _deadline(self, entry: Entry | None = None) -> float:
-        own = entry.options.deadline_ms if entry is not None else None
-        return self.asked_deadline or self.begin + (own or self.engine.settings.server.deadline_ms) / 1000
+    def deadline(self, entry: Entry | None = None) -> float:
+        """The deadline of the whole request, on the engine's clock: the client's, the model's or the server's."""
+        return self.asked_deadline or self.begin + self.engine.patience(entry)
 
     async def entry(self, name: str, version: int | None = None) -> Entry:
         """The loaded model that serves a name. Raises `ModelNotFound`, `ModelFailed`, `DeadlineExceeded`."""
-        return await self.engine.ready(name, version, self._deadline())
+        return await self.engine.ready(name, version, self.deadline())
 
     async def predict(self, entry: Entry, source: Input, parameters: bytes = b"") -> Answer:
         """The answer of a model that computes all at once. Raises what the model makes of it."""
         request = Request(
-            source, self.request_id, self._deadline(entry), False, parameters, self.priority, self.is_gone
+            source, self.request_id, self.deadline(entry), False, parameters, self.headers.priority, self.is_gone
         )
         return await entry.dispatcher.predict(request)
 
@@ -146,7 +134,9 @@ class Call:
                 f"Model {entry.spec.name!r} is for the task {entry.spec.task}, and does not generate text.",
                 field="model",
             )
-        deltas = self.engine.generate(entry, request, self.request_id, self.begin, self.asked_deadline, self.priority)
+        deltas = self.engine.generate(
+            entry, request, self.request_id, self.begin, self.asked_deadline, self.headers.priority
+        )
         first: list[Delta] = await anext(deltas, [])
 
         async def all_of_it() -> AsyncGenerator[list[Delta], None]:
@@ -198,8 +188,8 @@ class Endpoint:
             if reply is None:
                 return
             if isinstance(reply, EventStream):
-                head = [(b"content-type", reply.media_type.encode()), *self._extra_id(rid)]
-                await send_events(reply.events, head, self._dialect.error_event, rid, receive, send)
+                error_event = self._dialect.error_event
+                await send_events(reply.events, reply.media_type, error_event, rid, receive, send, self._extra_id(rid))
             else:
                 status = reply.status
                 data = reply.body if isinstance(reply.body, bytes) else encode_json(reply.body)
@@ -215,10 +205,7 @@ class Endpoint:
         finally:
             reservation.release()
         if status >= 500 or self._engine.settings.monitoring.access_log:
-            seconds = round(self._engine.clock() - begin, 6)
-            level = logging.WARNING if status >= 500 else logging.INFO
-            extra = {"request_id": rid, "path": scope["path"], "status": status, "seconds": seconds}
-            log.log(level, "request", extra=extra)
+            log_request(rid, status, self._engine.clock() - begin, path=scope["path"])
 
     def _extra_id(self, rid: str) -> RawHeaders:
         return [] if self._dialect.id_header is None else [(self._dialect.id_header, rid.encode())]

@@ -59,6 +59,17 @@ class Headers(dict[bytes, bytes]):
             )
         return value
 
+    @property
+    def timeout(self) -> float | None:
+        """The seconds in which the client wants its answer, if it says. Raises `InvalidRequest`."""
+        milliseconds = self.integer(b"x-request-timeout-ms", *TIMEOUTS_MS)
+        return None if milliseconds is None else milliseconds / 1000
+
+    @property
+    def priority(self) -> int:
+        """Of the request; higher goes first. Raises `InvalidRequest`."""
+        return self.integer(b"x-request-priority", *PRIORITIES) or 0
+
 
 def parse_version(text: str) -> int:
     """The number of a version in a path. Raises `InvalidRequest`."""
@@ -195,6 +206,12 @@ def as_known(error: BaseException, rid: str) -> UniModelError:
         return error
     log.error("unexpected error", exc_info=error, extra={"request_id": rid})
     return InternalError(f"An unexpected error; the server's log has it under request id {rid}.")
+
+
+def log_request(rid: str, status: int, seconds: float, **about: object) -> None:
+    """The line of a request that was answered: a warning where the server is at fault."""
+    level = logging.WARNING if status >= 500 else logging.INFO
+    log.log(level, "request", extra={"request_id": rid, **about, "status": status, "seconds": round(seconds, 6)})
 
 
 def error_headers(error: UniModelError, rid: str) -> RawHeaders:

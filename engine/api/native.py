@@ -11,14 +11,11 @@ models and streams.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Callable
 
 from engine.api import native_generation, predict_body
 from engine.api.dialect import Call
 from engine.api.http import (
-    PRIORITIES,
-    TIMEOUTS_MS,
     Body,
     BodyBudget,
     Headers,
@@ -33,27 +30,24 @@ from engine.api.http import (
     encode_json,
     error_body,
     error_headers,
+    log_request,
     parse_version,
     read_body,
     request_id,
     send_body,
     send_error,
 )
-from engine.api.streaming import send_events
+from engine.api.streaming import EVENT_STREAM, send_events
 from engine.core import Engine
 from engine.errors import InvalidRequest, NotFound
 from engine.pool import Entry
 from engine.types import Answer, Request
-
-log = logging.getLogger("unimodel.http")
 
 MODELS = "/v1/models/"
 PREDICT = ":predict"
 
 Respond = Callable[[int, RawHeaders, Body], None]
 """Writes a whole response: status, headers but for ``content-length``, body."""
-
-EVENT_STREAM = [(b"content-type", b"text/event-stream")]
 
 
 def parse_target(text: str) -> tuple[str, int | None]:
@@ -74,7 +68,6 @@ class PredictEndpoint:
         self.engine = engine
         self.max_body = engine.settings.server.max_body_mb << 20
         self.budget = BodyBudget(engine.settings.server.max_buffered_mb << 20)
-        self._deadline_ms = engine.settings.server.deadline_ms
         self._access_log = engine.settings.monitoring.access_log
 
     def start(
@@ -104,8 +97,7 @@ class PredictEndpoint:
                 known = as_known(e, rid)
                 status, content, data = known.status, error_headers(known, rid), encode_json(error_body(known, rid))
             respond(status, content, data)
-            if status >= 500 or self._access_log:
-                self._log(name, rid, status, begin)
+            self._log(name, rid, status, begin)
 
         try:
             entry = self.engine.ready_now(name, version)
@@ -134,15 +126,15 @@ class PredictEndpoint:
             if entry.spec.info.generation is not None:
                 call = Call(self.engine, headers, body, rid, begin)
                 await native_generation.answer(call, entry, receive, send)
-                return
-            request, stream = self._request(entry, body, headers, rid, begin, disconnect_probe(receive))
-            if stream:
-                await self._stream(name, version, bytes(body), request, receive, send)
             else:
-                answer = await entry.dispatcher.predict(request)
-                content, data = predict_body.answer_body(answer, request, entry.dispatcher, headers)
-                content.append((b"x-request-id", rid.encode()))
-                await send_body(send, 200, content, data)
+                request, stream = self._request(entry, body, headers, rid, begin, disconnect_probe(receive))
+                if stream:
+                    await self._stream(name, version, bytes(body), request, receive, send)
+                else:
+                    answer = await entry.dispatcher.predict(request)
+                    content, data = predict_body.answer_body(answer, request, entry.dispatcher, headers)
+                    content.append((b"x-request-id", rid.encode()))
+                    await send_body(send, 200, content, data)
         except asyncio.CancelledError:
             raise
         except Exception as e:
@@ -151,14 +143,10 @@ class PredictEndpoint:
             await send_error(send, known, rid)
         finally:
             reservation.release()
-        if status >= 500 or self._access_log:
-            self._log(name, rid, status, begin)
+        self._log(name, rid, status, begin)
 
     def _deadline(self, headers: Headers, begin: float, entry: Entry | None) -> float:
-        own = entry.options.deadline_ms if entry is not None else None
-        if b"x-request-timeout-ms" in headers:
-            own = headers.integer(b"x-request-timeout-ms", *TIMEOUTS_MS)
-        return begin + (own or self._deadline_ms) / 1000
+        return begin + (headers.timeout or self.engine.patience(entry))
 
     def _request(
         self,
@@ -184,15 +172,14 @@ class PredictEndpoint:
             self._deadline(headers, begin, entry),
             predict_body.wants_tensors(headers),
             parameters,
-            (headers.integer(b"x-request-priority", *PRIORITIES) or 0) if b"x-request-priority" in headers else 0,
+            headers.priority,
             is_gone,
         )
         return request, stream
 
     def _log(self, name: str, rid: str, status: int, begin: float) -> None:
-        level = logging.WARNING if status >= 500 else logging.INFO
-        seconds = round(self.engine.clock() - begin, 6)
-        log.log(level, "request", extra={"request_id": rid, "model": name, "status": status, "seconds": seconds})
+        if status >= 500 or self._access_log:
+            log_request(rid, status, self.engine.clock() - begin, model=name)
 
     async def _stream(
         self, name: str, version: int | None, body: bytes, request: Request, receive: Receive, send: Send
@@ -200,7 +187,7 @@ class PredictEndpoint:
         """A plugin's chunks as server-sent events."""
         chunks = self.engine.stream(name, version, body, request.request_id, request.deadline)
         await send_events(
-            _events(chunks), [*EVENT_STREAM], native_generation.error_event, request.request_id, receive, send
+            _events(chunks), EVENT_STREAM, native_generation.error_event, request.request_id, receive, send
         )
 
 

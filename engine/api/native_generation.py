@@ -7,8 +7,6 @@ beside ``model`` and ``version``; as a stream, pieces of ``output`` and then the
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -17,7 +15,8 @@ import msgspec
 from backends.base import Sampling, Usage
 from engine.api.dialect import Call
 from engine.api.http import Receive, Send, encode_json, error_body, send_body
-from engine.api.streaming import send_events, while_connected
+from engine.api.parts import decode_image
+from engine.api.streaming import EVENT_STREAM, send_events, while_connected
 from engine.errors import InvalidInput, UniModelError
 from engine.generation.completion import Completion, collect
 from engine.pool import Entry
@@ -78,7 +77,7 @@ def request_of(body: GenerateBody, *, chats: bool) -> GenerateRequest:
         adapters=body.adapters,
         stream=body.stream,
     )
-    images = [_image(text, i) for i, text in enumerate(body.images)]
+    images = [decode_image(_encoded(text), f"images[{i}]") for i, text in enumerate(body.images)]
     if isinstance(body.input, str) and (body.raw or not chats):
         if body.system is not None:
             raise InvalidInput("A raw prompt has no system message; put it into the input.", field="system")
@@ -108,12 +107,9 @@ def _messages(body: GenerateBody, images: list[bytes]) -> list[Message]:
     return messages
 
 
-def _image(text: str, position: int) -> bytes:
-    data = text.partition(",")[2] if text.startswith("data:") else text
-    try:
-        return base64.b64decode(data, validate=True)
-    except binascii.Error:
-        raise InvalidInput("An image must be in base64.", field=f"images[{position}]") from None
+def _encoded(text: str) -> str:
+    """The base64 of an image, which may be given as a ``data:`` URL."""
+    return text.partition(",")[2] if text.startswith("data:") else text
 
 
 def _format(body: GenerateBody) -> Format:
@@ -153,8 +149,7 @@ async def _answer(call: Call, entry: Entry, receive: Receive, send: Send) -> Non
     if body.stream:
         deltas = await while_connected(call.generate(entry, request), receive)
         if deltas is not None:
-            head = [(b"content-type", b"text/event-stream")]
-            await send_events(_events(deltas, identity), head, error_event, call.request_id, receive, send)
+            await send_events(_events(deltas, identity), EVENT_STREAM, error_event, call.request_id, receive, send)
         return
     completions = await while_connected(_whole(call, entry, request), receive)
     if completions is not None:

@@ -7,8 +7,9 @@ from contextlib import aclosing
 
 from engine import errors as e
 from engine import hub
-from engine.api.dialect import NDJSON, Call, Dialect, EventStream
+from engine.api.dialect import Call, Dialect, EventStream
 from engine.api.http import encode_json, error_body
+from engine.api.streaming import NDJSON
 from engine.errors import UniModelError
 from engine.openapi import Operation
 from engine.schema import Progress, PullRequest

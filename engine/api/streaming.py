@@ -11,6 +11,9 @@ from engine.errors import ServerStopping, UniModelError
 
 T = TypeVar("T")
 
+EVENT_STREAM = "text/event-stream"
+NDJSON = "application/x-ndjson"
+
 
 async def while_connected(work: Awaitable[T], receive: Receive) -> T | None:
     """The result of `work`, or `None`, having cancelled it, when the client goes away. The body has been read."""
@@ -28,11 +31,12 @@ async def while_connected(work: Awaitable[T], receive: Receive) -> T | None:
 
 async def send_events(
     events: AsyncGenerator[bytes, None],
-    head: RawHeaders,
+    media_type: str,
     error_event: Callable[[UniModelError, str], bytes],
     rid: str,
     receive: Receive,
     send: Send,
+    more_headers: RawHeaders | None = None,
 ) -> None:
     """Writes pieces as they come, until the last, an error, or the end of the connection.
 
@@ -43,7 +47,8 @@ async def send_events(
 
     async def start() -> None:
         nonlocal started
-        headers = [*head, (b"cache-control", b"no-store"), (b"x-request-id", rid.encode())]
+        headers = [(b"content-type", media_type.encode()), (b"cache-control", b"no-store")]
+        headers += [(b"x-request-id", rid.encode()), *(more_headers or ())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         started = True
 

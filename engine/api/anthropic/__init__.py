@@ -22,8 +22,9 @@ from engine.api.anthropic.bodies import (
     AnthropicErrorDetail,
     AnthropicRequest,
 )
-from engine.api.dialect import EVENT_STREAM, Call, Dialect, EventStream, Reply
+from engine.api.dialect import Call, Dialect, EventStream, Reply
 from engine.api.parts import sentence
+from engine.api.streaming import EVENT_STREAM
 from engine.errors import InvalidInput, UniModelError
 from engine.openapi import Operation
 from engine.transport.generation import Delta

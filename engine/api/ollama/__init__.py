@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import Literal
 
 from engine import errors as e
-from engine.api.dialect import NDJSON, Dialect
+from engine.api.dialect import Dialect
 from engine.api.http import encode_json
 from engine.api.ollama import bodies as b
 from engine.api.ollama.handlers import Handlers
 from engine.api.parts import sentence
+from engine.api.streaming import NDJSON
 from engine.errors import UniModelError
 from engine.openapi import Operation
 

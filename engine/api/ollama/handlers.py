@@ -8,7 +8,7 @@ from contextlib import aclosing
 import msgspec
 
 from backends.base import GenerationInfo
-from engine.api.dialect import NDJSON, Call, EventStream, Reply
+from engine.api.dialect import Call, EventStream, Reply
 from engine.api.http import encode_json
 from engine.api.ollama import answers, catalog, embeddings, models, names, requests
 from engine.api.ollama.answers import Clock, Lines, Said, Shape
@@ -29,6 +29,7 @@ from engine.api.ollama.bodies import (
     OllamaVersion,
 )
 from engine.api.ollama.keep_alive import KeepAlive, seconds
+from engine.api.streaming import NDJSON
 from engine.errors import InvalidInput, InvalidRequest
 from engine.pool import Entry
 from engine.transport.generation import Delta, GenerateRequest

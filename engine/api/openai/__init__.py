@@ -18,6 +18,7 @@ from engine.api.openai.rerank import RerankAnswer, RerankRequest, create_ranking
 from engine.api.openai.response_object import ResponseObject
 from engine.api.openai.response_request import ResponseRequest
 from engine.api.openai.responses import create_response
+from engine.api.streaming import EVENT_STREAM
 from engine.openapi import Operation, Parameter
 
 __all__ = ["DIALECT"]
@@ -49,7 +50,7 @@ _ERRORS = (
     e.Unavailable,
 )
 
-_STREAMS = ("text/event-stream",)
+_STREAMS = (EVENT_STREAM,)
 
 _OPERATIONS = (
     Operation(

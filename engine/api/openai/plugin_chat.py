@@ -77,9 +77,7 @@ async def plugin_deltas(call: Call, entry: Entry, body: ChatCompletionRequest) -
     name, loaded = entry.spec.name, entry.dispatcher.loaded
     if loaded is not None and loaded.info.streams:
         data = encode_json({**plugin_body(name, body), "stream": True})
-        own = entry.options.deadline_ms or call.engine.settings.server.deadline_ms
-        deadline = call.asked_deadline or call.begin + own / 1000
-        chunks = call.engine.stream(name, entry.spec.version, data, call.request_id, deadline)
+        chunks = call.engine.stream(name, entry.spec.version, data, call.request_id, call.deadline(entry))
         async with aclosing(chunks):
             async for chunk in chunks:
                 yield [Delta(content=_text(name, chunk))]
