@@ -10,6 +10,7 @@ from backends.base import InvalidInput, InvalidOption, ModelInfo, Tensors, Tenso
 from engine.codec import Decoded, Form
 from engine.model_options import ModelOptions
 from engine.tasks.base import Parameters, TensorTask
+from engine.tasks.text_input import decode_text, only_input
 
 
 class EmbeddingTask(TensorTask):
@@ -29,12 +30,7 @@ class EmbeddingTask(TensorTask):
 
     def __init__(self, info: ModelInfo, options: ModelOptions) -> None:
         super().__init__(info, options)
-        if len(info.inputs) != 1 or info.inputs[0].dtype != "string" or len(info.inputs[0].shape) != 1:
-            raise InvalidOption(
-                "The task embedding needs a model with one input, a list of strings; this one has another.",
-                field="task",
-            )
-        self._input = info.inputs[0].name
+        self._input = only_input(info, self.name).name
         self._output = _vectors(info.outputs)
         self._counts_tokens = any(spec.name == TOKENS for spec in info.outputs)
 
@@ -49,13 +45,7 @@ class EmbeddingTask(TensorTask):
 
     def decode_bytes(self, data: memoryview, content_type: str) -> Decoded:
         """A ``text/plain`` body as one text."""
-        if content_type.partition(";")[0].strip().lower() != "text/plain":
-            raise InvalidInput(f"This model takes text; it cannot decode a body of type {content_type}.", field="input")
-        try:
-            text = str(data, "utf-8")
-        except UnicodeDecodeError:
-            raise InvalidInput("The body is not UTF-8 text.", field="input") from None
-        return self.decode("input", text)
+        return self.decode("input", decode_text(data, content_type))
 
     def encode(self, form: Form, outputs: Tensors, single: bool, parameters: Parameters) -> Any:
         """The vectors, and with `usage` the tokens of each text."""

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from backends.base import InvalidInput, InvalidOption, ModelInfo, Tensors, TensorSpec
+from backends.base import ModelInfo, Tensors, TensorSpec
 from engine.codec import Decoded, Form
 from engine.model_options import ModelOptions
 from engine.tasks.base import Parameters, TensorTask
 from engine.tasks.labels import load_labels, probabilities, ranked
+from engine.tasks.text_input import decode_text, only_input
 
 
 class TextTask(TensorTask):
@@ -29,23 +30,13 @@ class TextTask(TensorTask):
 
     def __init__(self, info: ModelInfo, options: ModelOptions) -> None:
         super().__init__(info, options)
-        if len(info.inputs) != 1 or info.inputs[0].dtype != "string" or len(info.inputs[0].shape) != 1:
-            raise InvalidOption(
-                "The task text-classification needs a model with one input, a list of strings; this one has another.",
-                field="task",
-            )
-        self._input = info.inputs[0]
+        self._input = only_input(info, self.name)
         self._scores = _scores_output(info.outputs)
         self._labels = load_labels(options.labels, info.labels, _classes(self._scores))
 
     def decode_bytes(self, data: memoryview, content_type: str) -> Decoded:
         """A ``text/plain`` body as one text."""
-        if content_type.partition(";")[0].strip().lower() != "text/plain":
-            raise InvalidInput(f"This model takes text; it cannot decode a body of type {content_type}.", field="input")
-        try:
-            text = str(data, "utf-8")
-        except UnicodeDecodeError:
-            raise InvalidInput("The body is not UTF-8 text.", field="input") from None
+        text = decode_text(data, content_type)
         return Decoded({self._input.name: np.array([text], dtype=object)}, True)
 
     def encode(self, form: Form, outputs: Tensors, single: bool, parameters: Parameters) -> Any:
