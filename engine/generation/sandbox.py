@@ -16,9 +16,9 @@ from itertools import islice
 from typing import Any
 
 from jinja2 import TemplateError, nodes
-from jinja2.defaults import DEFAULT_FILTERS
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
+from jinja2.filters import FILTERS
 from jinja2.parser import Parser
 from jinja2.runtime import Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -114,7 +114,7 @@ class _Counted:
         return len(self._items)  # type: ignore[arg-type] # Jinja asks, and catches the TypeError of what has none
 
 
-class _GenerationTag(Extension):  # type: ignore[misc]
+class _GenerationTag(Extension):
     """``{% generation %}`` marks what the assistant said, for training; here it only shows its content."""
 
     tags = {"generation"}  # noqa: RUF012 - Jinja's interface
@@ -125,7 +125,7 @@ class _GenerationTag(Extension):  # type: ignore[misc]
         return body
 
 
-class _Metering(NodeTransformer):  # type: ignore[misc]
+class _Metering(NodeTransformer):
     """Puts a filter of ours around what loops go through, what is assigned, and what is joined by ``~``."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802 - Jinja's interface
@@ -143,7 +143,7 @@ class _Metering(NodeTransformer):  # type: ignore[misc]
         return self._filtered(nodes.List(node.nodes, lineno=node.lineno), "_joined")
 
     @staticmethod
-    def _filtered(node: nodes.Expr, name: str) -> nodes.Filter:
+    def _filtered(node: nodes.Node, name: str) -> nodes.Filter:
         return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
 
 
@@ -180,7 +180,7 @@ _METHODS: tuple[tuple[Any, frozenset[str]], ...] = (
 _WIDE = re.compile(r"\d{4}|\{[^}]*\{")
 
 
-class Sandbox(ImmutableSandboxedEnvironment):  # type: ignore[misc]
+class Sandbox(ImmutableSandboxedEnvironment):
     """The environment that templates are compiled and run in, as the ``transformers`` library sets it up."""
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
@@ -189,7 +189,7 @@ class Sandbox(ImmutableSandboxedEnvironment):  # type: ignore[misc]
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _GenerationTag])
         budget = self._budget = _Budget(clock)
         own = {"tojson": _to_json, "indent": _indent}
-        filters: dict[str, Any] = {name: f for name, f in DEFAULT_FILTERS.items() if name in _FILTERS} | own
+        filters: dict[str, Any] = {name: f for name, f in FILTERS.items() if name in _FILTERS} | own
         self.filters = {name: self._metered(name, f) for name, f in filters.items()} | {
             "_counted": lambda items: _Counted(items, budget.tick),
             "_weighed": budget.result,
@@ -197,7 +197,7 @@ class Sandbox(ImmutableSandboxedEnvironment):  # type: ignore[misc]
         }
         del self.globals["lipsum"]
         self.globals |= {"raise_exception": _refuse, "strftime_now": _strftime_now}
-        self.concat = self._concat
+        self.concat = self._concat  # type: ignore[method-assign] # one that counts, for this instance
         self.finalize = lambda value: value if isinstance(value, str) else budget.result(value)
 
     def compiled(self, source: str) -> Callable[[Mapping[str, Any]], str]:
