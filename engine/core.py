@@ -180,7 +180,8 @@ class Engine:
         Nothing is stored when the load fails, and the version that served before goes on serving.
         """
         check_name(request.name)
-        backend, match = _translated(lambda: discovery.choose(request.model_path, request.backend))
+        path = request.model_path
+        backend, match = await asyncio.to_thread(_translated, lambda: discovery.choose(path, request.backend))
         if match.runs_code and not request.trust:
             raise UntrustedModel(
                 f'{match.runs_code} Register it with --trust ("trust": true) if you trust its author.', field="trust"

@@ -13,31 +13,28 @@ All numbers are little-endian. A model may be split over several files; the firs
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from backends.base import ModelFileError
 from backends.gguf import checks
+from backends.gguf.reader import Reader
 from backends.gguf.types import ENCODERS, SCALARS, TENSOR_TYPES, VOCABULARY
 
 MAGIC = b"GGUF"
 SUFFIX = ".gguf"
 
-_TOKEN_TYPES, _BYTE_TOKEN = "tokenizer.ggml.token_type", 6
+_TOKEN_TYPES = "tokenizer.ggml.token_type"  # noqa: S105 - a key
 _STRING, _ARRAY = 8, 9
-_U16, _U32 = 2, 4
+_U16 = 2
 _MAX_PAIRS = 65_536
 _MAX_TENSORS = 65_536
-_MAX_TEXT = 64 << 20
-"""Bytes of one key or text. The longest real ones are chat templates, of some 100 KB."""
 _MAX_STRINGS = 1 << 24
 """Entries of an array of texts, each of which must be visited. The largest vocabularies have a million."""
 _MAX_NUMBERS = 1 << 30
 _KEPT_NUMBERS = 1024
 _MAX_NAME = 63
 _MAX_DIMS = 4
-_WINDOW = 1 << 20
 
 Kind = Literal["generation", "embedding", "rerank"]
 
@@ -140,134 +137,14 @@ def _read_part(path: Path) -> Header:
         raise ModelFileError(f"{path} is a folder; give the path of the .gguf file in it.")
     try:
         with path.open("rb") as file:
-            return _parse(path, _Reader(file, path.name))
+            return _parse(path, Reader(file, path.name))
     except FileNotFoundError:
         raise ModelFileError(f"{path} does not exist.") from None
     except OSError as e:
         raise ModelFileError(f"{path} cannot be read: {e.strerror}.") from None
 
 
-class _Reader:
-    """Reads forward through a window of the file. Raises `ModelFileError` where the file ends too early."""
-
-    def __init__(self, file: BinaryIO, name: str) -> None:
-        self.file = file
-        self.name = name
-        self.size = file.seek(0, 2)
-        self._start = 0
-        self._window = b""
-        self.position = 0
-        self.has_all_bytes = False
-        self.has_byte_tokens = False
-
-    def need(self, count: int) -> None:
-        """Raises unless `count` bytes are left."""
-        missing = self.position + count - self.size
-        if missing > 0:
-            raise self.truncated(missing, "at least ")
-
-    def truncated(self, missing: int, about: str = "") -> ModelFileError:
-        count = "1 byte is" if missing == 1 else f"{missing} bytes are"
-        return ModelFileError(f"{self.name} is truncated: {about}{count} missing at its end. Download it again.")
-
-    def corrupt(self, what: str) -> ModelFileError:
-        return ModelFileError(f"{self.name} is corrupt: {what}. Download it again.")
-
-    def take(self, count: int) -> bytes:
-        """The next `count` bytes, which the caller holds to be few."""
-        self.need(count)
-        begin = self.position - self._start
-        if begin + count > len(self._window):
-            self._fill(count)
-            begin = 0
-        self.position += count
-        return self._window[begin : begin + count]
-
-    def skip(self, count: int) -> None:
-        self.need(count)
-        self.position += count
-
-    def number(self, form: struct.Struct) -> Any:
-        return form.unpack(self.take(form.size))[0]
-
-    def u32(self) -> int:
-        return int(self.number(SCALARS[_U32].form))
-
-    def u64(self) -> int:
-        return int(self.number(_LENGTH))
-
-    def text(self, what: str, limit: int = _MAX_TEXT) -> bytes:
-        """A string. `what` says which, should it be longer than `limit`."""
-        length = self.u64()
-        self.need(length)
-        if length > limit:
-            raise self.corrupt(f"{what} is {length} bytes long; at most {limit} make sense")
-        return self.take(length)
-
-    def skip_texts(self, count: int) -> None:
-        """Goes over `count` strings, looking only at their lengths."""
-        unpack, head = _LENGTH.unpack_from, _LENGTH.size
-        self.need(count * head)
-        while count:
-            self._fill(head)
-            window, last, at = self._window, len(self._window) - head, 0
-            while count and at <= last:
-                at += head + unpack(window, at)[0]
-                count -= 1
-            self.skip(at)
-            self.need(count * head)
-
-    def vocabulary(self, count: int) -> None:
-        """Goes over `count` tokens. They must differ up to their first null character, but for those that are empty
-        then: llama.cpp aborts on a token that is there twice."""
-        unpack, head = _LENGTH.unpack_from, _LENGTH.size
-        self.need(count * head)
-        seen: set[bytes] = set()
-        empty, left, room = 0, count, head
-        add = seen.add
-        while left:
-            self.need(room)
-            self._fill(room)
-            window, at = self._window, 0
-            while left and at + head <= len(window):
-                length = unpack(window, at)[0]
-                end = at + head + length
-                if end > len(window):
-                    break
-                if length:
-                    add(window[at + head : end])
-                else:
-                    empty += 1
-                at, left = end, left - 1
-            self.skip(at)
-            room = head
-            if left and at + head <= len(window):  # the next string reaches beyond the window
-                if length > _MAX_TEXT:
-                    raise self.corrupt(f"a text is {length} bytes long; at most {_MAX_TEXT} make sense")
-                room = head + length
-        if len(seen) + empty == count and 0 in b"".join(seen):
-            cut = [text.partition(b"\0")[0] for text in seen]
-            seen, empty = set(filter(None, cut)), empty + cut.count(b"")
-        if len(seen) + empty != count:
-            raise self.corrupt("a token is in its vocabulary twice")
-        self.has_all_bytes = all(b"<0x%02X>" % b in seen or bytes((b,)) in seen for b in range(256))
-
-    def token_types(self, count: int) -> None:
-        """Goes over the types of `count` tokens."""
-        self.has_byte_tokens = _BYTE_TOKEN in memoryview(self.take(4 * count)).cast("i")
-
-    def _fill(self, count: int) -> None:
-        """Moves the window to the position, with at least `count` bytes if the file has them."""
-        self.file.seek(self.position)
-        self._start, self._window = self.position, self.file.read(max(count, _WINDOW))
-        if len(self._window) < count:  # it shrank while it was read
-            raise self.truncated(count - len(self._window), "at least ")
-
-
-_LENGTH = struct.Struct("<Q")
-
-
-def _parse(path: Path, reader: _Reader) -> Header:
+def _parse(path: Path, reader: Reader) -> Header:
     if not reader.size:
         raise ModelFileError(f"{path} is empty.")
     if reader.size < len(MAGIC) or reader.take(len(MAGIC)) != MAGIC:
@@ -304,7 +181,7 @@ def _parse(path: Path, reader: _Reader) -> Header:
     )
 
 
-def _version(reader: _Reader) -> int:
+def _version(reader: Reader) -> int:
     version = reader.u32()
     if version in (2, 3):
         return version
@@ -317,7 +194,7 @@ def _version(reader: _Reader) -> int:
     raise ModelFileError(f"{reader.name} is of GGUF version {version}; versions 2 and 3 can be read.")
 
 
-def _count(reader: _Reader, what: str, limit: int, each: int) -> int:
+def _count(reader: Reader, what: str, limit: int, each: int) -> int:
     """A number of things that take `each` bytes at least."""
     count = reader.u64()
     if count > limit:
@@ -326,7 +203,7 @@ def _count(reader: _Reader, what: str, limit: int, each: int) -> int:
     return count
 
 
-def _name(reader: _Reader, what: str, limit: int) -> str:
+def _name(reader: Reader, what: str, limit: int) -> str:
     raw = reader.text(what, limit)
     try:
         name = raw.decode()
@@ -337,7 +214,7 @@ def _name(reader: _Reader, what: str, limit: int) -> str:
     return name
 
 
-def _value(reader: _Reader, key: str) -> tuple[str, Any]:
+def _value(reader: Reader, key: str) -> tuple[str, Any]:
     """The type and the value of one metadata entry."""
     number = reader.u32()
     if number == _STRING:
@@ -350,7 +227,7 @@ def _value(reader: _Reader, key: str) -> tuple[str, Any]:
     return scalar.name, reader.number(scalar.form)
 
 
-def _array(reader: _Reader, key: str) -> tuple[str, Any]:
+def _array(reader: Reader, key: str) -> tuple[str, Any]:
     number, length = reader.u32(), reader.u64()
     limit = _MAX_STRINGS if number == _STRING else _MAX_NUMBERS
     if number == _ARRAY:
@@ -374,7 +251,7 @@ def _array(reader: _Reader, key: str) -> tuple[str, Any]:
     return f"arr[{scalar.name}]", tuple(value for (value,) in scalar.form.iter_unpack(data))
 
 
-def _check_general(reader: _Reader, metadata: dict[str, Any], types: dict[str, str]) -> None:
+def _check_general(reader: Reader, metadata: dict[str, Any], types: dict[str, str]) -> None:
     """Raises unless the entries that matter for reading the rest are there and of their types."""
     for key, expected in (
         ("general.architecture", "str"),
@@ -392,7 +269,7 @@ def _check_general(reader: _Reader, metadata: dict[str, Any], types: dict[str, s
         raise reader.corrupt(f"its alignment is {alignment}; it must be a power of two")
 
 
-def _tensors(reader: _Reader, count: int, alignment: int) -> tuple[TensorInfo, ...]:
+def _tensors(reader: Reader, count: int, alignment: int) -> tuple[TensorInfo, ...]:
     tensors: dict[str, TensorInfo] = {}
     offset = 0
     for _ in range(count):
@@ -406,7 +283,7 @@ def _tensors(reader: _Reader, count: int, alignment: int) -> tuple[TensorInfo, .
     return tuple(tensors.values())
 
 
-def _tensor(reader: _Reader) -> TensorInfo:
+def _tensor(reader: Reader) -> TensorInfo:
     name = _name(reader, "the name of a tensor", _MAX_NAME)
     dims = reader.u32()
     if dims > _MAX_DIMS:
