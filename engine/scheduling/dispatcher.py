@@ -4,9 +4,8 @@ Owns the requests from admission to their one ending. A request is bound to an i
 room (`pump`), so priorities, deadlines and cancellation hold up to the last moment.
 
 When a worker dies, what was only queued there goes back to the front of the queue. What was computing becomes a
-*suspect*: it is tried once more, alone in its batch, and no two suspects run on one worker at a time, so that a
-second death names its culprit and takes no other request along. If that death may have another cause (another model was
-at work there, or the process was killed from outside), the suspect has one more try.
+*suspect*: it is tried once more, alone on its worker (`Quarantine`), so that a second death names its culprit and takes
+no other request along.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from engine.errors import (
     BodyTooLarge,
@@ -38,13 +36,7 @@ from engine.types import Answer, ModelSpec, Request, TensorInput
 from engine.worker.instance import Batch, Instance, Stream
 from engine.worker.padding import free_dims
 
-if TYPE_CHECKING:
-    from engine.worker.supervisor import Worker
-
 log = logging.getLogger("unimodel.dispatcher")
-
-_MOST_DEATHS = 3
-"""Of workers that computed a request, after which it fails, whatever else may be the cause."""
 
 
 class Dispatcher:
@@ -77,7 +69,8 @@ class Dispatcher:
         self._seconds_per_row = 0.0
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
-        self.streams = Streams()
+        self.streams = Streams(self.instances)
+        self.queue.on_suspects_gone = self._withdraw_claims
         self._padded: dict[str, list[int]] = {}
         self.loaded: Loaded | None = None
         self._fixed_group: Group = None
@@ -189,11 +182,11 @@ class Dispatcher:
             self._padded = {s.name: [axis for axis, _ in free_dims(s)] for s in loaded.info.inputs}
         instance.on_done = self._done
         instance.on_lost = self._lost
-        instance.on_stream_end = lambda: self.streams.start(self.instances)
+        instance.on_stream_end = self.streams.start
         self.instances.append(instance)
         instance.worker.settled(instance)
-        self.streams.start(self.instances)
-        self._schedule_pump()
+        self._pump()  # at once: the next load on this worker waits for the suspects
+        self.streams.start()
 
     def rename(self, spec: ModelSpec) -> None:
         """Takes the identity that the model has been given."""
@@ -204,8 +197,10 @@ class Dispatcher:
         """Removes an instance. All that may be outstanding there are batches whose requests have ended."""
         self.instances.remove(instance)
         instance.worker.left(instance)
+        quarantine = instance.worker.quarantine
         if instance.outstanding and instance.outstanding[0].items[0].suspect:
-            instance.worker.suspect_done()  # nobody will hear of its end
+            quarantine.end()  # nobody will hear of its end
+        quarantine.withdraw(self._schedule_pump)
 
     @property
     def idle(self) -> bool:
@@ -239,7 +234,12 @@ class Dispatcher:
 
     def _feed(self, instance: Instance) -> float:
         """Sends what is due to one instance. Returns the seconds until something else will be."""
-        if self.queue.has_suspect() and self._send_suspect(instance):
+        quarantine = instance.worker.quarantine
+        if self.queue.has_suspect() and quarantine.claim(self._schedule_pump):
+            self._send_suspect(instance)
+            return math.inf
+        if quarantine.held:
+            quarantine.when_over(self._schedule_pump)
             return math.inf
         while True:
             head = self.queue.head()
@@ -253,23 +253,21 @@ class Dispatcher:
             batch = self.queue.take(head, self.policy.max_rows, self._max_batch_bytes)
             self._send(instance, queue.drop_gone(batch, now), now)
 
-    def _send_suspect(self, instance: Instance) -> bool:
-        """Gives a suspect to an instance, alone. Returns whether the instance is taken, or kept free, for one."""
-        worker = instance.worker
-        if worker.suspect_running or worker.loading:
-            worker.when_calm(self._schedule_pump)
-            return False
-        if instance.outstanding:
-            return True  # nothing else goes there until it is idle
+    def _send_suspect(self, instance: Instance) -> None:
+        """Gives a suspect to an instance whose worker has nothing else to do."""
+        quarantine = instance.worker.quarantine
+        quarantine.begin(self._schedule_pump)
         now = self._clock()
         batch = queue.drop_gone(self.queue.take_suspect(), now)
         if batch:
-            worker.suspect_running = True
             self.metrics.retried()
             self._send(instance, batch, now)
         else:
-            self._schedule_pump()
-        return True
+            quarantine.end()
+
+    def _withdraw_claims(self) -> None:
+        for instance in self.instances:
+            instance.worker.quarantine.withdraw(self._schedule_pump)
 
     def _send(self, instance: Instance, batch: list[Pending], now: float) -> None:
         if not batch:
@@ -288,7 +286,9 @@ class Dispatcher:
         if crowded:
             self._compute_apart(crowded)
         if batch.items[0].suspect:
-            instance.worker.suspect_done()
+            instance.worker.quarantine.end()
+        else:
+            instance.worker.quarantine.progressed()
         self._seconds_per_row = max(i.speed.seconds_per_row for i in self.instances)
         self.metrics.batch(sum(i.rows for i in batch.items), len(batch.items), seconds)
         if self.queue.requests:
@@ -307,30 +307,29 @@ class Dispatcher:
     def _lost(self, instance: Instance) -> None:
         """A worker died, or dropped the model: what it had is tried again, or fails if it was the cause."""
         self.instances.remove(instance)
-        at_work = instance.worker.at_work_when_it_died()
-        instance.worker.left(instance)
+        instance.worker.lost(instance)
+        instance.worker.quarantine.withdraw(self._schedule_pump)
         for position, batch in reversed(list(enumerate(instance.outstanding))):
             for item in reversed(batch.items):
                 if position == 0:
                     item.deaths += 1
-                self._put_back(item, instance.worker, alone=at_work == {instance})
+                self._put_back(item)
         instance.outstanding.clear()
         self.streams.lost(instance)
         instance.close()
-        self.streams.start(self.instances)
+        self.streams.start()
         if self.on_deficit is not None:
             self.on_deficit(instance)
         if self.instances and self.queue.requests:
             self._schedule_pump()
 
-    def _put_back(self, item: Pending, worker: Worker, *, alone: bool) -> None:
-        """Puts a request back into the queue, unless it is the cause: nothing else can be, or it was there always."""
+    def _put_back(self, item: Pending) -> None:
+        """Puts a request back into the queue, unless it was tried again already."""
         if item.ended:
             return
-        if item.suspect and (item.deaths >= _MOST_DEATHS or (alone and not worker.was_killed_from_outside())):
-            log.error("request killed its worker", extra={"request_id": item.request.request_id, "times": item.deaths})
-            times = "twice" if item.deaths == 2 else f"{item.deaths} times"
-            item.end(WorkerDied(f"The worker process died {times} while it computed this request."))
+        if item.suspect:
+            log.error("worker died twice while it computed a request", extra={"request_id": item.request.request_id})
+            item.end(WorkerDied("The worker process died twice while it computed this request."))
             return
         item.suspect = item.deaths > 0
         self.queue.put_back(item)
@@ -342,7 +341,7 @@ class Dispatcher:
         if self.streams.open >= self.queue.limits.max_requests:
             raise self._refused(self.queue.overloaded(f"{self.streams.open} streams are open", 1.0))
         self.streams.add(stream)
-        self.streams.start(self.instances)
+        self.streams.start()
 
     def close_stream(self, stream: Stream, outcome: str, seconds: float) -> None:
         """The reader has all it will take."""
@@ -350,7 +349,7 @@ class Dispatcher:
         self.errors += outcome != "ok"
         self.last_used = self._clock()
         self.metrics.ended(outcome, seconds)
-        self.streams.close(stream, self.instances)
+        self.streams.close(stream)
         if self.idle and self.on_idle is not None:
             self.on_idle()
 

@@ -90,6 +90,8 @@ class ModelQueue:
         self._levels: dict[int, _Level] = {}
         self._order: list[int] = []
         self._suspects: OrderedDict[Pending, None] = OrderedDict()
+        self.on_suspects_gone: Callable[[], None] | None = None
+        """Runs when no request waits any more that must run alone."""
 
     def admit(self, nbytes: int, predicted_wait: float, time_left: float) -> None:
         """Raises `Overloaded` when a request of `nbytes` must not join."""
@@ -129,6 +131,8 @@ class ModelQueue:
         lane = item.lane
         if lane is None:
             del self._suspects[item]
+            if not self._suspects and self.on_suspects_gone is not None:
+                self.on_suspects_gone()
             return
         lane.rows -= item.rows
         del lane.items[item]

@@ -2,6 +2,9 @@
 
 An instance takes as many at once as its model has sequences; a plugin's streams have no such bound. They wait here, not
 in the worker, so that a higher priority still goes first, and one whose client left is never computed.
+
+One that is tried again may have killed its worker: it starts there only when no suspect is left that it might take
+along.
 """
 
 from __future__ import annotations
@@ -19,7 +22,9 @@ _UNBOUNDED = 1 << 30
 class Streams:
     """Owns the streams from their admission until their reader closes them."""
 
-    def __init__(self) -> None:
+    def __init__(self, instances: list[Instance]) -> None:
+        self._instances = instances
+        """Of the model, as they come and go."""
         self.open = 0
         """Those that their readers have not closed."""
         self._waiting: list[Stream] = []
@@ -38,23 +43,33 @@ class Streams:
     def _wait(self, stream: Stream) -> None:
         bisect.insort(self._waiting, stream, key=lambda s: (-s.priority, s.id))
 
-    def close(self, stream: Stream, instances: list[Instance]) -> None:
+    def close(self, stream: Stream) -> None:
         """The reader has all it will take."""
         self.open -= 1
         if stream in self._waiting:
             self._waiting.remove(stream)
-        for instance in instances:
+        for instance in self._instances:
             instance.cancel_stream(stream)
-        self.start(instances)
+        self.start()
 
-    def start(self, instances: list[Instance]) -> None:
+    def start(self) -> None:
         """Gives streams that wait to the instances with the most room, while there is some."""
-        while self._waiting and instances:
+        while self._waiting:
             stream = self._waiting[0]
-            instance = max(instances, key=_room)
-            if _room(instance) < stream.choices and instance.streams:
+            instance = max(self._open_to(stream), key=_room, default=None)
+            if instance is None or (_room(instance) < stream.choices and instance.streams):
                 return
             instance.start_stream(self._waiting.pop(0))
+
+    def _open_to(self, stream: Stream) -> list[Instance]:
+        """The instances on whose workers a stream may start. If there is none, another try follows by itself."""
+        may = [
+            i for i in self._instances if (i.worker.quarantine.over if stream.retried else not i.worker.quarantine.held)
+        ]
+        if not may:
+            for instance in self._instances:
+                instance.worker.quarantine.when_over(self.start)
+        return may
 
     def lost(self, instance: Instance) -> None:
         """The worker of an instance died: what its reader has seen nothing of is tried once more."""

@@ -24,6 +24,7 @@ from engine.transport.channel import AsyncChannel
 from engine.transport.messages import Hello, Load, Loaded, LoadFailed
 from engine.worker.exits import Exit, oom_kills
 from engine.worker.instance import Instance
+from engine.worker.quarantine import Quarantine
 
 log = logging.getLogger("unimodel.supervisor")
 
@@ -55,12 +56,9 @@ class Worker:
         self.device = device
         self.state: WorkerState = "starting"
         self.restarts = 0
-        self.loading = False
-        """Whether a load is under way, during which suspects must wait."""
-        self.suspect_running = False
-        """Whether a request that may kill it is computing. Set and cleared by the dispatchers."""
+        self.quarantine = Quarantine(lambda: any(i.outstanding for i in self._instances))
         self._instances: set[Instance] = set()
-        self._at_death: frozenset[Instance] | None = None
+        self._at_work_at_death: bool | None = None
         self._killed = False
         self._oom_kills = 0
         """Of the system, when the process was started."""
@@ -74,8 +72,6 @@ class Worker:
         self._loads: dict[str, asyncio.Future[Loaded]] = {}
         self._unloads: dict[str, asyncio.Future[None]] = {}
         self._load_lock = asyncio.Lock()
-        self._calm_waiters: dict[Callable[[], None], None] = {}
-        """In the order in which they came, so that the models take turns."""
         self._ready = asyncio.Event()
         self._born = 0.0
         self._deaths_in_series = 0
@@ -84,44 +80,34 @@ class Worker:
     def settled(self, instance: Instance) -> None:
         """An instance serves on the present process."""
         self._instances.add(instance)
-        self._at_death = None
+        self._at_work_at_death = None
 
     def left(self, instance: Instance) -> None:
         """It does no longer."""
         self._instances.discard(instance)
 
-    def at_work_when_it_died(self) -> frozenset[Instance]:
-        """The instances that were computing or streaming. For the first that reports its loss, and all after it."""
-        if self._at_death is None:
-            self._at_death = frozenset(i for i in self._instances if i.outstanding or i.streams)
-        return self._at_death
+    def lost(self, instance: Instance) -> None:
+        """It went down with the process. Called while it still holds what it was computing."""
+        self._note_who_was_at_work()
+        self._instances.discard(instance)
 
-    def was_killed_from_outside(self) -> bool:
+    def _note_who_was_at_work(self) -> bool:
+        """Whether any instance was computing or streaming when the process died, as the first to hear of it saw it."""
+        if self._at_work_at_death is None:
+            self._at_work_at_death = any(i.outstanding or i.streams for i in self._instances)
+        return self._at_work_at_death
+
+    def _was_killed_from_outside(self) -> bool:
         """Whether SIGKILL ended the process, and neither ours nor the system's for want of memory."""
         if self._process is None or self._killed:
             return False
         try:
             return self._exit(self._process, _DYING).from_outside
         except subprocess.TimeoutExpired:
-            return False  # it lives, and only dropped the model
+            return False  # its sockets ended, it did not
 
     def _exit(self, process: subprocess.Popen[bytes], timeout: float | None = None) -> Exit:
         return Exit(process.wait(timeout), out_of_memory=oom_kills() > self._oom_kills)
-
-    def when_calm(self, callback: Callable[[], None]) -> None:
-        """Calls back, once, when neither a load nor a suspect can be the cause of a death."""
-        self._calm_waiters[callback] = None
-
-    def suspect_done(self) -> None:
-        """The suspect that was computing has ended without killing the process."""
-        self.suspect_running = False
-        self._tell_calm()
-
-    def _tell_calm(self) -> None:
-        if not self.loading and not self.suspect_running:
-            waiters, self._calm_waiters = self._calm_waiters, {}
-            for callback in waiters:
-                callback()
 
     @property
     def pid(self) -> int | None:
@@ -149,7 +135,7 @@ class Worker:
             )
         self._born = time.monotonic()
         self._killed = False
-        self._at_death = None
+        self._at_work_at_death = None
         self._oom_kills = oom_kills()
         self._control = AsyncChannel(ours, self._on_message, self._on_death)
 
@@ -162,29 +148,41 @@ class Worker:
 
         Raises the typed error of the failed load, `WorkerDied` when the process died, `ModelFailed` at the timeout.
         """
-        async with self._load_lock:
-            await self._ready.wait()
-            if self._control is None or self.state == "stopped":
-                raise ServerStopping("The worker has stopped.")
-            future: asyncio.Future[Loaded] = asyncio.get_running_loop().create_future()
-            self._loads[message.key] = future
-            self.loading = True
-            try:
-                sockets = [instance.child_socket.fileno(), instance.slots.fd]
-                self._control.send(messages.encode(message), sockets)
-                async with asyncio.timeout(timeout):
-                    loaded = await future
-                instance.child_socket.close()  # ours goes, so that the worker's end alone keeps the queue open
-                return loaded
-            except TimeoutError:
-                self.kill()
-                raise ModelFailed(
-                    f"Loading took longer than engine.load_timeout_s ({timeout:g} s); the worker was restarted."
-                ) from None
-            finally:
-                self._loads.pop(message.key, None)
-                self.loading = bool(self._loads)
-                self._tell_calm()
+        self.quarantine.loads += 1
+        try:
+            async with self._load_lock:
+                while not self._ready.is_set() or self.quarantine.held:
+                    await self._ready.wait()
+                    await self.quarantine.wait()
+                return await self._load_alone(message, instance, timeout)
+        finally:  # the caller attaches the instance first, whose suspects then have their turn before the next load
+            asyncio.get_running_loop().call_soon(self._load_ended)
+
+    def _load_ended(self) -> None:
+        self.quarantine.loads -= 1
+        self.quarantine.progressed()
+
+    async def _load_alone(self, message: Load, instance: Instance, timeout: float) -> Loaded:
+        if self._control is None or self.state == "stopped":
+            raise ServerStopping("The worker has stopped.")
+        future: asyncio.Future[Loaded] = asyncio.get_running_loop().create_future()
+        self._loads[message.key] = future
+        self.quarantine.loading = True
+        try:
+            sockets = [instance.child_socket.fileno(), instance.slots.fd]
+            self._control.send(messages.encode(message), sockets)
+            async with asyncio.timeout(timeout):
+                loaded = await future
+            instance.child_socket.close()  # ours goes, so that the worker's end alone keeps the queue open
+            return loaded
+        except TimeoutError:
+            self.kill()
+            raise ModelFailed(
+                f"Loading took longer than engine.load_timeout_s ({timeout:g} s); the worker was restarted."
+            ) from None
+        finally:
+            del self._loads[message.key]
+            self.quarantine.loading = False
 
     async def unload(self, instance: Instance) -> None:
         """Unloads a model that nobody waits for, and waits until its memory is free.
@@ -259,17 +257,17 @@ class Worker:
         """The control channel ended: the process died, or is about to."""
         if self._process is None or self.state == "stopped":
             return
-        self.load_is_the_cause = not self.was_killed_from_outside() and not self.at_work_when_it_died()
+        self.load_is_the_cause = not self._note_who_was_at_work() and not self._was_killed_from_outside()
         self._process.kill()
         cause = str(self._exit(self._process))
         lived = time.monotonic() - self._born
         log.error("worker died", extra={"worker": self.name, "cause": cause, "lived_seconds": round(lived, 3)})
         self.state = "restarting"
         self.restarts += 1
-        self.suspect_running = False
         self._ready.clear()
         self._deaths_in_series = 0 if lived > _USEFUL_LIFE else self._deaths_in_series + 1
         self._end_futures(WorkerDied(f"The worker process died while loading the model ({cause})."))
+        self.quarantine.reset()
         if self.on_death is not None:
             self.on_death(self)
         delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2**self._deaths_in_series) if self._deaths_in_series > 1 else 0.0

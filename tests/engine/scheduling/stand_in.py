@@ -29,7 +29,7 @@ def worker(name: str = "cpu") -> Worker:
 
 
 class StandIn(Instance):
-    """Keeps the rules of an instance: at most two batches, a suspect alone, only one on its worker at a time."""
+    """Keeps the rules of an instance: at most two batches, and a suspect alone on its worker."""
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
@@ -50,11 +50,14 @@ class StandIn(Instance):
         assert len(self.outstanding) < MAX_OUTSTANDING
         assert not any(i.ended or i.waiting for i in items)
         assert all(i.request.deadline > now for i in items)
+        quarantine = self.worker.quarantine
         if any(i.suspect for i in items):
             assert len(items) == 1
-            assert not self.outstanding
-            assert self.worker.suspect_running
-            assert not self.worker.loading
+            assert not any(i.outstanding for i in self.worker._instances)
+            assert quarantine.running
+            assert not quarantine.loading
+        else:
+            assert not quarantine.held
         self.sent.append(items)
         self.outstanding.append(Batch(len(self.sent), 0, items, now))
 
@@ -73,7 +76,7 @@ class StandIn(Instance):
         assert self.on_lost is not None
         self.on_lost(self)
         assert self.closed
-        self.worker.suspect_running = False
+        self.worker.quarantine.reset()
 
     def start_stream(self, stream: Stream) -> None:
         """Records a stream."""

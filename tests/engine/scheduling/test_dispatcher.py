@@ -386,29 +386,37 @@ async def test_a_culprit_fails_at_its_second_death_and_takes_nobody_along() -> N
     assert kinds[2] == [WorkerDied]
     assert [endings[i] for i in (0, 1, 3)] == [[ANSWER]] * 3
     assert all(i.ended for i in items)
-    assert not instance.worker.suspect_running
+    assert not instance.worker.quarantine.running
 
 
 @virtual_time
-async def test_a_suspect_that_had_company_when_its_worker_died_has_one_more_try() -> None:
-    """Two models on one worker: what the other one computed may be the cause, and becomes a suspect too."""
+async def test_a_suspect_has_no_company_on_its_worker() -> None:
+    """Two models on one worker: what the other one is given while the suspect waits or computes comes after it."""
     shared = worker()
     d, other = dispatcher(), dispatcher()
     instance, company = attached(d, shared), attached(other, shared)
     _, endings = submit(d, request())
-    for _ in range(2):  # the second time it is a suspect
-        submit(other, request())
-        await settle()
-        instance.die()
-        company.die()
-        instance, company = attached(d, shared), attached(other, shared)
     await settle()
-    assert endings == [[]]
-    assert [i.suspect for i in instance.outstanding[0].items] == [True]
-    assert not company.outstanding
     instance.die()
+    company.die()
+    company = attached(other, shared)
+    submit(other, request())
+    await settle()
+    assert len(company.sent) == 1  # the suspect's model is not back yet
+    instance = attached(d, shared)
+    submit(other, request())
+    await settle()
+    assert (len(instance.sent), len(company.sent)) == (0, 1)
+    company.answer()
+    await settle()
+    assert (len(instance.sent), len(company.sent)) == (1, 1)
+    instance.die()
+    company.die()
     assert [type(e) for e in endings[0]] == [WorkerDied]
-    assert "3 times" in endings[0][0].message
+    company = attached(other, shared)
+    await settle()
+    company.answer()
+    assert other.idle
 
 
 @virtual_time
@@ -422,15 +430,15 @@ async def test_suspects_of_two_models_on_one_worker_take_turns() -> None:
     instances = [attached(d, shared) for d in models]
     await settle()
     assert [len(i.sent) for i in instances] == [1, 0]
-    submit(models[1], request())
+    submit(models[0], request())
     await settle()
-    assert [[len(b) for b in i.sent] for i in instances] == [[1], [1]]  # what is no suspect need not wait
     instances[0].answer()
     await settle()
+    assert [len(i.sent) for i in instances] == [1, 1]
     instances[1].answer()
     await settle()
-    assert [len(i.sent) for i in instances] == [1, 2]
-    instances[1].answer()
+    assert [len(i.sent) for i in instances] == [2, 1]
+    instances[0].answer()
     assert all(d.idle for d in models)
 
 
@@ -441,12 +449,12 @@ async def test_a_suspect_waits_while_its_worker_loads_a_model() -> None:
     submit(d, request())
     await settle()
     instance.die()
-    instance.worker.loading = True
+    instance.worker.quarantine.loading = True
     again = attached(d, instance.worker)
     await settle()
     assert again.sent == []
-    instance.worker.loading = False
-    again.worker._tell_calm()
+    instance.worker.quarantine.loading = False
+    again.worker.quarantine.progressed()
     await settle()
     assert len(again.sent) == 1
 
@@ -464,7 +472,7 @@ async def test_a_suspect_that_ended_before_its_turn_is_not_run() -> None:
     assert [len(b) for b in again.sent] == [1]
     again.answer()
     assert [type(e[0]) for e in endings] == [DeadlineExceeded, type(ANSWER)]
-    assert not again.worker.suspect_running
+    assert not again.worker.quarantine.running
 
 
 @virtual_time

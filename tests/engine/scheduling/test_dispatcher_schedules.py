@@ -153,7 +153,7 @@ class World:
         assert all(i.ended or i.waiting or id(i) in computing for i in self.items), "a request got lost"
         for number, instance in enumerate(self.instances):
             running = instance is not None and bool(instance.outstanding) and instance.outstanding[0].items[0].suspect
-            assert self.workers[number].suspect_running == running
+            assert self.workers[number].quarantine.running == running
 
     async def finish(self) -> None:
         """From here on nothing dies any more."""

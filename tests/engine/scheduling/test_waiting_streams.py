@@ -10,8 +10,8 @@ from engine.errors import ServerStopping, WorkerDied
 from engine.scheduling.dispatcher import Dispatcher
 from engine.worker.instance import Stream
 from engine.worker.supervisor import Worker
-from tests.engine.scheduling.stand_in import StandIn, dispatcher, loaded, worker
-from tests.engine.scheduling.virtual_time import virtual_time
+from tests.engine.scheduling.stand_in import StandIn, dispatcher, loaded, request, worker
+from tests.engine.scheduling.virtual_time import settle, virtual_time
 
 
 def attached(d: Dispatcher, sequences: int, on: Worker | None = None) -> StandIn:
@@ -134,6 +134,33 @@ async def test_an_answer_of_which_nothing_was_seen_is_tried_once_more_before_tho
     assert await silent.next() == b""
     with pytest.raises(WorkerDied):
         await silent.next()
+
+
+@virtual_time
+async def test_one_that_is_tried_again_starts_after_the_suspects_of_its_worker() -> None:
+    shared = worker()
+    d, other = dispatcher(), dispatcher()
+    instance, beside = attached(d, 2, shared), StandIn(shared)
+    other.attach(beside, loaded())
+    other.submit(request(), lambda _: None)
+    opened(d, 1)
+    await settle()
+    instance.die()
+    beside.die()
+    shared.quarantine.loads = 1  # the model of the suspect is not back yet
+    instance = attached(d, 2, shared)
+    opened(d, 2)
+    await settle()
+    assert instance.started == [], "nothing passes the one that waits"
+    beside = StandIn(shared)
+    other.attach(beside, loaded())
+    shared.quarantine.loads = 0
+    shared.quarantine.progressed()
+    await settle()
+    assert (instance.started, len(beside.sent)) == ([], 1)
+    beside.answer()
+    await settle()
+    assert instance.started == [1, 2]
 
 
 @virtual_time

@@ -308,9 +308,40 @@ async def test_a_load_that_kills_its_worker_is_the_cause(bench: Bench) -> None:
 
 async def test_a_load_whose_worker_is_killed_from_outside_is_not_the_cause(bench: Bench) -> None:
     load = asyncio.create_task(bench.load(sleep=30))
-    await bench.until(lambda: bench.worker.loading)
+    await bench.until(lambda: bench.worker.quarantine.loading)
     assert bench.worker.pid is not None
     os.kill(bench.worker.pid, signal.SIGKILL)
     with pytest.raises(WorkerDied, match="killed from outside"):
         await load
     assert not bench.worker.load_is_the_cause
+
+
+async def test_a_load_waits_for_the_suspects_of_its_worker(bench: Bench) -> None:
+    await bench.load()
+    quarantine = bench.worker.quarantine
+
+    def wake() -> None: ...
+
+    assert quarantine.claim(wake)
+    quarantine.begin(wake)
+    load = asyncio.create_task(bench.load())
+    await asyncio.sleep(0.1)
+    assert (quarantine.loading, quarantine.loads) == (False, 1)
+    quarantine.withdraw(wake)
+    await asyncio.sleep(0.1)
+    assert not quarantine.loading, "one is still running"
+    quarantine.end()
+    assert await bench.ask(await load, {"input": 1})
+    await bench.until(lambda: quarantine.over)
+
+
+async def test_a_suspect_waits_for_the_load_that_is_under_way(bench: Bench) -> None:
+    quarantine = bench.worker.quarantine
+    load = asyncio.create_task(bench.load(sleep=0.3))
+    await bench.until(lambda: quarantine.loading)
+    woken = asyncio.Event()
+    assert not quarantine.claim(woken.set)
+    assert not quarantine.held, "all others go on"
+    await load
+    await bench.until(woken.is_set)
+    assert quarantine.claim(woken.set)
