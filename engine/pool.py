@@ -391,7 +391,7 @@ class Pool:
             for entry in self.entries.values():
                 for instance in entry.dispatcher.instances:
                     instance.trim(_HOUSEKEEPING)
-                    if instance.computing_for(self.clock()) > patience:
+                    if instance.silent_for > patience:
                         log.error("model hangs, its worker is replaced", extra={"model": entry.spec.name})
                         instance.worker.kill()
 

@@ -80,7 +80,10 @@ class EngineSettings:
     cpu_threads: int = _setting(0, "CPU threads for computing; 0 is one for each core.", minimum=0, maximum=4096)
     load_timeout_s: float = _setting(600.0, "A model that takes longer to load fails.", minimum=1)
     hang_timeout_s: float = _setting(
-        300.0, "A batch that computes longer than this is taken for hung, and its worker is replaced.", minimum=1
+        300.0,
+        "A model that computes longer than this for one batch, chunk or step is taken for hung, and its worker is "
+        "replaced.",
+        minimum=1,
     )
     preload: bool = _setting(True, "Load the registered models when the server starts, newest first, up to max_models.")
 

@@ -274,7 +274,7 @@ class Dispatcher:
             return
         for item in batch:
             self.metrics.queued(now - item.accepted)
-        instance.send(batch, now)
+        instance.send(batch)
 
     def _done(self, instance: Instance, batch: Batch, answers: list[Answer | UniModelError], seconds: float) -> None:
         crowded = []

@@ -14,6 +14,7 @@ import array
 import asyncio
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -43,12 +44,19 @@ class Channel:
         sock.setblocking(True)
         self._sock = sock
         self._lock = threading.Lock()
+        self._last_sent = 0.0
 
     def send(self, message: bytes) -> None:
         """Raises `OSError` when the other side is gone."""
         with self._lock:
             for packet in _packets(message):
                 self._sock.send(packet)
+        self._last_sent = time.monotonic()
+
+    @property
+    def silent_for(self) -> float:
+        """Seconds since the last message was sent."""
+        return time.monotonic() - self._last_sent
 
     def receive(self, *, block: bool = True) -> bytes | None:
         """The next message; empty at the end of the channel; `None` when there is none yet and `block` is false."""

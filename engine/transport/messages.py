@@ -223,14 +223,14 @@ class Chunk(msgspec.Struct, array_like=True, tag=14):
 
 
 class StreamEnd(msgspec.Struct, array_like=True, tag=15):
-    """A stream is over; `error` says why if it did not end by itself."""
+    """A stream is over, the one of each `StartStream`: by itself, cancelled, or as `error` says."""
 
     id: int
     error: ErrorResult | None = None
 
 
 class StepDone(msgspec.Struct, array_like=True, tag=16):
-    """What one step added to the answers that are being generated."""
+    """What one step added to the answers that are being generated. An empty one says that the steps go on."""
 
     chunks: list[Chunk]
     ends: list[StreamEnd]

@@ -98,9 +98,10 @@ class GenerationRunner:
         self._channel.send(encode(StepDone([chunk], [StreamEnd(stream_id)])))
 
     def cancel(self, message: CancelStream) -> None:
-        """Drops a request whose client went away."""
+        """Drops a request whose client went away, and says so, unless its end was told already."""
         if self._open.pop(message.id, None) is not None:
             self._backend.cancel(message.id)
+            self._channel.send(encode(StreamEnd(message.id)))
 
     def step(self) -> None:
         """Computes once, and sends what that added."""

@@ -34,8 +34,6 @@ class Batch:
     id: int
     slot: int
     items: list[Pending]
-    since: float
-    """When it was sent, or, if it had to follow another, when that one was done."""
 
 
 class Stream:
@@ -96,6 +94,10 @@ class Instance:
         self._next_id = 0
         self._last_done = 0.0
         self._last_requests = 0
+        self._unended: set[int] = set()
+        """Streams that the worker has not ended, also those that nobody reads any more."""
+        self._last_sign = 0.0
+        """When the worker last said something, or was given something while it had nothing to do."""
         ours, self.child_socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel = AsyncChannel(ours, self._on_message, self._on_close)
 
@@ -105,15 +107,18 @@ class Instance:
             len(self.outstanding), self._last_requests, now - self._last_done, self.speed.compute_seconds
         )
 
-    def send(self, items: list[Pending], now: float) -> None:
+    def send(self, items: list[Pending]) -> None:
         """Gives a batch to the worker. Only when fewer than `MAX_OUTSTANDING` are with it."""
+        self._note_start()
         self._next_id += 1
-        batch = Batch(self._next_id, self._free_slots.pop(), items, now)
+        batch = Batch(self._next_id, self._free_slots.pop(), items)
         self.outstanding.append(batch)
         self._channel.send(packing.pack_batch(batch.id, batch.slot, self.slots, [i.request for i in items]))
 
     def start_stream(self, stream: Stream) -> None:
         """Gives a streamed request to the worker."""
+        self._note_start()
+        self._unended.add(stream.id)
         self.streams[stream.id] = stream
         self._channel.send(messages.encode(StartStream(stream.id, stream.request_id, stream.body)))
 
@@ -122,9 +127,18 @@ class Instance:
         if self.streams.pop(stream.id, None) is not None:
             self._channel.send(messages.encode(CancelStream(stream.id)))
 
-    def computing_for(self, now: float) -> float:
-        """Seconds since the batch that computes was sent; 0 when none does."""
-        return now - self.outstanding[0].since if self.outstanding else 0.0
+    def _note_start(self) -> None:
+        if not self._has_work:
+            self._last_sign = time.monotonic()
+
+    @property
+    def _has_work(self) -> bool:
+        return bool(self.outstanding or self._unended)
+
+    @property
+    def silent_for(self) -> float:
+        """Seconds in which a worker that has work gave no sign: of a batch, a stream, or a step of generated text."""
+        return time.monotonic() - self._last_sign if self._has_work else 0.0
 
     def trim(self, idle_seconds: float) -> None:
         """Gives back the memory of slots that nobody used for a while."""
@@ -140,6 +154,7 @@ class Instance:
         self.slots.close()
 
     def _on_message(self, data: bytes) -> None:
+        self._last_sign = time.monotonic()
         message = messages.decode_batch_up(data)
         if isinstance(message, BatchDone):
             self._batch_done(message)
@@ -158,8 +173,6 @@ class Instance:
         answers = packing.unpack_answers(message, self.slots, [i.request for i in batch.items])
         self._free_slots.append(batch.slot)
         self._last_done = time.monotonic()
-        if self.outstanding:
-            self.outstanding[0].since = self._last_done
         self._last_requests = len(batch.items)
         self.speed.record(sum(i.rows for i in batch.items), message.compute_seconds)
         if self.on_done is not None:
@@ -175,6 +188,7 @@ class Instance:
             stream.end(UniModelError("The client reads its stream too slowly; it was cut off."))
 
     def _stream_end(self, message: StreamEnd) -> None:
+        self._unended.discard(message.id)
         stream = self.streams.pop(message.id, None)
         if stream is not None:
             stream.end(None if message.error is None else packing.to_error(message.error))

@@ -27,6 +27,7 @@ from engine.transport.messages import (
     Load,
     LoadFailed,
     StartStream,
+    StepDone,
     Unloaded,
     decode_batch_down,
     decode_load,
@@ -36,6 +37,11 @@ from engine.worker import loader
 from engine.worker.gate import Gate
 
 log = logging.getLogger("unimodel.worker")
+
+_SIGN_OF_LIFE = 0.25
+"""Seconds of steps that added to no stream, such as those of a long prompt, after which the server is told that the
+model does not hang. Well below the least ``engine.hang_timeout_s``."""
+_ALIVE = encode(StepDone([], []))
 
 
 def main() -> None:
@@ -94,18 +100,18 @@ def _serve_queue(queue: Channel, model: loader.LoadedModel) -> None:
         data = queue.receive(block=not streams.busy)
         if data == b"":
             return
-        if data is not None:
-            message = decode_batch_down(data)
-            if isinstance(message, StartStream):
-                streams.start(message)
-                continue
-            if isinstance(message, CancelStream):
-                streams.cancel(message)
-                continue
-            if model.runner is not None:
+        message = None if data is None else decode_batch_down(data)
+        if isinstance(message, StartStream):
+            streams.start(message)
+        elif isinstance(message, CancelStream):
+            streams.cancel(message)
+        else:
+            if message is not None and model.runner is not None:
                 queue.send(model.runner.run(message))
-        if streams.busy:
-            streams.step()
+            if streams.busy:
+                streams.step()
+        if streams.busy and queue.silent_for > _SIGN_OF_LIFE:
+            queue.send(_ALIVE)
 
 
 def _failure(message: Load, error: BaseException) -> LoadFailed:

@@ -39,12 +39,15 @@ class StreamRunner:
             self._channel.send(encode(StreamEnd(message.id, describe(e, message.request_id))))
 
     def cancel(self, message: CancelStream) -> None:
-        """Closes a stream whose client went away."""
-        request_id, chunks = self._open.pop(message.id, ("", iter(())))
+        """Closes a stream whose client went away, and says so, unless its end was told already."""
+        if message.id not in self._open:
+            return
+        request_id, chunks = self._open[message.id]
         try:
             getattr(chunks, "close", lambda: None)()
         except Exception:
             log.exception("stream raised while it was closed", extra={"request_id": request_id})
+        self._end(message.id, StreamEnd(message.id))
 
     def step(self) -> None:
         """One chunk of every open stream."""

@@ -43,13 +43,13 @@ class StandIn(Instance):
         self._last_done = -math.inf
         self._last_requests = 0
 
-    def send(self, items: list[Pending], now: float) -> None:
+    def send(self, items: list[Pending]) -> None:
         """Records a batch."""
         assert not self.closed
         assert items, "an empty batch"
         assert len(self.outstanding) < MAX_OUTSTANDING
         assert not any(i.ended or i.waiting for i in items)
-        assert all(i.request.deadline > now for i in items)
+        assert all(i.request.deadline > asyncio.get_running_loop().time() for i in items)
         quarantine = self.worker.quarantine
         if any(i.suspect for i in items):
             assert len(items) == 1
@@ -59,7 +59,7 @@ class StandIn(Instance):
         else:
             assert not quarantine.held
         self.sent.append(items)
-        self.outstanding.append(Batch(len(self.sent), 0, items, now))
+        self.outstanding.append(Batch(len(self.sent), 0, items))
 
     def answer(self, answer: Answer | UniModelError = ANSWER, seconds: float = 0.001) -> list[Pending]:
         """The oldest batch is done."""

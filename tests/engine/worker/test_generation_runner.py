@@ -183,6 +183,8 @@ def test_a_cancelled_request_is_dropped_by_the_backend(bench: Bench) -> None:
     bench.runner.cancel(CancelStream(1))
     bench.runner.cancel(CancelStream(7))
     assert list(bench.backend.requests) == [2]
+    assert bench.receive() == StreamEnd(1)
+    assert bench.receive() is None, "of one that is unknown, the end was told"
     bench.step(Piece(id=1, text="too late"), Piece(id=2, text="b"))
     assert bench.received() == ({2: [Delta(content="b")]}, [])
 

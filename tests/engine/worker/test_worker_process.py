@@ -107,7 +107,7 @@ class Bench:
             Pending(r, "g", 1, 1, settle(future), lambda item, outcome: item.deliver(outcome), 0.0, waiting=False)
             for r, future in zip(requests, futures, strict=True)
         ]
-        instance.send(items, 0.0)
+        instance.send(items)
         return futures
 
     async def until(self, condition: Callable[[], Any]) -> None:
