@@ -216,6 +216,11 @@ class Backend(ABC):
         """The file or folder whose digest identifies the model; a plugin's target names a class in it, too."""
         return Path(target)
 
+    @classmethod
+    def parts(cls, source: Path) -> tuple[Path, ...]:  # noqa: ARG003
+        """All files of a model that is split over several, of which `source` is the first; none otherwise."""
+        return ()
+
     @abstractmethod
     def load(self, path: Path, device: Device, options: Any) -> ModelInfo:
         """Loads the model and finds its signature by probing. `options` is an instance of `Options`.

@@ -187,12 +187,12 @@ class Engine:
                 f'{match.runs_code} Register it with --trust ("trust": true) if you trust its author.', field="trust"
             )
         options, _ = model_options.split(request.config, backend.Options)
-        source = backend.source(request.model_path)
-        sha256, size = await asyncio.to_thread(digest.digest, source) if source.exists() else ("", 0)
+        source = backend.source(path)
+        sha256, size = await asyncio.to_thread(digest.of_model, backend, path) if source.exists() else ("", 0)
         draft = ModelSpec(
             name=request.name,
             version=0,
-            path=str(Path(request.model_path).absolute()) if source.exists() else request.model_path,
+            path=str(Path(path).absolute()) if source.exists() else path,
             sha256=sha256,
             size_bytes=size,
             backend=backend.name,

@@ -5,16 +5,25 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from backends.base import Backend
 from engine.errors import ModelFileError
 
 _BLOCK = 1 << 20
 
 
-def digest(path: Path) -> tuple[str, int]:
+def of_model(backend: type[Backend], target: str) -> tuple[str, int]:
+    """The digest and the size of all that a model is loaded from; see `digest`."""
+    source = backend.source(target)
+    return digest(source, backend.parts(source))
+
+
+def digest(path: Path, parts: Sequence[Path] = ()) -> tuple[str, int]:
     """The SHA-256 of a file or folder as hexadecimal digits, and its size in bytes.
+
+    The digest of a file with `parts` is that of a folder of just those.
 
     A folder's digest is that of its files' digests and names, as sha256sum prints them, in the order of the names'
     bytes, so that this shows it too: ``find -L . -type f -printf '%P\\0' | LC_ALL=C sort -z | xargs -0 sha256sum |
@@ -24,11 +33,14 @@ def digest(path: Path) -> tuple[str, int]:
     Raises `ModelFileError` that names what is missing, unreadable, neither file nor folder, or a link to itself.
     """
     try:
-        if not path.is_dir():
+        if not path.is_dir() and not parts:
             return _file(path)
+        files = [(os.fsencode(f.name), f) for f in parts] or [
+            (os.fsencode(f.relative_to(path)), f) for f in _files(path, ())
+        ]
         whole = hashlib.sha256()
         size = 0
-        for name, file in sorted((os.fsencode(f.relative_to(path)), f) for f in _files(path, ())):
+        for name, file in sorted(files):
             file_digest, file_size = _file(file)
             whole.update(_sum_line(file_digest, name))
             size += file_size

@@ -249,11 +249,11 @@ class Pool:
 
     async def _verify(self, spec: ModelSpec) -> None:
         """Raises `ModelFileError` when the file is not the one that was registered."""
-        source = self.backend(spec.backend).source(spec.path)
         if not spec.sha256:
             return  # an installed plugin, whose version is its package's
-        sha256, size = await asyncio.to_thread(digest.digest, source)
-        if (sha256, size) != (spec.sha256, spec.size_bytes):
+        backend = self.backend(spec.backend)
+        if await asyncio.to_thread(digest.of_model, backend, spec.path) != (spec.sha256, spec.size_bytes):
+            source = backend.source(spec.path)
             raise ModelFileError(f"{source} has changed since it was registered; register it again as a new version.")
 
     async def _load_entry(self, entry: Entry) -> Loaded:

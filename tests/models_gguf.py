@@ -72,9 +72,17 @@ def causal_reranker() -> Path:
     return finish(writer, path)
 
 
-def decoder(path: Path, architecture: str) -> gguf.GGUFWriter:
+@cache
+def llama_in_parts() -> tuple[Path, ...]:
+    """The same model as `llama`, split over several files."""
+    path = Path(mkdtemp(prefix="unimodel-test-")) / "llama.gguf"
+    finish(decoder(path, "llama", split_max_tensors=9), path)
+    return tuple(sorted(path.parent.iterdir()))
+
+
+def decoder(path: Path, architecture: str, split_max_tensors: int = 0) -> gguf.GGUFWriter:
     """A writer that has all of a random model of the Llama family, with two layers of width 64."""
-    writer = gguf.GGUFWriter(path, architecture)
+    writer = gguf.GGUFWriter(path, architecture, split_max_tensors=split_max_tensors)
     writer.add_block_count(2)
     writer.add_context_length(128)
     writer.add_embedding_length(64)

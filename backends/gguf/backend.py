@@ -10,7 +10,6 @@ from typing import ClassVar
 import numpy as np
 
 from backends.base import (
-    NO_MATCH,
     Device,
     Generation,
     GenerationBackend,
@@ -33,6 +32,7 @@ from backends.gguf.pools import Pools
 from backends.gguf.prefix_cache import PrefixCache
 from backends.gguf.prefixes import Prefixes
 from backends.gguf.prompts import tokens_of, untruncated
+from backends.gguf.recognition import sniff
 from backends.gguf.sampling import Candidates, Sampler, resolve, seed_of
 from backends.gguf.scheduler import TILE, Scheduler
 from backends.gguf.sequences import Group, Request
@@ -68,15 +68,12 @@ class GgufBackend(GenerationBackend):
     @classmethod
     def sniff(cls, path: Path) -> Match:
         """By the header: models that embed or rank are another backend's."""
-        try:
-            if not file.looks_like(path):
-                return NO_MATCH
-            header = file.read_header(path)
-        except OSError:
-            return NO_MATCH
-        except ModelFileError:  # it is one, but broken: loading it says how
-            return Match(0.9)
-        return Match(1.0) if file.kind(header) == "generation" else NO_MATCH
+        return sniff(path, "generation")
+
+    @classmethod
+    def parts(cls, source: Path) -> tuple[Path, ...]:
+        """By the names of the files."""
+        return file.parts(source)
 
     def load(self, path: Path, device: Device, options: GgufOptions) -> ModelInfo:
         """Loads the weights and makes room for the sequences. See `Backend.load` for the errors."""
@@ -215,16 +212,6 @@ class GgufBackend(GenerationBackend):
     def count(self, prompt: str | Sequence[int], *, add_bos: bool = True) -> int:
         asked = Generation(prompt=prompt if isinstance(prompt, str) else tuple(prompt), add_bos=add_bos)
         return len(untruncated(asked, self._loaded))
-
-    def tokenize(self, text: str, *, special: bool = True) -> list[int]:
-        return self._loaded.tokenize(text, special=special)
-
-    def detokenize(self, tokens: Sequence[int]) -> str:
-        model = self._loaded
-        wrong = next((token for token in tokens if not 0 <= token < model.vocab_size), None)
-        if wrong is not None:
-            raise InvalidInput(f"{wrong} is no token: this model's are 0 to {model.vocab_size - 1}.", field="tokens")
-        return model.detokenize(tokens)
 
     def close(self) -> None:
         """Frees the samplers, the context and the model, in this order: each needs the next."""

@@ -10,7 +10,8 @@ import numpy as np
 from backends.base import Device, InvalidInput, InvalidOption, Match, ModelInfo, Tensors, TensorSpec
 from backends.gguf import file
 from backends.gguf.file import POOLING_RANK, Header
-from backends.gguf.pooled import PooledBackend, PooledModel, PooledOptions, Rows, Tokens, is_causal, sniff
+from backends.gguf.pooled import PooledBackend, PooledModel, PooledOptions, Rows, Tokens, is_causal
+from backends.gguf.recognition import sniff
 
 Pooling = Literal["mean", "cls", "last"]
 

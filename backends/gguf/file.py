@@ -13,6 +13,7 @@ All numbers are little-endian. A model may be split over several files; the firs
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -24,6 +25,8 @@ from backends.gguf.types import ENCODERS, SCALARS, TENSOR_TYPES, VOCABULARY
 MAGIC = b"GGUF"
 SUFFIX = ".gguf"
 
+_PART = re.compile(rf"(?P<stem>.+)-(?P<number>\d{{5}})-of-(?P<count>\d{{5}}){re.escape(SUFFIX)}", re.DOTALL)
+"""The name that llama.cpp gives to a part of a model."""
 _TOKEN_TYPES = "tokenizer.ggml.token_type"  # noqa: S105 - a key
 _STRING, _ARRAY = 8, 9
 _U16 = 2
@@ -108,6 +111,14 @@ def looks_like(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         return file.read(len(MAGIC)) == MAGIC
+
+
+def parts(path: Path) -> tuple[Path, ...]:
+    """The parts of a model that are there, if `path` is the first of several by its name; none otherwise."""
+    named = _PART.fullmatch(path.name)
+    if named is None or int(named["number"]) != 1 or int(named["count"]) < 2:
+        return ()
+    return tuple(part for part in _siblings(path, named["stem"], int(named["count"])) if part.is_file())
 
 
 def read_header(path: Path) -> Header:
@@ -262,7 +273,8 @@ def _check_general(reader: Reader, metadata: dict[str, Any], types: dict[str, st
         found = types.get(key, expected)
         if found != expected:
             raise reader.corrupt(f"the value of {key!r} is of type {found}; it must be {expected}")
-    if not metadata.get("general.architecture"):
+    later_part = metadata.get("split.count", 0) > 1 and metadata.get("split.no", 0) > 0  # only the first one says it
+    if not later_part and not metadata.get("general.architecture"):
         raise reader.corrupt("its metadata do not say of which architecture the model is (general.architecture)")
     alignment = metadata.get("general.alignment", 32)
     if not alignment or alignment & (alignment - 1) or alignment > 1 << 20:
@@ -343,13 +355,17 @@ def _part_paths(first: Header, count: int) -> list[Path]:
     path, number = first.path, first.metadata.get("split.no")
     if number is None:
         raise ModelFileError(f"{path.name} is one of {count} parts of a model, but does not say which (split.no).")
-    ending = f"-{number + 1:05d}-of-{count:05d}{SUFFIX}"
-    if not path.name.endswith(ending) or path.name == ending:
+    named = _PART.fullmatch(path.name)
+    if named is None or (int(named["number"]), int(named["count"])) != (number + 1, count):
+        ending = f"-{number + 1:05d}-of-{count:05d}{SUFFIX}"
         raise ModelFileError(
             f"{path.name} is part {number + 1} of {count} of a model; its name must end in {ending!r}, as it did once."
         )
-    stem = path.name.removesuffix(ending)
-    paths = [path.with_name(f"{stem}-{i + 1:05d}-of-{count:05d}{SUFFIX}") for i in range(count)]
+    paths = _siblings(path, named["stem"], count)
     if number != 0:
         raise ModelFileError(f"{path.name} is part {number + 1} of a model; give its first part, {paths[0].name}.")
     return paths
+
+
+def _siblings(path: Path, stem: str, count: int) -> list[Path]:
+    return [path.with_name(f"{stem}-{i + 1:05d}-of-{count:05d}{SUFFIX}") for i in range(count)]

@@ -21,18 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.base import (
-    NO_MATCH,
     BackendError,
     Device,
     InvalidOption,
-    Match,
     ModelFileError,
     OutOfMemory,
     TensorBackend,
 )
 from backends.gguf import file, memory
 from backends.gguf.context import Settings
-from backends.gguf.file import Header, Kind
+from backends.gguf.file import Header
 from backends.gguf.library import Library, library
 from backends.gguf.model import Model
 from backends.gguf.options import GgufOptions
@@ -76,19 +74,6 @@ class PooledOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             value = getattr(self, name)
             if value is not None and value < low:
                 raise InvalidOption(f"Option {name} must be at least {low}; got {value}.", field=f"config.{name}")
-
-
-def sniff(path: Path, wanted: Kind) -> Match:
-    """A match for a GGUF file whose header says that it is of the `wanted` kind."""
-    try:
-        if not file.looks_like(path):
-            return NO_MATCH
-        found = file.kind(file.read_header(path))
-    except OSError:
-        return NO_MATCH
-    except ModelFileError:  # it is one, but broken: the backend for generating models says how
-        return Match(0.1)
-    return Match(1.0, task=wanted) if found == wanted else NO_MATCH
 
 
 class PooledModel:
@@ -246,6 +231,11 @@ class PooledBackend(TensorBackend):
     devices = ("cpu", "cuda")
 
     _loaded: PooledModel | None = None
+
+    @classmethod
+    def parts(cls, source: Path) -> tuple[Path, ...]:
+        """By the names of the files."""
+        return file.parts(source)
 
     @property
     def loaded(self) -> PooledModel:

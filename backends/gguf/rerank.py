@@ -11,7 +11,8 @@ from backends.base import Device, InvalidInput, InvalidOption, Match, ModelInfo,
 from backends.gguf import file
 from backends.gguf.file import POOLING_RANK
 from backends.gguf.library import text_of
-from backends.gguf.pooled import PooledBackend, PooledModel, PooledOptions, Tokens, sniff
+from backends.gguf.pooled import PooledBackend, PooledModel, PooledOptions, Tokens
+from backends.gguf.recognition import sniff
 
 _PLACE = re.compile(r"\{query\}|\{document\}")
 """Places in a template that tells how a pair is laid out."""

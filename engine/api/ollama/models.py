@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
-from pathlib import Path
 from typing import Any, TypeVar
 
 from engine import digest, hub
@@ -152,10 +151,12 @@ def _status(step: Progress) -> OllamaStatus:
 
 
 async def _register(engine: Engine, name: str, path: str) -> None:
-    """Registers a pulled file, unless it is what the name stands for already."""
+    """Registers a pulled model, unless it is what the name stands for already."""
     if name in engine.registry.names():
         spec = engine.registry.get(name)
-        if spec.path == path and await asyncio.to_thread(digest.digest, Path(path)) == (spec.sha256, spec.size_bytes):
+        backend = engine.pool.backend(spec.backend)
+        known = (spec.sha256, spec.size_bytes)
+        if spec.path == path and await asyncio.to_thread(digest.of_model, backend, path) == known:
             return
     await engine.register(RegisterRequest(name=name, model_path=path))
 

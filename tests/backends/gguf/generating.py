@@ -9,6 +9,7 @@ from typing import Any
 
 from backends.base import BackendError, Device, Generation, ModelInfo, Sampling, TokenLogprob, Usage
 from backends.gguf import GgufBackend
+from backends.gguf.model import Model
 from backends.gguf.options import GgufOptions
 from tests.models_gguf import smollm2
 
@@ -22,6 +23,11 @@ class Loaded(GgufBackend):
     """A loaded backend."""
 
     info: ModelInfo
+
+    @property
+    def model(self) -> Model:
+        """The weights and the vocabulary."""
+        return self._loaded
 
 
 def load(path: Path | None = None, **options: Any) -> Loaded:

@@ -18,6 +18,7 @@ from tests.backends.gguf.generating import (
     GREEDY,
     SMALL,
     Answer,
+    Loaded,
     ask,
     chat,
     finish,
@@ -30,14 +31,14 @@ from tests.models_gguf import smollm2
 
 
 @pytest.fixture(scope="module")
-def backend() -> Iterator[GgufBackend]:
+def backend() -> Iterator[Loaded]:
     backend = load()
     yield backend
     backend.close()
 
 
 @pytest.fixture(scope="module")
-def plain() -> Iterator[GgufBackend]:
+def plain() -> Iterator[Loaded]:
     """Without cached prefixes and guesses."""
     backend = load(prefix_cache=False, speculation="off", sequences=16)
     yield backend
@@ -71,7 +72,7 @@ def test_what_loading_finds_out() -> None:
     backend.close()
 
 
-def test_memory_is_what_is_held(backend: GgufBackend) -> None:
+def test_memory_is_what_is_held(backend: Loaded) -> None:
     cells = 4 * 512 * 30 * 3 * (64 + 64) * 2
     assert 96_000_000 + cells < backend.memory() < 96_000_000 + cells + 80_000_000
 
@@ -83,19 +84,17 @@ def test_after_close_nothing_is_held() -> None:
     backend.close()
 
 
-def test_the_example_is_two_tokens(backend: GgufBackend) -> None:
+def test_the_example_is_two_tokens(backend: Loaded) -> None:
     answer = ask(backend, backend.example())
     assert answer.tokens == 2
     assert answer.finish == "length"
 
 
-def test_tokens_and_text(backend: GgufBackend) -> None:
+def test_tokens_and_text(backend: Loaded) -> None:
     text = "Hello, wörld! 日本 👍"
-    assert backend.detokenize(backend.tokenize(text)) == text
-    assert backend.tokenize("<|im_start|>") == [1]
-    assert len(backend.tokenize("<|im_start|>", special=False)) > 1
-    with pytest.raises(InvalidInput):
-        backend.detokenize([1 << 30])
+    assert backend.model.detokenize(backend.model.tokenize(text)) == text
+    assert backend.model.tokenize("<|im_start|>") == [1]
+    assert len(backend.model.tokenize("<|im_start|>", special=False)) > 1
 
 
 # --- answers --------------------------------------------------------------------------------------------------------
@@ -110,11 +109,11 @@ def test_tokens_and_text(backend: GgufBackend) -> None:
         (chat("What is 2+2? Answer with just the number."), "2 + 2 = 4"),
     ],
 )
-def test_known_answers(backend: GgufBackend, prompt: str, text: str) -> None:
+def test_known_answers(backend: Loaded, prompt: str, text: str) -> None:
     assert ask(backend, greedy(prompt, 12)).text.startswith(text)
 
 
-def test_the_model_ends_its_answer_itself(backend: GgufBackend) -> None:
+def test_the_model_ends_its_answer_itself(backend: Loaded) -> None:
     answer = ask(backend, greedy(chat("What is 2+2? Answer with just the number."), 40))
     assert answer.text == "2 + 2 = 4"
     assert answer.finish == "stop"
@@ -123,14 +122,14 @@ def test_the_model_ends_its_answer_itself(backend: GgufBackend) -> None:
     assert answer.usage.completion_tokens == answer.tokens == 8
 
 
-def test_ignore_eos_goes_on(backend: GgufBackend) -> None:
+def test_ignore_eos_goes_on(backend: Loaded) -> None:
     answer = ask(backend, greedy(chat("What is 2+2? Answer with just the number."), 20, ignore_eos=True))
     assert answer.text.startswith("2 + 2 = 4")
     assert answer.tokens == 20
     assert answer.finish == "length"
 
 
-def test_special_tokens_show_only_when_kept(backend: GgufBackend) -> None:
+def test_special_tokens_show_only_when_kept(backend: Loaded) -> None:
     prompt = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>"
     bias = Sampling(temperature=0, logit_bias={1: 100.0})
     assert ask(backend, Generation(prompt=prompt, sampling=bias, max_tokens=2)).text == ""
@@ -138,12 +137,12 @@ def test_special_tokens_show_only_when_kept(backend: GgufBackend) -> None:
     assert kept.text == "<|im_start|><|im_start|>"
 
 
-def test_a_prompt_of_tokens_is_used_as_it_is(backend: GgufBackend) -> None:
-    tokens = tuple(backend.tokenize("The capital of France is"))
+def test_a_prompt_of_tokens_is_used_as_it_is(backend: Loaded) -> None:
+    tokens = tuple(backend.model.tokenize("The capital of France is"))
     assert ask(backend, Generation(prompt=tokens, sampling=GREEDY, max_tokens=1)).text == " Paris"
 
 
-def test_text_is_never_part_of_a_character(backend: GgufBackend) -> None:
+def test_text_is_never_part_of_a_character(backend: Loaded) -> None:
     answer = ask(backend, greedy("Repeat: 👍🏽 日本 👍🏽 日本 👍🏽 日本 👍🏽", 24))
     assert "\ufffd" not in answer.text
     assert "日本" in answer.text
@@ -152,7 +151,7 @@ def test_text_is_never_part_of_a_character(backend: GgufBackend) -> None:
 # --- stops ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_stop_text_across_tokens(backend: GgufBackend) -> None:
+def test_a_stop_text_across_tokens(backend: Loaded) -> None:
     whole = ask(backend, greedy("1, 2, 3, 4, 5, 6,", 12)).text
     answer = ask(backend, greedy("1, 2, 3, 4, 5, 6,", 12, stop=("8, 9",)))
     assert answer.text == whole[: whole.index("8, 9")]
@@ -160,8 +159,8 @@ def test_a_stop_text_across_tokens(backend: GgufBackend) -> None:
     assert answer.stop_text == "8, 9"
 
 
-def test_a_stop_token_gives_no_text(backend: GgufBackend) -> None:
-    (nine,) = backend.tokenize("9")
+def test_a_stop_token_gives_no_text(backend: Loaded) -> None:
+    (nine,) = backend.model.tokenize("9")
     answer = ask(backend, greedy("1, 2, 3, 4, 5, 6,", 20, stop_tokens=(nine,)))
     assert answer.text == " 7, 8, "
     assert answer.finish == "stop"
@@ -177,39 +176,39 @@ def story(seed: int | None, **sampling: float) -> Generation:
     )
 
 
-def test_the_same_seed_gives_the_same_answer(backend: GgufBackend) -> None:
+def test_the_same_seed_gives_the_same_answer(backend: Loaded) -> None:
     first = ask(backend, story(7)).text
     assert ask(backend, story(7)).text == first
     assert ask(backend, story(8)).text != first
 
 
-def test_without_a_seed_each_answer_is_different(backend: GgufBackend) -> None:
+def test_without_a_seed_each_answer_is_different(backend: Loaded) -> None:
     assert len({ask(backend, story(None)).text for _ in range(3)}) > 1
 
 
-def test_a_seed_gives_the_same_answer_whatever_else_runs(plain: GgufBackend) -> None:
+def test_a_seed_gives_the_same_answer_whatever_else_runs(plain: Loaded) -> None:
     alone = {seed: ask(plain, story(seed)).text for seed in range(12)}
     together = run(plain, {seed: story(seed) for seed in range(12)})
     assert {seed: together[seed, 0].text for seed in range(12)} == alone
 
 
 @pytest.mark.parametrize("sampling", [{"top_k": 1}, {"top_p": 0.0}, {"min_p": 1.0}])
-def test_a_narrow_choice_is_greedy(backend: GgufBackend, sampling: dict[str, float]) -> None:
+def test_a_narrow_choice_is_greedy(backend: Loaded, sampling: dict[str, float]) -> None:
     assert ask(backend, story(3, **sampling)).text == ask(backend, greedy("Once upon a time", 16)).text
 
 
-def test_a_sampler_takes_the_best_k_among_all_tokens(backend: GgufBackend) -> None:
+def test_a_sampler_takes_the_best_k_among_all_tokens(backend: Loaded) -> None:
     """Looking only at likely tokens first changes nothing: with everything kept the draws still follow the logits."""
     texts = {ask(backend, story(seed, top_k=0, top_p=1.0, min_p=0.0)).text for seed in range(3)}
     assert len(texts) == 3
 
 
-def test_a_temperature_near_zero_is_greedy(backend: GgufBackend) -> None:
+def test_a_temperature_near_zero_is_greedy(backend: Loaded) -> None:
     request = Generation(prompt="Once upon a time", sampling=Sampling(temperature=1e-30), max_tokens=8)
     assert ask(backend, request).text == ask(backend, greedy("Once upon a time", 8)).text
 
 
-def test_when_all_tokens_are_banned_the_answer_ends(backend: GgufBackend) -> None:
+def test_when_all_tokens_are_banned_the_answer_ends(backend: Loaded) -> None:
     bias = dict.fromkeys(range(49152), -math.inf)
     answer = ask(backend, Generation(prompt="x", sampling=Sampling(temperature=0, logit_bias=bias), max_tokens=3))
     assert (answer.text, answer.tokens, answer.finish) == ("", 0, "stop")
@@ -228,7 +227,7 @@ def test_logits_that_are_no_numbers_fail_the_request(monkeypatch: pytest.MonkeyP
     backend.close()
 
 
-def test_penalties_end_repetition(backend: GgufBackend) -> None:
+def test_penalties_end_repetition(backend: Loaded) -> None:
     prompt = "a b c a b c a b c a b c a b c"
     loop = ask(backend, greedy(prompt, 12)).text
     assert loop == " c" * 12
@@ -240,9 +239,9 @@ def test_penalties_end_repetition(backend: GgufBackend) -> None:
     assert ask(backend, Generation(prompt=prompt, sampling=nothing, max_tokens=12)).text == loop
 
 
-def test_logit_bias(backend: GgufBackend) -> None:
-    (rome,) = backend.tokenize(" Rome")
-    (paris,) = backend.tokenize(" Paris")
+def test_logit_bias(backend: Loaded) -> None:
+    (rome,) = backend.model.tokenize(" Rome")
+    (paris,) = backend.model.tokenize(" Paris")
     wanted = Sampling(temperature=0, logit_bias={rome: 100.0})
     assert ask(backend, Generation(prompt="The capital of France is", sampling=wanted, max_tokens=1)).text == " Rome"
     banned = Sampling(temperature=0, logit_bias={paris: -100.0})
@@ -259,7 +258,7 @@ def test_the_model_s_options_are_the_defaults_of_sampling() -> None:
 # --- logprobs -------------------------------------------------------------------------------------------------------
 
 
-def test_logprobs_are_those_of_a_distribution(backend: GgufBackend) -> None:
+def test_logprobs_are_those_of_a_distribution(backend: Loaded) -> None:
     answer = ask(backend, greedy("The capital of France is", 4, logprobs=5))
     assert len(answer.logprobs) == 4
     assert b"".join(each.text for each in answer.logprobs).decode() == answer.text
@@ -270,14 +269,14 @@ def test_logprobs_are_those_of_a_distribution(backend: GgufBackend) -> None:
         assert sum(math.exp(top.logprob) for top in each.top) <= 1
 
 
-def test_logprobs_of_all_tokens_sum_to_one(backend: GgufBackend) -> None:
+def test_logprobs_of_all_tokens_sum_to_one(backend: Loaded) -> None:
     answer = ask(backend, greedy("The capital of France is", 1, logprobs=49152))
     assert len(answer.logprobs[0].top) == 49152
     assert sum(math.exp(top.logprob) for top in answer.logprobs[0].top) == pytest.approx(1, abs=1e-5)
 
 
-def test_logprobs_are_those_before_bias_and_temperature(backend: GgufBackend) -> None:
-    (rome,) = backend.tokenize(" Rome")
+def test_logprobs_are_those_before_bias_and_temperature(backend: Loaded) -> None:
+    (rome,) = backend.model.tokenize(" Rome")
     before = ask(backend, greedy("The capital of France is", 1, logprobs=20)).logprobs[0]
     biased = Sampling(temperature=0, logit_bias={rome: 100.0})
     request = Generation(prompt="The capital of France is", sampling=biased, max_tokens=1, logprobs=20)
@@ -287,7 +286,7 @@ def test_logprobs_are_those_before_bias_and_temperature(backend: GgufBackend) ->
     assert after.top == before.top
 
 
-def test_logprobs_of_a_stop_text_are_not_reported(backend: GgufBackend) -> None:
+def test_logprobs_of_a_stop_text_are_not_reported(backend: Loaded) -> None:
     answer = ask(backend, greedy("1, 2, 3, 4, 5, 6,", 12, stop=("8, 9",), logprobs=0))
     assert b"".join(each.text for each in answer.logprobs).decode() == answer.text == " 7, "
     assert all(each.top == () for each in answer.logprobs)
@@ -304,14 +303,14 @@ ws ::= " "?
 """
 
 
-def test_a_grammar_is_followed(backend: GgufBackend) -> None:
+def test_a_grammar_is_followed(backend: Loaded) -> None:
     answer = ask(backend, greedy("Is the sky blue?", 10, grammar=YES_OR_NO))
     assert answer.text in ("yes", "no")
     assert answer.finish == "stop"
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(seed=1), Sampling(seed=2, top_k=0, min_p=0.0, top_p=1.0)])
-def test_a_grammar_of_json_is_followed(backend: GgufBackend, sampling: Sampling) -> None:
+def test_a_grammar_of_json_is_followed(backend: Loaded, sampling: Sampling) -> None:
     request = Generation(prompt="Describe a person in JSON: ", sampling=sampling, max_tokens=60, grammar=JSON)
     answer = ask(backend, request)
     person = json.loads(answer.text)
@@ -319,19 +318,19 @@ def test_a_grammar_of_json_is_followed(backend: GgufBackend, sampling: Sampling)
     assert answer.finish == "stop"
 
 
-def test_several_grammars_at_once(backend: GgufBackend) -> None:
+def test_several_grammars_at_once(backend: Loaded) -> None:
     answers = run(backend, {i: greedy("Hi", 8, grammar=f'root ::= "{i}{i}{i}"') for i in range(4)})
     assert [answers[i, 0].text for i in range(4)] == ["000", "111", "222", "333"]
 
 
-def test_a_grammar_that_cannot_go_on_ends_the_answer(backend: GgufBackend) -> None:
+def test_a_grammar_that_cannot_go_on_ends_the_answer(backend: Loaded) -> None:
     answer = ask(backend, greedy("Hi", 8, grammar='root ::= "a"', ignore_eos=True))
     assert answer.text == "a"
     assert answer.finish == "stop"
 
 
 @pytest.mark.parametrize("grammar", ["root ::= (", "start ::= 'x'", "root ::= missing", 'root ::= root "a"'])
-def test_an_invalid_grammar_is_refused(backend: GgufBackend, grammar: str) -> None:
+def test_an_invalid_grammar_is_refused(backend: Loaded, grammar: str) -> None:
     with pytest.raises(InvalidInput) as e:
         backend.add(1, greedy("Hi", 8, grammar=grammar))
     assert e.value.field == "grammar"
@@ -341,18 +340,18 @@ def test_an_invalid_grammar_is_refused(backend: GgufBackend, grammar: str) -> No
 # --- several choices ------------------------------------------------------------------------------------------------
 
 
-def test_choices_have_seeds_that_count_on(backend: GgufBackend) -> None:
+def test_choices_have_seeds_that_count_on(backend: Loaded) -> None:
     answers = run(backend, {1: Generation(**{**_fields(story(5)), "choices": 3})})
     assert [answers[1, i].text for i in range(3)] == [ask(backend, story(5 + i)).text for i in range(3)]
 
 
-def test_greedy_choices_are_equal_and_share_the_prompt(backend: GgufBackend) -> None:
+def test_greedy_choices_are_equal_and_share_the_prompt(backend: Loaded) -> None:
     answers = run(backend, {1: greedy("The capital of France is", 4, choices=3)})
     assert len({answers[1, i].text for i in range(3)}) == 1
     assert {answers[1, i].cached for i in range(3)} == {answers[1, 0].cached}
 
 
-def test_more_choices_than_slots(backend: GgufBackend) -> None:
+def test_more_choices_than_slots(backend: Loaded) -> None:
     answers = run(backend, {1: greedy("The capital of France is", 3, choices=7)})
     assert len(answers) == 7
     assert {answer.text for answer in answers.values()} == {answers[1, 0].text}
@@ -361,41 +360,41 @@ def test_more_choices_than_slots(backend: GgufBackend) -> None:
 # --- limits ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_prompt_that_is_too_long_is_refused_with_both_numbers(backend: GgufBackend) -> None:
+def test_a_prompt_that_is_too_long_is_refused_with_both_numbers(backend: Loaded) -> None:
     with pytest.raises(InvalidInput, match=r"601 tokens.*511.*512") as e:
         backend.add(1, Generation(prompt=(5,) * 601))
     assert e.value.field == "prompt"
 
 
-def test_truncation_drops_the_beginning(plain: GgufBackend) -> None:
+def test_truncation_drops_the_beginning(plain: Loaded) -> None:
     long = "word " * 600 + "1, 2, 3, 4, 5, 6,"
     answer = ask(plain, greedy(long, 4, truncate=True))
-    rest = tuple(plain.tokenize(long)[-508:])
+    rest = tuple(plain.model.tokenize(long)[-508:])
     assert answer.text == ask(plain, Generation(prompt=rest, sampling=GREEDY, max_tokens=4)).text
     assert answer.usage is not None
     assert answer.usage.prompt_tokens == 508
 
 
-def test_truncation_leaves_room_for_an_answer(backend: GgufBackend) -> None:
+def test_truncation_leaves_room_for_an_answer(backend: Loaded) -> None:
     answer = ask(backend, Generation(prompt=(5,) * 900, sampling=GREEDY, truncate=True, ignore_eos=True))
     assert answer.usage is not None
     assert answer.usage.prompt_tokens == 384
     assert answer.tokens == 128
 
 
-def test_truncation_does_nothing_to_a_prompt_that_fits(backend: GgufBackend) -> None:
+def test_truncation_does_nothing_to_a_prompt_that_fits(backend: Loaded) -> None:
     answer = ask(backend, greedy("The capital of France is", 1, truncate=True))
     assert answer.usage is not None
     assert answer.usage.prompt_tokens == 5
 
 
-def test_the_context_ends_an_answer(backend: GgufBackend) -> None:
+def test_the_context_ends_an_answer(backend: Loaded) -> None:
     answer = ask(backend, Generation(prompt=(5,) * 505, sampling=GREEDY, ignore_eos=True))
     assert answer.tokens == 7
     assert answer.finish == "length"
 
 
-def test_the_longest_prompt_has_an_answer_of_one_token(backend: GgufBackend) -> None:
+def test_the_longest_prompt_has_an_answer_of_one_token(backend: Loaded) -> None:
     answer = ask(backend, Generation(prompt=(5,) * 511, sampling=GREEDY, ignore_eos=True, max_tokens=9))
     assert answer.tokens == 1
 
@@ -423,7 +422,7 @@ def test_the_longest_prompt_has_an_answer_of_one_token(backend: GgufBackend) -> 
         (Generation(prompt="x", sampling=Sampling(logit_bias={1: math.inf})), "logit_bias"),
     ],
 )
-def test_what_cannot_be_served_is_refused(backend: GgufBackend, request_: Generation, field: str) -> None:
+def test_what_cannot_be_served_is_refused(backend: Loaded, request_: Generation, field: str) -> None:
     with pytest.raises(InvalidInput) as e:
         backend.add(1, request_)
     assert e.value.field == field
@@ -431,12 +430,12 @@ def test_what_cannot_be_served_is_refused(backend: GgufBackend, request_: Genera
 
 
 @pytest.mark.parametrize("seed", [0, -1, 2**32 - 1, 2**64, -(2**70)])
-def test_any_whole_number_is_a_seed(backend: GgufBackend, seed: int) -> None:
+def test_any_whole_number_is_a_seed(backend: Loaded, seed: int) -> None:
     request = Generation(prompt="Once", sampling=Sampling(seed=seed), max_tokens=3)
     assert ask(backend, request).text == ask(backend, request).text
 
 
-def test_an_empty_prompt_begins_with_the_model_s_own_token(backend: GgufBackend) -> None:
+def test_an_empty_prompt_begins_with_the_model_s_own_token(backend: Loaded) -> None:
     answer = ask(backend, greedy("", 2))
     assert answer.usage is not None
     assert answer.usage.prompt_tokens == 1
@@ -457,21 +456,21 @@ def mixed(count: int) -> dict[int, Generation]:
     return requests
 
 
-def test_64_mixed_requests_at_once_are_answered_as_alone(plain: GgufBackend) -> None:
+def test_64_mixed_requests_at_once_are_answered_as_alone(plain: Loaded) -> None:
     requests = mixed(64)
     together = run(plain, requests)
     alone = {i: ask(plain, request) for i, request in requests.items()}
     assert {i: together[i, 0].text for i in requests} == {i: answer.text for i, answer in alone.items()}
 
 
-def test_logits_are_the_same_to_the_last_bit_whatever_else_runs(plain: GgufBackend) -> None:
+def test_logits_are_the_same_to_the_last_bit_whatever_else_runs(plain: Loaded) -> None:
     requests = {i: Generation(**{**_fields(r), "logprobs": 3}) for i, r in mixed(16).items()}
     together = run(plain, requests)
     for i, request in requests.items():
         assert ask(plain, request).logprobs == together[i, 0].logprobs
 
 
-def test_requests_join_while_others_run(backend: GgufBackend) -> None:
+def test_requests_join_while_others_run(backend: Loaded) -> None:
     answers: dict[tuple[int, int], Answer] = {}
     backend.add(1, greedy("1, 2, 3, 4, 5, 6,", 24))
     for _ in range(5):
@@ -500,7 +499,7 @@ def test_a_long_prompt_does_not_hold_up_the_others() -> None:
 # --- cancelling -----------------------------------------------------------------------------------------------------
 
 
-def test_a_cancelled_request_leaves_its_slot_to_the_next_step(backend: GgufBackend) -> None:
+def test_a_cancelled_request_leaves_its_slot_to_the_next_step(backend: Loaded) -> None:
     answers: dict[tuple[int, int], Answer] = {}
     for i in range(5):
         backend.add(i, greedy(f"Write {i} things:", 30, ignore_eos=True))
@@ -515,7 +514,7 @@ def test_a_cancelled_request_leaves_its_slot_to_the_next_step(backend: GgufBacke
     assert backend.step() == []
 
 
-def test_what_is_cancelled_gives_no_more_pieces(backend: GgufBackend) -> None:
+def test_what_is_cancelled_gives_no_more_pieces(backend: Loaded) -> None:
     answers: dict[tuple[int, int], Answer] = {}
     backend.add(1, greedy("a b c d", 30, choices=2, ignore_eos=True))
     backend.add(2, greedy("1, 2, 3, 4, 5, 6,", 6))
@@ -529,7 +528,7 @@ def test_what_is_cancelled_gives_no_more_pieces(backend: GgufBackend) -> None:
     assert answers[2, 0].text.startswith(" 7, 8")
 
 
-def test_a_waiting_request_can_be_cancelled(backend: GgufBackend) -> None:
+def test_a_waiting_request_can_be_cancelled(backend: Loaded) -> None:
     for i in range(6):
         backend.add(i, greedy("x", 2))
     backend.cancel(5)
@@ -545,7 +544,7 @@ def test_a_shared_beginning_is_computed_once() -> None:
     backend = load()
     first = ask(backend, greedy(SYSTEM + "The capital of France is", 3))
     second = ask(backend, greedy(SYSTEM + "The capital of Italy is", 3))
-    shared = len(backend.tokenize(SYSTEM))
+    shared = len(backend.model.tokenize(SYSTEM))
     assert first.cached == 0
     assert shared - 2 <= second.cached <= shared + 4
     again = ask(backend, greedy(SYSTEM + "The capital of Italy is", 3))
@@ -561,7 +560,7 @@ def test_a_conversation_goes_on_from_where_it_was() -> None:
     first = ask(backend, greedy(prompt, 12, ignore_eos=True))
     more = prompt + first.text + "<|im_end|>\n<|im_start|>user\nAnd the next?<|im_end|>\n<|im_start|>assistant\n"
     second = ask(backend, greedy(more, 4))
-    assert second.cached >= len(backend.tokenize(prompt)) + 10
+    assert second.cached >= len(backend.model.tokenize(prompt)) + 10
     backend.close()
 
 
@@ -573,7 +572,7 @@ def test_a_running_sequence_shares_its_beginning() -> None:
         step(backend, answers)
     backend.add(2, greedy(SYSTEM + "The capital of France is", 2))
     finish(backend, answers)
-    assert answers[2, 0].cached >= len(backend.tokenize(SYSTEM)) - 2
+    assert answers[2, 0].cached >= len(backend.model.tokenize(SYSTEM)) - 2
     backend.close()
 
 
@@ -582,11 +581,11 @@ def test_prompts_that_come_at_once_compute_their_common_beginning_once() -> None
     answers = run(backend, {i: greedy(SYSTEM + f"The number {i} is", 2) for i in range(4)})
     cached = [answers[i, 0].cached for i in range(4)]
     assert cached[0] == 0
-    assert min(cached[1:]) >= len(backend.tokenize(SYSTEM)) - 2
+    assert min(cached[1:]) >= len(backend.model.tokenize(SYSTEM)) - 2
     backend.close()
 
 
-def test_without_a_cache_nothing_is_shared(plain: GgufBackend) -> None:
+def test_without_a_cache_nothing_is_shared(plain: Loaded) -> None:
     for _ in range(2):
         assert ask(plain, greedy(SYSTEM, 1)).cached == 0
 

@@ -363,7 +363,7 @@ def test_every_token_needs_an_embedding(tmp_path: Path) -> None:
 def part(number: int, count: int = 3, total: int = 3, no: int | None = None) -> bytes:
     own = number if no is None else no
     pairs = [pair("split.no", "u16", own), pair("split.count", "u16", count), pair("split.tensors.count", "i32", total)]
-    return header([ARCHITECTURE, *pairs], [tensor(f"t{number}", [8], F32, 0)], b"\0" * 32)
+    return header([ARCHITECTURE, *pairs] if number == 0 else pairs, [tensor(f"t{number}", [8], F32, 0)], b"\0" * 32)
 
 
 def parts(folder: Path, count: int = 3) -> list[Path]:
