@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks import llm_servers, models, report, servers
 from benchmarks.harness import Options, Study
-from benchmarks.workloads import cold_start, compute, large_tensors, llm, memory, overhead
+from benchmarks.workloads import cold_start, compute, large_tensors, llm, memory, neighbours, overhead
 
 WORKLOADS: dict[str, Callable[[Options], Study]] = {
     "overhead": overhead.run,
@@ -23,6 +23,7 @@ WORKLOADS: dict[str, Callable[[Options], Study]] = {
     "llm": llm.run,
     "cold-start": cold_start.run,
     "memory": memory.run,
+    "neighbours": neighbours.run,
 }
 
 NAMES = tuple(dict.fromkeys(servers.NAMES + llm_servers.NAMES))

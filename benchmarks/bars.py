@@ -128,4 +128,5 @@ BARS: tuple[Bar, ...] = (
     *_llm(),
     *_cold_start(),
     Bar("memory", "growth", "<=", 2.0),
+    Bar("neighbours", "together, as shares of what each does alone", ">=", 0.9, "threads=1"),
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,11 @@ def resnet50() -> Model:
     return Model("resnet50", "resnet50.onnx", (3, 224, 224), _write_resnet50)
 
 
+def efficientnet(name: str) -> Model:
+    """A trained EfficientNet-Lite0 under any name: [N,3,224,224] -> logits [N,1000]."""
+    return Model(name, "efficientnet.onnx", (3, 224, 224), _copy_efficientnet)
+
+
 def row_mean(floats: int) -> Model:
     """[N,floats] -> [N,1], the mean of each row: a large input, a tiny answer."""
     return Model("mean", "mean.onnx", (floats,), lambda path: _write_reducer(path, "ReduceMean"))
@@ -97,6 +103,12 @@ def jpeg() -> bytes:
 def jpeg_base64() -> str:
     """`jpeg` in base64, as it stands in a JSON body."""
     return base64.b64encode(jpeg()).decode()
+
+
+def _copy_efficientnet(path: Path) -> None:
+    from scripts import fetch_models
+
+    shutil.copy(fetch_models.fetch("efficientnet") / "model.onnx", path)
 
 
 def _fitted_iris() -> Any:

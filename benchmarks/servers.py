@@ -119,13 +119,17 @@ class UniModel:
     def start(self, served: Sequence[Served], threads: int, folder: Path) -> Running:
         server = self.start_empty(threads, folder)
         try:
-            for request in registrations(served):
+            for request in self.registrations(served):
                 post(server.port, "/v1/models", request)
         except BaseException:
             server.process.stop()
             raise
         wait_answering(server, served)
         return server
+
+    def registrations(self, served: Sequence[Served]) -> list[dict[str, Any]]:
+        """How each model is registered."""
+        return registrations(served)
 
     def start_empty(self, threads: int, folder: Path) -> Running:
         """Starts it with whatever is registered in `folder`, and waits until it is ready."""

@@ -83,10 +83,11 @@ class Model:
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1
             self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            self._input = self._session.get_inputs()[0].name
             self.predict = self._predict_onnx
 
     def _predict_onnx(self, rows: Array) -> Array:
-        output: Array = self._session.run(None, {"input": rows})[0]
+        output: Array = self._session.run(None, {self._input: rows})[0]
         return output
 
     def _predict_sklearn(self, rows: Array) -> Array:
