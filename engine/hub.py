@@ -1,7 +1,7 @@
 """Models from the Hugging Face hub: what a source names, and its download in a process of its own.
 
 The process (`engine.hub_download`) can be ended at any time, also while the network hangs. What it has so far stays on
-the disk, and the next pull of the same file goes on from there.
+the disk, and the next pull of the same model goes on from there.
 """
 
 from __future__ import annotations
@@ -41,10 +41,11 @@ def parse(source: str) -> Source:
 
 
 async def pull(source: str, home: Path) -> AsyncGenerator[Progress, None]:
-    """Downloads a model's file below ``home/models``. The last progress has its path; closing the generator ends it.
+    """Downloads a model below ``home/models``. The last progress has its path; closing the generator ends it.
 
-    Raises `InvalidRequest` (also when the repository has several files that could be meant: it lists them), `NotFound`,
-    `MissingRuntime`, `InsufficientStorage`, `ModelFileError` when the digest is wrong, `Unavailable` when the hub is.
+    Raises `InvalidRequest` (also when the repository has several models that could be meant: it lists them),
+    `NotFound`, `MissingRuntime`, `InsufficientStorage`, `ModelFileError` when a digest is wrong, `Unavailable` when the
+    hub is.
     """
     wanted = parse(source)
     if importlib.util.find_spec("huggingface_hub") is None:

@@ -43,7 +43,7 @@ PullStatus = Literal["resolving", "downloading", "verifying", "success"]
 
 
 class PullRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """``POST /v1/pull``: downloads a model file into the server's home folder."""
+    """``POST /v1/pull``: downloads a model into the server's home folder."""
 
     source: str
     """``hf:ORG/REPO``, ``hf:ORG/REPO:FILE`` or ``hf:ORG/REPO:FILE@REVISION``."""
@@ -61,8 +61,14 @@ class Progress(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Bytes of the file."""
     completed: int = 0
     """Of these, how many are here."""
+    model_total: int = 0
+    """Bytes of all files of the model."""
+    model_completed: int = 0
+    """Of these, how many are here."""
+    note: str = ""
+    """Once, if the repository has several models: which one is pulled, and why."""
     path: str | None = None
-    """Where the file is on the server's machine; it can be registered there."""
+    """Where the model is on the server's machine, a file or a folder; it can be registered there."""
 
 
 class TensorView(msgspec.Struct, kw_only=True):

@@ -1,4 +1,4 @@
-"""``POST /v1/pull``: downloads a model file into the server's home folder, and says how far it is, line by line."""
+"""``POST /v1/pull``: downloads a model into the server's home folder, and says how far it is, line by line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PULL = Operation(
     "POST",
     "/v1/pull",
     "models",
-    "Download a model file from the Hugging Face hub, to be registered then.",
+    "Download a model from the Hugging Face hub, to be registered then.",
     Progress,
     PullRequest,
     errors=(
@@ -33,8 +33,9 @@ _PULL = Operation(
     ),
     response_media=(NDJSON,),
     description="""\
-The answer is one JSON object a line, a `Progress` each; the last has the file's `path` on the server's machine, or is
-an ErrorBody. A download that breaks off, or whose client goes away, goes on where it ended when it is asked for again.
+The answer is one JSON object a line, a `Progress` each; the last has the model's `path` on the server's machine, or is
+an ErrorBody. Of a repository comes what serving one of its models needs: a file, all pieces of one that is split, or a
+folder. A download that breaks off, or whose client goes away, goes on where it ended when it is asked for again.
 `HF_ENDPOINT` and `HF_TOKEN` in the server's environment say which hub, and who asks.""",
 )
 

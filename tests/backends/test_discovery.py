@@ -227,6 +227,23 @@ def test_what_cannot_be_read_is_told_apart(tmp_path: Path, wanted: str | None) -
         assert refused(path, wanted).message == message.format(path)
 
 
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (("config.json", "model.safetensors", "pytorch_model.bin"), "is a model for Transformers (safetensors), for"),
+        (("config.json", "pytorch_model-00001-of-00002.bin"), "is a model for Transformers (pickled weights), for"),
+        (("config.json", "model.bin", "vocabulary.txt"), "is a model for CTranslate2, for"),
+        (("saved_model.pb",), "is a model for TensorFlow (SavedModel), for"),
+        (("b.gguf", "a.gguf"), "is a folder; give the path of the file in it, such as {}/a.gguf."),
+        (("model.onnx",), "is a folder; give the path of the file in it, such as {}/model.onnx."),
+    ],
+)
+def test_a_folder_that_no_backend_takes(tmp_path: Path, files: tuple[str, ...], expected: str) -> None:
+    for name in files:
+        (tmp_path / name).write_text("x")
+    assert expected.format(tmp_path) in refused(tmp_path).message
+
+
 def test_odd_paths(tmp_path: Path) -> None:
     assert refused("a\0b").message == "'a\\x00b' is not a valid path."
     assert refused("").code == "model_file_error"

@@ -1,12 +1,14 @@
 """`unimodel pull`: from a stand-in of the hub's HTTP API into a real server."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import double_model
 from tests.cli.terminal import Terminal
 from tests.hub_stand_in import Repo, serving
+from tests.models_gguf import llama, llama_in_parts
 from unimodel_cli.commands.pull import _repository
 
 pytest.importorskip("huggingface_hub")
@@ -19,6 +21,9 @@ def hub(tmp_path, monkeypatch):
         "org/Double-ONNX": Repo({"model.onnx": double_model(tmp_path).read_bytes(), "README.md": b"# Double"}),
         "org/broken": Repo({"model.onnx": b"not a model"}),
         "org/several": Repo({"a.gguf": b"a", "b.gguf": b"b"}),
+        "org/folder": Repo({"config.json": b"{}", "model.safetensors": b"weights", "README.md": b"# Folder"}),
+        "org/sizes": Repo({f"llama-{q}.gguf": llama().read_bytes() for q in ("Q8_0", "Q4_K_M")}),
+        "org/parts": Repo({part.name: part.read_bytes() for part in llama_in_parts()}),
     }
     with serving(repos) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
@@ -62,6 +67,68 @@ def test_what_cannot_be_pulled(pulling, source, exit_code, code):
     assert pulling.json("list")["data"] == []
     if source == "hf:org/several":
         assert error["details"]["files"] == ["a.gguf", "b.gguf"]
+
+
+def test_a_folder_for_which_no_backend_is_installed_stays(pulling):
+    code, error = pulling.error("pull", "hf:org/folder")
+    assert (code, error["code"]) == (1, "model_file_error")
+    assert "is a model for Transformers (safetensors), for which no backend is installed" in error["message"]
+    folder = Path(error["message"].partition("stays in ")[2].removesuffix("."))
+    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
+
+
+BACKEND = '''
+from backends.base import NO_MATCH, Match, ModelInfo, ValueBackend
+
+
+class Folders(ValueBackend):
+    """Serves folders of safetensors, after a fashion."""
+
+    name = "folders"
+    summary = "folders"
+
+    @classmethod
+    def sniff(cls, path):
+        return Match(0.9) if (path / "model.safetensors").is_file() else NO_MATCH
+
+    def load(self, path, device, options):
+        self.weights = (path / "model.safetensors").read_text()
+        return ModelInfo(task="custom")
+
+    def predict_values(self, bodies):
+        return [{"output": self.weights} for _ in bodies]
+'''
+
+
+def test_a_folder_is_registered_where_a_backend_serves_it(cli, hub, tmp_path):
+    metadata = tmp_path / "packages" / "folders_backend-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata.parent / "folders_backend.py").write_text(BACKEND)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: folders-backend\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[unimodel.backends]\nfolders = folders_backend:Folders\n")
+    cli.ok("start", "--port", "0", env={"PYTHONPATH": str(metadata.parent)})
+    assert cli.json("pull", "hf:org/folder", "--name", "f")["backend"] == "folders"
+    assert cli.ok("predict", "f", "{}") == '"weights"\n'
+
+
+def test_a_split_model_is_served_as_one(pulling):
+    view = pulling.json("pull", "hf:org/parts")
+    assert view["path"].endswith("llama-00001-of-00003.gguf")
+    assert view["size_bytes"] == sum(part.stat().st_size for part in llama_in_parts())
+    last = Path(view["path"]).with_name("llama-00003-of-00003.gguf")
+    pulling.ok("unload", "parts")
+    last.write_bytes(last.read_bytes()[:-1] + b"\0")
+    code, error = pulling.error("load", "parts")
+    assert code != 0
+    assert "has changed since it was registered" in error["message"]
+
+
+def test_of_several_sizes_one_is_chosen_and_it_is_said(pulling):
+    done = pulling("pull", "hf:org/sizes")
+    assert done.returncode == 0, done.stderr
+    assert "Registered sizes@1" in done.stdout
+    assert "org/sizes has llama-Q8_0.gguf, llama-Q4_K_M.gguf. Pulling llama-Q4_K_M.gguf, as" in done.stderr
+    assert pulling.json("pull", "hf:org/sizes:Q8_0")["path"].endswith("llama-Q8_0.gguf")
 
 
 def test_an_error_midway_is_told(pulling, hub):

@@ -34,7 +34,26 @@ REPOS = {
     "org/vision": Repo({"v-Q8_0.gguf": b"model", "mmproj-v-f16.gguf": b"projector"}),
     "org/split": Repo({f"big/m-0000{i}-of-00003.gguf": b"piece %d" % i for i in (1, 2, 3)}),
     "org/torn": Repo({"m-00001-of-00002.gguf": b"piece"}),
-    "org/weights": Repo({"model.safetensors": b"weights", "tiny.onnx": b"graph"}, small=frozenset({"tiny.onnx"})),
+    "org/unclear": Repo({"small.gguf": b"s", "large.gguf": b"l"}),
+    "org/folder": Repo(
+        {
+            "README.md": b"# Folder",
+            "config.json": b"{}",
+            "tokenizer.json": b'{"a": 1}',
+            "model-00001-of-00002.safetensors": BIG,
+            "model-00002-of-00002.safetensors": b"weights",
+            "model.safetensors.index.json": b"{}",
+            "pytorch_model.bin": b"the same, pickled",
+            "original/params.json": b"{}",
+            "1_Pooling/config.json": b'{"mean": true}',
+            "extra.txt": b"extra",
+        },
+        small=frozenset({"README.md", "config.json", "tokenizer.json", "1_Pooling/config.json", "extra.txt"}),
+    ),
+    "org/onnx": Repo(
+        {"onnx/model.onnx": b"graph", "onnx/model.onnx_data": b"weights"}, small=frozenset({"onnx/model.onnx"})
+    ),
+    "org/text": Repo({"README.md": b"# Text"}),
     "org/gated": Repo({"g.gguf": b"secret"}, gated=True),
     "org/liar": Repo({"l.gguf": b"the truth"}, lies={"l.gguf": b"it is not"}),
     "org/short": Repo({"s.gguf": b"the truth"}, lies={"s.gguf": b"the truth and much more"}),
@@ -139,9 +158,9 @@ async def test_a_pull_that_is_ended_goes_on_when_it_is_asked_for_again(stand_in:
     assert not partial.exists()
 
 
-def partial_size(stand_in: Hub) -> int:
-    """Where the second request went on."""
-    last = stand_in.ranges[-1]
+def partial_size(stand_in: Hub, request: int = -1) -> int:
+    """Where a request went on."""
+    last = stand_in.ranges[request]
     assert last is not None
     return int(last.removeprefix("bytes=").rstrip("-"))
 
@@ -181,11 +200,21 @@ async def test_a_file_with_another_digest_is_removed(stand_in: Hub, tmp_path: Pa
     assert [p for p in (tmp_path / "models").rglob("*") if p.is_file() and not p.name.startswith(".")] == []
 
 
-async def test_several_models_are_listed(stand_in: Hub, tmp_path: Path) -> None:
-    error = await failure("hf:org/several", tmp_path)
+async def test_of_several_models_one_is_pulled_and_it_says_why(stand_in: Hub, tmp_path: Path) -> None:
+    steps = await pulled("hf:org/several", tmp_path)
+    assert path_of(steps).name == "m-Q4_K_M.gguf"
+    notes = [step.note for step in steps if step.note]
+    assert len(notes) == 1
+    assert "m-Q4_K_S.gguf, m-Q4_K_M.gguf, m-Q8_0.gguf" in notes[0]
+    assert "Pulling m-Q4_K_M.gguf, as Q4_K_M is small and close to the original" in notes[0]
+    assert not any(step.note for step in await pulled("hf:org/several:Q8_0", tmp_path))
+
+
+async def test_several_models_that_could_be_meant_are_listed(stand_in: Hub, tmp_path: Path) -> None:
+    error = await failure("hf:org/unclear", tmp_path)
     assert isinstance(error, InvalidRequest)
-    assert "hf:org/several:m-Q4_K_S.gguf" in error.message
-    assert set(error.details["files"]) == set(REPOS["org/several"].files)
+    assert "hf:org/unclear:small.gguf" in error.message
+    assert error.details["files"] == ["small.gguf", "large.gguf"]
     missing = await failure("hf:org/several:Q5_K_M", tmp_path)
     assert isinstance(missing, InvalidRequest)
     assert "m-Q8_0.gguf" in missing.message
@@ -211,11 +240,82 @@ async def test_a_split_model_comes_whole(stand_in: Hub, tmp_path: Path) -> None:
     assert isinstance(await failure("hf:org/torn", tmp_path), ModelFileError)
 
 
-async def test_other_files_are_pulled_by_name_and_folders_are_not(stand_in: Hub, tmp_path: Path) -> None:
-    error = await failure("hf:org/weights", tmp_path)
+FOLDER = [
+    "1_Pooling/config.json",
+    "config.json",
+    "model-00001-of-00002.safetensors",
+    "model-00002-of-00002.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+]
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+async def test_a_folder_comes_with_what_serving_needs(stand_in: Hub, tmp_path: Path) -> None:
+    steps = await pulled("hf:org/folder", tmp_path)
+    path = path_of(steps)
+    assert path.parent == tmp_path / "models" / "org" / "folder"
+    assert files_in(path) == FOLDER
+    repo = REPOS["org/folder"].files
+    assert all((path / name).read_bytes() == repo[name] for name in FOLDER)
+    whole = sum(len(repo[name]) for name in FOLDER)
+    done = [step.model_completed for step in steps[1:]]
+    assert done == sorted(done), "the progress is over all files"
+    assert (done[-1], steps[-1].model_total) == (whole, whole)
+    assert path_of(await pulled("hf:org/folder:safetensors", tmp_path)) == path
+    assert len(stand_in.ranges) == 3, "what is there is not downloaded again"
+
+
+async def test_a_folder_that_breaks_off_goes_on_with_the_file_where_it_ended(stand_in: Hub, tmp_path: Path) -> None:
+    stand_in.hold_after = 1 << 20
+    async with aclosing(hub.pull("hf:org/folder", tmp_path)) as steps:
+        async for step in steps:
+            if step.status == "downloading" and step.completed >= 1 << 19:
+                break
+    stand_in.hold_after = None
+    assert files_in(path_of(await pulled("hf:org/folder", tmp_path))) == FOLDER
+    assert partial_size(stand_in, 1) > 0
+
+
+async def test_a_file_of_a_folder_with_another_digest_is_removed(
+    stand_in: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lies = {"model-00002-of-00002.safetensors": b"WEIGHTS"}
+    monkeypatch.setattr(REPOS["org/folder"], "lies", lies)
+    error = await failure("hf:org/folder", tmp_path)
+    assert isinstance(error, ModelFileError)
+    assert "model-00002-of-00002.safetensors" in error.message
+    monkeypatch.undo()
+    monkeypatch.setenv("HF_ENDPOINT", stand_in.url)
+    await pulled("hf:org/folder", tmp_path)
+    assert stand_in.ranges.count(None) == len(stand_in.ranges) == 4, "the file that was right is kept"
+
+
+async def test_two_folders_of_one_repository_are_kept_apart(
+    stand_in: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = path_of(await pulled("hf:org/folder", tmp_path))
+    monkeypatch.setitem(REPOS["org/folder"].files, "config.json", b'{"newer": 1}')
+    second = path_of(await pulled("hf:org/folder", tmp_path))
+    assert first != second
+    assert (first / "config.json").read_bytes() == b"{}"
+    assert (second / "config.json").read_bytes() == b'{"newer": 1}'
+
+
+async def test_an_onnx_model_comes_with_its_weights(stand_in: Hub, tmp_path: Path) -> None:
+    path = path_of(await pulled("hf:org/onnx", tmp_path))
+    assert path.read_bytes() == b"graph"
+    assert (path.parent / "model.onnx_data").read_bytes() == b"weights"
+
+
+async def test_other_files_are_pulled_by_name(stand_in: Hub, tmp_path: Path) -> None:
+    error = await failure("hf:org/text", tmp_path)
     assert isinstance(error, InvalidRequest)
-    assert "no GGUF file" in error.message
-    assert path_of(await pulled("hf:org/weights:tiny.onnx", tmp_path)).read_bytes() == b"graph"
+    assert "no model in the forms GGUF, ONNX" in error.message
+    assert path_of(await pulled("hf:org/folder:extra.txt", tmp_path)).read_bytes() == b"extra"
 
 
 async def test_what_is_not_there(stand_in: Hub, tmp_path: Path) -> None:

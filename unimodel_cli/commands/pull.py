@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engine.errors import ServerUnreachable
+from engine.errors import ServerUnreachable, UniModelError, from_code
 from engine.schema import ModelView, Progress, PullRequest, RegisterRequest
 from unimodel_cli.command import Session, command
 
@@ -27,6 +27,7 @@ def add(app: typer.Typer) -> None:
         examples=[
             "unimodel pull hf:bartowski/SmolLM2-135M-Instruct-GGUF:Q4_K_M --name smol",
             "unimodel pull hf:ORG/REPO:model.gguf@main --set max_context_length=4096",
+            "unimodel pull hf:ORG/REPO:safetensors",
         ],
     )(pull)
 
@@ -36,7 +37,7 @@ def pull(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="SOURCE", help="hf:ORG/REPO, and if it has several models :FILE (or a part of it); then @REVISION."
+            metavar="SOURCE", help="hf:ORG/REPO, then :FILE (or a part of its name) to say which model, then @REVISION."
         ),
     ],
     name: Annotated[str | None, typer.Option(metavar="TEXT", help="Its name; the repository's by default.")] = None,
@@ -47,9 +48,9 @@ def pull(
 ) -> None:
     """Download a model from the Hugging Face hub, and serve it.
 
-    The server downloads, into its home folder, with the HF_TOKEN and HF_ENDPOINT of its own environment. A pull that
-    was stopped goes on where it ended when it is run again. The file's digest is checked before the model is
-    registered.
+    The server downloads, into its home folder, with the HF_TOKEN and HF_ENDPOINT of its own environment: the files of
+    one model, and no more than serving it needs. A pull that was stopped goes on where it ended when it is run again.
+    The files' digests are checked before the model is registered.
     """
     from unimodel_cli.model_options import nested
 
@@ -57,7 +58,11 @@ def pull(
     path = _download(session, source)
     request = RegisterRequest(name=name or _repository(source), model_path=path, config=config)
     with session.out.waiting(f"Loading {request.name} and checking that it works"):
-        view = session.client.call(ModelView, "POST", "/v1/models", request, timeout=None)
+        try:
+            view = session.client.call(ModelView, "POST", "/v1/models", request, timeout=None)
+        except UniModelError as e:
+            message = f"{e.message} It was downloaded, and stays in {path}."
+            raise from_code(e.code, message, field=e.field, details=e.details) from None
     if session.json:
         session.out.json(view)
         return
@@ -67,7 +72,7 @@ def pull(
 
 
 def _download(session: Session, source: str) -> str:
-    """The path of the file on the server's machine, once it is there."""
+    """The path of the model on the server's machine, once it is there."""
     import msgspec
 
     body = msgspec.json.encode(PullRequest(source=source))
@@ -79,6 +84,8 @@ def _download(session: Session, source: str) -> str:
     ):
         for step in steps:
             progress = msgspec.convert(step, Progress)
+            if progress.note:
+                session.out.note(progress.note)
             show(progress)
             path = progress.path or path
     if path is None:
@@ -124,14 +131,14 @@ def _bar(session: Session, source: str) -> Iterator[Callable[[Progress], None]]:
 
         def show(progress: Progress) -> None:
             nonlocal stage
-            if (progress.status, progress.file) != stage:
-                stage = (progress.status, progress.file)
-                bar.reset(task, total=progress.total or None, completed=progress.completed)
-            bar.update(
-                task,
-                description=f"{WORDS[progress.status]} {progress.file}".rstrip(),
-                total=progress.total or None,
-                completed=progress.completed,
-            )
+            loading = progress.status == "downloading"  # one bar for all files
+            total, completed = progress.total, progress.completed
+            if loading:
+                total, completed = progress.model_total, progress.model_completed
+            if stage != (progress.status, "" if loading else progress.file):
+                stage = (progress.status, "" if loading else progress.file)
+                bar.reset(task, total=total or None, completed=completed)
+            description = f"{WORDS[progress.status]} {progress.file}".rstrip()
+            bar.update(task, description=description, total=total or None, completed=completed)
 
         yield show

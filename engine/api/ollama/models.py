@@ -138,6 +138,8 @@ async def pull(engine: Engine, body: OllamaPullRequest) -> AsyncGenerator[Ollama
             if not begun:
                 yield OllamaStatus(status="pulling manifest")
                 begun = True
+            if step.note:
+                yield OllamaStatus(status=step.note)
             yield _status(step)
             path = step.path or path
     yield OllamaStatus(status="registering")
