@@ -10,7 +10,7 @@ function __unimodel_at
             continue
         end
         switch $word
-            case --access-log --api-key --as --backend --chat-template --concurrency --config --cpu-threads --cpu-workers --deadline-ms --default-batch-size --device-ids --dir --drain-seconds --duration --dynamic-padding --enable-pooling --grpc-port --hang-timeout-s --home --host --image --input --jobs --json-schema --lines --load-timeout-s --log-format --log-level --max-batch-mb --max-batch-wait-ms --max-body-mb --max-buffered-mb --max-connections --max-models --max-queue-mb --max-queue-requests --max-tokens --memory-fraction --name --npy --output --params --plot --port --preload --priority --prometheus-port --prompt --seed --set --stop --stop-timeout --system --task --temperature --tensor --timeout --top-p -c -j -n -o
+            case --access-log --api-key --as --backend --chat-template --concurrency --config --cpu-threads --cpu-workers --deadline-ms --default-batch-size --device-ids --dir --drain-seconds --duration --dynamic-padding --enable-pooling --grpc-port --hang-timeout-s --home --host --image --input --jobs --json-schema --lines --load-timeout-s --log-format --log-level --max-batch-mb --max-batch-wait-ms --max-body-mb --max-buffered-mb --max-connections --max-models --max-queue-mb --max-queue-requests --max-tokens --max-upload-mb --memory-fraction --name --npy --output --params --plot --port --preload --priority --prometheus-port --prompt --seed --set --stop --stop-timeout --system --task --temperature --tensor --timeout --top-p -c -j -n -o
                 set skip 1
             case '-*'
             case '*'
@@ -73,6 +73,7 @@ complete -c unimodel -n '__unimodel_at "/serve"' -l log-level -x -a 'debug info 
 complete -c unimodel -n '__unimodel_at "/serve"' -l grpc-port -x -d 'Port of the gRPC API'
 complete -c unimodel -n '__unimodel_at "/serve"' -l max-body-mb -x -d 'Largest request body in MiB; a larger one gets 413'
 complete -c unimodel -n '__unimodel_at "/serve"' -l max-buffered-mb -x -d 'MiB of large request bodies held at once; a further one gets 429'
+complete -c unimodel -n '__unimodel_at "/serve"' -l max-upload-mb -x -d 'Largest model file in MiB that a client may upload; a larger one gets 413'
 complete -c unimodel -n '__unimodel_at "/serve"' -l deadline-ms -x -d 'Default deadline of a request; the x-request-timeout-ms header overrides it'
 complete -c unimodel -n '__unimodel_at "/serve"' -l max-connections -x -d 'Open connections; further ones get 503 at once'
 complete -c unimodel -n '__unimodel_at "/serve"' -l drain-seconds -x -d 'How long a stop waits for accepted requests to end'
@@ -107,6 +108,7 @@ complete -c unimodel -n '__unimodel_at "/start"' -l log-level -x -a 'debug info 
 complete -c unimodel -n '__unimodel_at "/start"' -l grpc-port -x -d 'Port of the gRPC API'
 complete -c unimodel -n '__unimodel_at "/start"' -l max-body-mb -x -d 'Largest request body in MiB; a larger one gets 413'
 complete -c unimodel -n '__unimodel_at "/start"' -l max-buffered-mb -x -d 'MiB of large request bodies held at once; a further one gets 429'
+complete -c unimodel -n '__unimodel_at "/start"' -l max-upload-mb -x -d 'Largest model file in MiB that a client may upload; a larger one gets 413'
 complete -c unimodel -n '__unimodel_at "/start"' -l deadline-ms -x -d 'Default deadline of a request; the x-request-timeout-ms header overrides it'
 complete -c unimodel -n '__unimodel_at "/start"' -l max-connections -x -d 'Open connections; further ones get 503 at once'
 complete -c unimodel -n '__unimodel_at "/start"' -l drain-seconds -x -d 'How long a stop waits for accepted requests to end'
@@ -150,6 +152,7 @@ complete -c unimodel -n '__unimodel_at "/restart"' -l log-level -x -a 'debug inf
 complete -c unimodel -n '__unimodel_at "/restart"' -l grpc-port -x -d 'Port of the gRPC API'
 complete -c unimodel -n '__unimodel_at "/restart"' -l max-body-mb -x -d 'Largest request body in MiB; a larger one gets 413'
 complete -c unimodel -n '__unimodel_at "/restart"' -l max-buffered-mb -x -d 'MiB of large request bodies held at once; a further one gets 429'
+complete -c unimodel -n '__unimodel_at "/restart"' -l max-upload-mb -x -d 'Largest model file in MiB that a client may upload; a larger one gets 413'
 complete -c unimodel -n '__unimodel_at "/restart"' -l deadline-ms -x -d 'Default deadline of a request; the x-request-timeout-ms header overrides it'
 complete -c unimodel -n '__unimodel_at "/restart"' -l max-connections -x -d 'Open connections; further ones get 503 at once'
 complete -c unimodel -n '__unimodel_at "/restart"' -l drain-seconds -x -d 'How long a stop waits for accepted requests to end'

@@ -37,7 +37,7 @@ class App:
         ]
         for dialect in DIALECTS:
             for o in dialect.operations:
-                endpoint = Endpoint(engine, self.predict.budget, dialect, dialect.handlers[o.operation_id])
+                endpoint = Endpoint(engine, self.predict.budget, dialect, o)
                 routes.append(Route(o.path, endpoint, methods=[o.method]))
         self._router = Router(_suffixes_first(routes), redirect_slashes=False)
 

@@ -38,9 +38,9 @@ class Operation:
     """One row of the table: a method on a path, what it takes and what it answers."""
 
     operation_id: str
-    method: Literal["GET", "POST", "PUT", "DELETE"]
+    method: Literal["GET", "HEAD", "POST", "PUT", "DELETE"]
     path: str
-    """``{name}``, ``{version}`` and ``{alias}`` stand for path parameters."""
+    """``{name}``, ``{version}``, ``{alias}`` and ``{digest}`` stand for path parameters."""
     tag: Literal["models", "prediction", "aliases", "server", "openai", "ollama", "anthropic"]
     summary: str
     response: type[msgspec.Struct] | None
@@ -52,7 +52,7 @@ class Operation:
     parameters: tuple[Parameter, ...] = ()
     """Query parameters and headers."""
     request_media: tuple[str, ...] = ()
-    """Media types that the request may have instead of JSON."""
+    """Media types that the request may have instead of JSON. Without a `request`, its body is a file."""
     response_media: tuple[str, ...] = ()
     """Media types that the answer may have instead of JSON."""
     description: str = ""
@@ -64,11 +64,17 @@ class Operation:
         """The names in braces, in order."""
         return tuple(re.findall(r"{(\w+)}", self.path))
 
+    @property
+    def takes_file(self) -> bool:
+        """Whether the body is a file, which may be too large to be held."""
+        return self.request is None and bool(self.request_media)
+
 
 _PATH_PARAMETERS = {
     "name": Parameter("name", "path", "string", "Name of a model, or an alias."),
     "version": Parameter("version", "path", "integer", "Version of the model, counted from 1."),
     "alias": Parameter("alias", "path", "string", "Name of the alias."),
+    "digest": Parameter("digest", "path", "string", "sha256: and the 64 hexadecimal digits of a file's SHA-256."),
 }
 
 _REQUEST_ID = Parameter(
@@ -300,8 +306,9 @@ def _operation(operation: Operation) -> dict[str, Any]:
     }
     if operation.description:
         described["description"] = operation.description
-    if operation.request:
-        media = {JSON: _ref(operation.request)} | {kind: {} for kind in operation.request_media}
+    if operation.request or operation.request_media:
+        media = {JSON: _ref(operation.request)} if operation.request else {}
+        media |= {kind: {} for kind in operation.request_media}
         described["requestBody"] = {"required": True, "content": media}
     return described
 

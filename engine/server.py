@@ -20,6 +20,7 @@ import uvicorn
 from engine.api.connection import Connection
 from engine.api.protocol import protocol_for
 from engine.app import App, MetricsApp
+from engine.blobs import Blobs
 from engine.core import Engine
 from engine.errors import Conflict, InvalidOption
 from engine.home import Home
@@ -41,6 +42,7 @@ def run(settings: Settings, config: Mapping[str, Provenance], home_path: Path, s
     home.lock()
     try:
         registry = Registry(home.registry)
+        Blobs(home_path).prune(registry.all())
         sock = bind(settings.server.host, settings.server.port, "--port")
         _raise_file_limit()
         with asyncio.Runner(loop_factory=_new_loop) as runner:

@@ -46,6 +46,9 @@ class ServerSettings:
     max_buffered_mb: int = _setting(
         2048, "MiB of large request bodies held at once; a further one gets 429.", minimum=1
     )
+    max_upload_mb: int = _setting(
+        131_072, "Largest model file in MiB that a client may upload; a larger one gets 413.", minimum=1
+    )
     deadline_ms: int = _setting(
         60_000, "Default deadline of a request; the x-request-timeout-ms header overrides it.", minimum=1
     )

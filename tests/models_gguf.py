@@ -80,6 +80,21 @@ def llama_in_parts() -> tuple[Path, ...]:
     return tuple(sorted(path.parent.iterdir()))
 
 
+def adapter(folder: Path, seed: int, width: int = 576, layers: Sequence[int] = range(10, 20)) -> str:
+    """A LoRA adapter of random weights for some layers of a Llama of that width; SmolLM2's has 576."""
+    path = folder / f"adapter-{seed}-{width}.gguf"
+    random = np.random.default_rng(seed)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 4)
+    for layer in layers:
+        name = f"blk.{layer}.attn_output.weight"
+        writer.add_tensor(f"{name}.lora_a", random.standard_normal((4, width)).astype(np.float32))
+        writer.add_tensor(f"{name}.lora_b", random.standard_normal((width, 4)).astype(np.float32))
+    return str(finish(writer, path))
+
+
 def decoder(path: Path, architecture: str, split_max_tensors: int = 0) -> gguf.GGUFWriter:
     """A writer that has all of a random model of the Llama family, with two layers of width 64."""
     writer = gguf.GGUFWriter(path, architecture, split_max_tensors=split_max_tensors)

@@ -7,7 +7,7 @@ A dialect is a table of operations with a handler each. A handler gets a `Call` 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -28,6 +28,7 @@ from engine.api.http import (
     error_headers,
     log_request,
     read_body,
+    read_pieces,
     request_id,
     send_body,
 )
@@ -87,6 +88,7 @@ class Call:
     engine: Engine
     headers: Headers
     body: bytes | bytearray
+    """Empty when it is a file, which comes in `pieces`."""
     request_id: str
     begin: float
     """When it arrived, on the engine's clock."""
@@ -94,6 +96,8 @@ class Call:
     """The path's parameters."""
     query: bytes = b""
     is_gone: Callable[[], bool] | None = None
+    pieces: AsyncIterator[bytes] | None = None
+    """Of a file, as they come. Raises `Cancelled` when the client goes away."""
 
     def decode(self, kind: type[T]) -> T:
         """The body as a struct. Raises `InvalidJSON`, or `InvalidInput` that names the field."""
@@ -157,11 +161,12 @@ class Call:
 class Endpoint:
     """An operation of a dialect as an ASGI application."""
 
-    def __init__(self, engine: Engine, budget: BodyBudget, dialect: Dialect, handler: Handler) -> None:
+    def __init__(self, engine: Engine, budget: BodyBudget, dialect: Dialect, operation: Operation) -> None:
         self._engine = engine
         self._budget = budget
         self._dialect = dialect
-        self._handler = handler
+        self._handler = dialect.handlers[operation.operation_id]
+        self._takes_file = operation.takes_file
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request, exactly once."""
@@ -170,21 +175,17 @@ class Endpoint:
         rid = request_id(headers)
         status = 200
         reservation = Reservation(self._budget)
-        limit = self._engine.settings.server.max_body_mb << 20
+        path, query = scope.get("path_params", {}), scope.get("query_string", b"")
+        call = Call(self._engine, headers, b"", rid, begin, path, query, disconnect_probe(receive))
         try:
-            reservation.cover(announced_length(headers, limit))
-            body = await read_body(receive, limit, reservation.cover)
-            call = Call(
-                self._engine,
-                headers,
-                body,
-                rid,
-                begin,
-                scope.get("path_params", {}),
-                scope.get("query_string", b""),
-                disconnect_probe(receive),
-            )
-            reply = await while_connected(self._handler(call), receive)
+            if self._takes_file:
+                call.pieces = read_pieces(receive)
+                reply: Reply | EventStream | None = await self._handler(call)
+            else:
+                limit = self._engine.settings.server.max_body_mb << 20
+                reservation.cover(announced_length(headers, limit))
+                call.body = await read_body(receive, limit, reservation.cover)
+                reply = await while_connected(self._handler(call), receive)
             if reply is None:
                 return
             if isinstance(reply, EventStream):

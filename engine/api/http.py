@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from typing import Any
 
 import msgspec
@@ -135,12 +135,12 @@ class BodyBudget:
         )
 
 
-def announced_length(headers: Headers, limit: int) -> int:
+def announced_length(headers: Headers, limit: float = math.inf) -> int:
     """The length that the head announces; 0 for a chunked body. Raises `BodyTooLarge` beyond `limit`."""
     announced = headers.get(b"content-length", b"0")
     length = int(announced) if announced.isdigit() else 0
     if length > limit:
-        raise _too_large(length, limit)
+        raise _too_large(length, int(limit))
     return length
 
 
@@ -164,8 +164,23 @@ async def read_body(receive: Receive, limit: int, on_growth: Callable[[int], Non
         if on_growth is not None:
             on_growth(len(body))
     if message["type"] == "http.disconnect":
-        raise Cancelled("The client closed the connection before its whole request was here.")
+        raise _gone()
     return body
+
+
+async def read_pieces(receive: Receive) -> AsyncGenerator[bytes, None]:
+    """A body in pieces, as they come. Raises `Cancelled` when the client goes away."""
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _gone()
+        yield message.get("body", b"")
+        more = message.get("more_body", False)
+
+
+def _gone() -> Cancelled:
+    return Cancelled("The client closed the connection before its whole request was here.")
 
 
 def _too_large(size: int, limit: int) -> BodyTooLarge:

@@ -195,7 +195,7 @@ def test_routes(server: Server) -> None:
     document = server.get("/openapi.json")
     validate(document)
     for path, operations in document["paths"].items():
-        url = path.format(name="nothing", version=1, alias="nothing")
+        url = path.format(name="nothing", version=1, alias="nothing", digest="nothing")
         for method, operation in operations.items():
             if method != "parameters":
                 answer = server.http.request(method, url, json={} if "requestBody" in operation else None)

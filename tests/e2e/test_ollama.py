@@ -414,7 +414,7 @@ def test_a_model_is_created_from_another(client: ollama.Client) -> None:
         ({"from_": "nobody"}, "nobody"),
         ({"from_": "chat", "system": "Be brief."}, "system"),
         ({"from_": "chat", "quantize": "q4_0"}, "quantize"),
-        ({"from_": "chat", "files": {"a.gguf": "sha256:0"}}, "unimodel register"),
+        ({"from_": "chat", "files": {"a.gguf": "sha256:0"}}, "either"),
         ({"from_": "chat", "parameters": {"stop": ["a"]}}, "stop"),
         ({"from_": "chat", "parameters": {"warmth": 1}}, "warmth"),
         ({"from_": "chat", "template": "{{ .Prompt }}"}, "Jinja"),

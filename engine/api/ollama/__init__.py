@@ -46,6 +46,7 @@ def _operation(
     *,
     lines: bool = False,
 ) -> Operation:
+    """One whose handler has the name of its path."""
     return Operation(
         f"ollama_{path}",
         method,
@@ -75,7 +76,7 @@ _OPERATIONS = (
     _operation(
         "POST",
         "create",
-        "Register a model's file again, with options of its own.",
+        "Register the file of a model again, or uploaded files, with options of their own.",
         b.OllamaStatus,
         b.OllamaCreateRequest,
         (*_LOADS, e.ModelNotFound),
@@ -100,6 +101,27 @@ _OPERATIONS = (
         b.OllamaPullRequest,
         (*_LOADS, e.NotFound),
         lines=True,
+    ),
+    Operation(
+        "ollama_find_blob",
+        "HEAD",
+        "/api/blobs/{digest}",
+        "ollama",
+        "Say whether a file has been uploaded.",
+        None,
+        errors=(e.InvalidInput, e.NotFound),
+    ),
+    Operation(
+        "ollama_store_blob",
+        "POST",
+        "/api/blobs/{digest}",
+        "ollama",
+        "Upload a file, of which a model is created then.",
+        None,
+        status=201,
+        errors=(e.InvalidInput, e.BodyTooLarge, e.InsufficientStorage, e.Cancelled),
+        request_media=("application/octet-stream",),
+        description="A file that is here already is not read again: the answer is 200 then.",
     ),
     _operation("POST", "push", "Say that nothing is published.", None, b.OllamaPushRequest, _BODY),
     _operation("GET", "version", "Say which Ollama this is like.", b.OllamaVersion),

@@ -235,10 +235,14 @@ class OllamaPushRequest(OllamaNameRequest, kw_only=True):
 
 
 class OllamaCreateRequest(OllamaNameRequest, kw_only=True):
-    """``POST /api/create``: registers the file of another model again, with options of its own."""
+    """``POST /api/create``: registers the file of another model again, or uploaded files, with options of their own."""
 
     from_: str | None = msgspec.field(name="from", default=None)
     """A registered model."""
+    files: dict[str, str] | None = None
+    """Instead of `from`: digests of uploaded files, by the names that they get."""
+    adapters: dict[str, str] | None = None
+    """Digests of uploaded LoRA adapters, by their files' names."""
     parameters: dict[str, Any] | None = None
     """Defaults for requests, such as ``temperature``, and ``num_ctx``."""
     template: str | None = None
@@ -246,10 +250,6 @@ class OllamaCreateRequest(OllamaNameRequest, kw_only=True):
     stream: bool | None = None
     system: str | None = None
     """Refused: send it with each request."""
-    files: dict[str, str] | None = None
-    """Refused: a file is registered by its path."""
-    adapters: dict[str, str] | None = None
-    """Refused."""
     license: str | list[str] | None = None
     """Refused."""
     messages: list[OllamaMessage] | None = None

@@ -9,8 +9,8 @@ import msgspec
 
 from backends.base import GenerationInfo
 from engine.api.dialect import Call, EventStream, Reply
-from engine.api.http import encode_json
-from engine.api.ollama import answers, catalog, embeddings, models, names, requests
+from engine.api.http import announced_length, encode_json
+from engine.api.ollama import answers, catalog, creation, embeddings, models, names, requests
 from engine.api.ollama.answers import Clock, Lines, Said, Shape
 from engine.api.ollama.bodies import (
     OllamaChatRequest,
@@ -30,7 +30,8 @@ from engine.api.ollama.bodies import (
 )
 from engine.api.ollama.keep_alive import KeepAlive, seconds
 from engine.api.streaming import NDJSON
-from engine.errors import InvalidInput, InvalidRequest
+from engine.blobs import Blobs
+from engine.errors import InvalidInput, InvalidRequest, NotFound
 from engine.pool import Entry
 from engine.transport.generation import Delta, GenerateRequest
 from engine.types import ModelSpec
@@ -164,8 +165,24 @@ class Handlers:
     async def create(self, call: Call) -> Reply | EventStream:
         """``POST /api/create``"""
         body = call.decode(OllamaCreateRequest)
-        await models.create(call.engine, body)
+        await creation.create(call.engine, body)
         return await _steps(_success(), body.stream)
+
+    async def find_blob(self, call: Call) -> Reply:
+        """``HEAD /api/blobs/{digest}``"""
+        if Blobs(call.engine.registry.home).find(call.path["digest"]) is None:
+            raise NotFound(f"No file {call.path['digest']} was uploaded.")
+        return _EMPTY
+
+    async def store_blob(self, call: Call) -> Reply:
+        """``POST /api/blobs/{digest}``"""
+        blobs, digest = Blobs(call.engine.registry.home), call.path["digest"]
+        if blobs.find(digest) is not None:
+            return _EMPTY
+        assert call.pieces is not None
+        limit = call.engine.settings.server.max_upload_mb << 20
+        await blobs.store(digest, call.pieces, announced_length(call.headers), limit)
+        return Reply(b"", 201)
 
     async def copy(self, call: Call) -> Reply:
         """``POST /api/copy``"""

@@ -1,4 +1,4 @@
-"""What Ollama's API changes: models made of others, copied, pulled and deleted."""
+"""What Ollama's API changes: models that are copied, pulled and deleted."""
 
 from __future__ import annotations
 
@@ -8,26 +8,13 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 from engine import digest, hub
-from engine.api.ollama import names, options
-from engine.api.ollama.bodies import OllamaCreateRequest, OllamaPullRequest, OllamaStatus
+from engine.api.ollama import names
+from engine.api.ollama.bodies import OllamaPullRequest, OllamaStatus
 from engine.core import Engine
 from engine.errors import InvalidInput, ModelNotFound
 from engine.schema import Progress, RegisterRequest
-from engine.types import ModelSpec
 
 T = TypeVar("T")
-
-_GO_TEMPLATE = ("{{ .", "{{.", "{{- .", "{{ if ", "{{- if ", "{{if ", "{{ range ", "{{- range ", "{{range ")
-"""How templates of Ollama's own kind look."""
-
-_NOT_CREATED = {
-    "system": "A model has no system message of its own here; send it with each request.",
-    "files": "A file is registered by its path on the server's machine: unimodel register NAME PATH.",
-    "adapters": "Adapters are options of a registration: unimodel register NAME PATH --set lora.NAME=PATH.",
-    "license": "A license is not stored.",
-    "messages": "Messages are not stored; send them with each request.",
-    "quantize": "Files are served as they are; quantize before you register.",
-}
 
 
 def target(model: str, name: str) -> str:
@@ -35,52 +22,6 @@ def target(model: str, name: str) -> str:
     if not (model or name):
         raise InvalidInput("The request must name a model.", field="model")
     return model or name
-
-
-async def create(engine: Engine, body: OllamaCreateRequest) -> ModelSpec:
-    """Registers the file of a model again, with options of its own. Raises `InvalidInput`, or why it does not load."""
-    name = names.new(target(body.model, body.name), "model")
-    for field, reason in _NOT_CREATED.items():
-        if getattr(body, field):
-            raise InvalidInput(reason, field=field)
-    if not body.from_:
-        raise InvalidInput(
-            "from must name a registered model. A file is registered with: unimodel register NAME PATH.", field="from"
-        )
-    source = engine.registry.get(*names.parse(body.from_))
-    request = RegisterRequest(
-        name=name,
-        model_path=source.path,
-        backend=source.backend,
-        task=source.task,
-        config=_config(source, body),
-        trust=source.trusted,
-    )
-    return await _uninterrupted(engine.register(request))
-
-
-def _config(source: ModelSpec, body: OllamaCreateRequest) -> dict[str, Any]:
-    """The options of the new model."""
-    config = dict(source.config)
-    wishes = options.read(body.parameters, "parameters")
-    if wishes.num_ctx is not None:
-        config["max_context_length"] = wishes.num_ctx
-    for field in ("stop", "num_predict", "seed"):
-        if getattr(wishes, field) is not None:
-            raise InvalidInput(
-                f"{field} is no default of a model; send it with each request.", field=f"parameters.{field}"
-            )
-    sampling = {name: value for name in options.SAMPLING if (value := getattr(wishes, name)) is not None}
-    if sampling:
-        config["sampling"] = {**(source.config.get("sampling") or {}), **sampling}
-    if body.template:
-        if "{{" not in body.template or any(sign in body.template for sign in _GO_TEMPLATE):
-            raise InvalidInput(
-                "This is no template in Jinja, as chat templates here are, and those in the models' repositories.",
-                field="template",
-            )
-        config["chat_template"] = body.template
-    return config
 
 
 async def copy(engine: Engine, source: str, destination: str) -> None:
@@ -108,7 +49,7 @@ async def delete(engine: Engine, given: str) -> None:
     name, version = names.parse(given)
     spec = engine.registry.get(name, version)
     if spec.name == name:
-        await _uninterrupted(engine.unregister(name, version))
+        await uninterrupted(engine.unregister(name, version))
     elif version is None:
         engine.registry.remove_alias(name)
     else:
@@ -143,7 +84,7 @@ async def pull(engine: Engine, body: OllamaPullRequest) -> AsyncGenerator[Ollama
             yield _status(step)
             path = step.path or path
     yield OllamaStatus(status="registering")
-    await _uninterrupted(_register(engine, names.parse(given)[0], path))
+    await uninterrupted(_register(engine, names.parse(given)[0], path))
     yield OllamaStatus(status="success")
 
 
@@ -163,6 +104,6 @@ async def _register(engine: Engine, name: str, path: str) -> None:
     await engine.register(RegisterRequest(name=name, model_path=path))
 
 
-async def _uninterrupted(work: Coroutine[Any, Any, T]) -> T:
+async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
     """The result of work that goes on to its end, also when its client goes away."""
     return await asyncio.shield(asyncio.ensure_future(work))

@@ -4,34 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import gguf
-import numpy as np
 import pytest
 
 from backends.base import Generation, InvalidInput, ModelFileError
 from tests.backends.gguf.generating import GREEDY, ask, greedy, load, run
 
+from tests.models_gguf import adapter
 PROMPT = "The capital of France is"
-WIDTH, RANK = 576, 4
-
-
-def adapter(folder: Path, seed: int, scale: float = 1.0, width: int = WIDTH) -> str:
-    """An adapter of random weights for some of SmolLM2's layers."""
-    path = folder / f"adapter-{seed}-{width}.gguf"
-    random = np.random.default_rng(seed)
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_type("adapter")
-    writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", RANK)
-    for layer in range(10, 20):
-        name = f"blk.{layer}.attn_output.weight"
-        writer.add_tensor(f"{name}.lora_a", (scale * random.standard_normal((RANK, width))).astype(np.float32))
-        writer.add_tensor(f"{name}.lora_b", (scale * random.standard_normal((width, RANK))).astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return str(path)
 
 
 def wanting(**adapters: float) -> Generation:
