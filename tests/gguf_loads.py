@@ -15,7 +15,8 @@ from pathlib import Path
 
 import msgspec
 
-from backends.base import BackendError, Device, GenerationBackend
+from backends.base import BackendError, Device
+from backends.generation import GenerationBackend
 from backends.gguf import GgufBackend
 from backends.gguf.embedding import GgufEmbeddingBackend
 from backends.gguf.library import library

@@ -19,15 +19,16 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "unimodel": ("unimodel", *CONTRACTS),
     "unimodel.plugins": (),
     "unimodel_cli": ("unimodel_cli", *CONTRACTS),
-    "engine": ("engine", "backends.base", "backends.discovery"),
+    "engine": ("engine", "backends.base", "backends.discovery", "backends.generation"),
     "engine.errors": (),
     "engine.schema": (),
     "engine.settings": ("engine.errors",),
     "engine.codec": ("backends.base",),
     "engine.types": ("backends.base", "engine.codec"),
     "engine.model_options": ("engine.errors", "engine.settings"),
-    "backends": ("backends.base",),
+    "backends": ("backends.base", "backends.generation"),
     "backends.base": (),
+    "backends.generation": ("backends.base",),
     "backends.python": ("backends.base", "backends.python", "unimodel.plugins"),
 }
 """Package or module to the only parts of this repository that it may import. The longest prefix counts."""

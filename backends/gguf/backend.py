@@ -9,19 +9,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from backends.base import (
-    Device,
-    Generation,
-    GenerationBackend,
-    GenerationInfo,
-    InvalidInput,
-    InvalidOption,
-    Match,
-    ModelFileError,
-    ModelInfo,
-    Piece,
-    Sampling,
-)
+from backends.base import Device, GenerationInfo, InvalidInput, InvalidOption, Match, ModelFileError, ModelInfo
+from backends.generation import Generation, GenerationBackend, Piece, Sampling
 from backends.gguf import file, memory
 from backends.gguf.context import Settings
 from backends.gguf.draft import DraftGuesser, DraftModel

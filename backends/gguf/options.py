@@ -7,7 +7,8 @@ from typing import Literal
 
 import msgspec
 
-from backends.base import BackendError, InvalidOption, Sampling
+from backends.base import BackendError, InvalidOption
+from backends.generation import Sampling
 
 KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 

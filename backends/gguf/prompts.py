@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.base import Generation, InvalidInput
+from backends.base import InvalidInput
+from backends.generation import Generation
 from backends.gguf.model import Model
 
 Tokens = NDArray[np.int32]

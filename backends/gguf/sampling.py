@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.base import BackendError, InvalidInput, Sampling, TokenLogprob
+from backends.base import BackendError, InvalidInput
+from backends.generation import Sampling, TokenLogprob
 from backends.gguf.model import Model
 from backends.gguf.options import SamplingDefaults
 

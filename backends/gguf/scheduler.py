@@ -21,7 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from backends.base import BackendError, Piece
+from backends.base import BackendError
+from backends.generation import Piece
 from backends.gguf.context import Context, State
 from backends.gguf.model import Model
 from backends.gguf.pools import Pools

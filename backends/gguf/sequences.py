@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.base import Generation, Piece, TokenLogprob, Usage
+from backends.generation import Generation, Piece, TokenLogprob, Usage
 from backends.gguf.context import Context, State
 from backends.gguf.model import Model
 from backends.gguf.sampling import DeadEnd, Sampler, logprobs_of

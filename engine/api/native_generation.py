@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from backends.base import Sampling, Usage
+from backends.generation import Sampling, Usage
 from engine.api.dialect import Call
 from engine.api.http import Receive, Send, encode_json, error_body, send_body
 from engine.api.parts import decode_image

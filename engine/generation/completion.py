@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from backends.base import TokenLogprob, Usage
+from backends.generation import TokenLogprob, Usage
 from engine.transport.generation import Delta, FinishReason, ToolCall
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from backends.base import IMAGE, Generation, GenerationInfo
+from backends.base import GenerationInfo
+from backends.generation import IMAGE, Generation
 from engine.errors import InvalidInput
 from engine.generation.grammar import for_request
 from engine.generation.output import OutputParser

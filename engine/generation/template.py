@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import TemplateSyntaxError
 
-from backends.base import IMAGE
+from backends.generation import IMAGE
 from engine.errors import InvalidInput, InvalidOption
 from engine.generation.reasoning import reasoning_format
 from engine.generation.sandbox import Refusal, Sandbox, TooMuchWork

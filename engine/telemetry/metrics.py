@@ -20,7 +20,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
-from backends.base import Usage
+from backends.generation import Usage
 from engine.errors import BY_CODE
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4

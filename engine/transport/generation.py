@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from backends.base import Sampling, TokenLogprob, Usage
+from backends.generation import Sampling, TokenLogprob, Usage
 
 
 class TextPart(msgspec.Struct, tag="text", tag_field="type"):
@@ -88,7 +88,7 @@ class GenerateRequest(msgspec.Struct, kw_only=True):
     """Whether the prompt has the beginning that the model wants already."""
     suffix: str | None = None
     images: list[bytes] = []
-    """Of a prompt, one for each `backends.base.IMAGE` in it."""
+    """Of a prompt, one for each `backends.generation.IMAGE` in it."""
     tools: list[Tool] = []
     tool_choice: ToolChoice = msgspec.field(default_factory=ToolChoice)
     template_options: dict[str, Any] = {}

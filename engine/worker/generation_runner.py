@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 
-from backends.base import GenerationBackend, GenerationInfo, Piece, Usage
+from backends.base import GenerationInfo
+from backends.generation import GenerationBackend, Piece, Usage
 from engine.generation.output import OutputParser, Parsed
 from engine.generation.prepare import Prepared, prepare
 from engine.generation.template import ChatTemplate

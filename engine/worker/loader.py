@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from backends import discovery
-from backends.base import Backend, GenerationBackend, InvalidOption, ModelInfo, TensorBackend, ValueBackend
+from backends.base import Backend, InvalidOption, ModelInfo, TensorBackend, ValueBackend
+from backends.generation import GenerationBackend
 from engine import model_options, tasks
 from engine.model_options import ModelOptions
 from engine.tasks.base import TensorTask
@@ -87,7 +88,7 @@ def _create(message: Load) -> tuple[TensorBackend | ValueBackend | GenerationBac
     options, own = model_options.split(message.config, cls.Options)
     backend = cls()
     if not isinstance(backend, TensorBackend | ValueBackend | GenerationBackend):
-        raise TypeError(f"backend {message.backend!r} must subclass one of the three kinds of backends.base")
+        raise TypeError(f"backend {message.backend!r} must subclass TensorBackend, ValueBackend or GenerationBackend")
     backend.trusted = message.trusted
     info = backend.load(Path(message.path), message.device, own)
     return backend, info, options

@@ -13,7 +13,8 @@ from serving import Server, plugin, wait_until
 BACKEND = '''
 import time
 
-from backends.base import NO_MATCH, Generation, GenerationBackend, GenerationInfo, Match, ModelInfo, Piece, Usage
+from backends.base import NO_MATCH, GenerationInfo, Match, ModelInfo
+from backends.generation import Generation, GenerationBackend, Piece, Usage
 
 
 class Script(GenerationBackend):

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from backends.base import Usage
+from backends.generation import Usage
 from engine.api.anthropic.bodies import (
     AnswerBlock,
     AnthropicAnswer,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from backends.base import GenerationInfo, Sampling
+from backends.base import GenerationInfo
+from backends.generation import Sampling
 from engine.api import thinking
 from engine.api.anthropic.bodies import (
     AnthropicBlock,

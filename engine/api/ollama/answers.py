@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from backends.base import TokenLogprob, Usage
+from backends.generation import TokenLogprob, Usage
 from engine.api.http import encode_json
 from engine.api.ollama.bodies import (
     OllamaAnswerMessage,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from backends.base import Sampling
+from backends.generation import Sampling
 from engine.errors import InvalidInput
 from engine.settings import nearest
 from engine.transport.generation import GenerateRequest

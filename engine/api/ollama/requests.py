@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from backends.base import IMAGE, GenerationInfo
+from backends.base import GenerationInfo
+from backends.generation import IMAGE
 from engine.api import thinking
 from engine.api.http import encode_json
 from engine.api.ollama import options

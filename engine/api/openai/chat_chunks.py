@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from backends.base import Usage
+from backends.generation import Usage
 from engine.api.http import encode_json
 from engine.api.openai.common import DONE, Head, choice_logprobs, usage_of
 from engine.transport.generation import Delta

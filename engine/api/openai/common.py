@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from backends.base import TokenLogprob, Usage
+from backends.generation import TokenLogprob, Usage
 from engine.api.http import encode_json
 from engine.errors import InvalidInput, InvalidRequest, UniModelError
 from engine.generation.completion import Completion, total

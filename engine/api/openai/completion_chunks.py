@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from backends.base import TokenLogprob, Usage
+from backends.generation import TokenLogprob, Usage
 from engine.api.http import encode_json
 from engine.api.openai.common import DONE, Head, finite, token_text, usage_of
 from engine.transport.generation import Delta

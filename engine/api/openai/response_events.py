@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from backends.base import Usage
+from backends.generation import Usage
 from engine.api.http import encode_json
 from engine.api.openai.common import ChoiceLogprob, choice_logprobs
 from engine.api.openai.response_object import (

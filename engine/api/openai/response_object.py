@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from backends.base import Usage
+from backends.generation import Usage
 from engine.api.openai.common import ChoiceLogprob, Head, choice_logprobs, new_id
 from engine.api.openai.response_request import (
     ReasoningConfig,

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from backends.base import Sampling
+from backends.generation import Sampling
 from engine.api.parts import crossing
 from engine.errors import InvalidInput
 from engine.transport.generation import Format, GenerateRequest

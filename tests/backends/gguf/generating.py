@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from backends.base import BackendError, Device, Generation, ModelInfo, Sampling, TokenLogprob, Usage
+from backends.base import BackendError, Device, ModelInfo
+from backends.generation import Generation, Sampling, TokenLogprob, Usage
 from backends.gguf import GgufBackend
 from backends.gguf.model import Model
 from backends.gguf.options import GgufOptions

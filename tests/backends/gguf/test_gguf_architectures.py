@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from backends.base import Generation, ModelFileError
+from backends.base import ModelFileError
+from backends.generation import Generation
 from tests.backends.gguf import tiny
 from tests.backends.gguf.generating import GREEDY, ask, load, run
 

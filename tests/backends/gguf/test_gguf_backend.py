@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from backends.base import BackendError, Generation, InvalidInput, InvalidOption, OutOfMemory, Sampling
+from backends.base import BackendError, InvalidInput, InvalidOption, OutOfMemory
+from backends.generation import Generation, Sampling
 from backends.gguf import GgufBackend
 from backends.gguf.options import GgufOptions, SamplingDefaults
 from tests import models_gguf

@@ -8,7 +8,7 @@ from typing import Any
 import hypothesis.strategies as st
 from hypothesis import given
 
-from backends.base import Usage
+from backends.generation import Usage
 from engine.api.anthropic.answers import Events
 from engine.api.anthropic.answers import whole as anthropic_whole
 from engine.api.http import encode_json

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from backends.base import IMAGE, Generation, GenerationInfo, Sampling
+from backends.base import GenerationInfo
+from backends.generation import IMAGE, Generation, Sampling
 from engine.errors import InvalidInput
 from engine.generation.prepare import Prepared, prepare
 from engine.generation.template import ChatTemplate

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from backends.base import IMAGE
+from backends.generation import IMAGE
 from engine.errors import InvalidInput, InvalidOption
 from engine.generation.template import ChatTemplate
 from engine.transport.generation import ImagePart, Message, TextPart, Tool, ToolCall

@@ -10,18 +10,8 @@ from typing import Any
 
 import pytest
 
-from backends.base import (
-    Device,
-    Generation,
-    GenerationBackend,
-    GenerationInfo,
-    InvalidInput,
-    Match,
-    ModelInfo,
-    OutOfMemory,
-    Piece,
-    Usage,
-)
+from backends.base import Device, GenerationInfo, InvalidInput, Match, ModelInfo, OutOfMemory
+from backends.generation import Generation, GenerationBackend, Piece, Usage
 from engine.transport.channel import Channel
 from engine.transport.generation import Delta, GenerateRequest, decode_deltas, encode_request
 from engine.transport.messages import CancelStream, StartStream, StepDone, StreamEnd, decode_batch_up

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from backends.base import Usage
+from backends.generation import Usage
 from engine.api.anthropic.answers import Events, whole
 from engine.generation.completion import Completion
 from engine.transport.generation import Delta, FinishReason, ToolCall, ToolCallDelta

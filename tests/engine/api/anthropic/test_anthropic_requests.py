@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from backends.base import GenerationInfo, Sampling
+from backends.base import GenerationInfo
+from backends.generation import Sampling
 from engine.api.anthropic.bodies import AnthropicCountRequest, AnthropicRequest
 from engine.api.anthropic.requests import of_count, of_messages
 from engine.errors import InvalidInput

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from backends.base import TokenLogprob, Usage
+from backends.generation import TokenLogprob, Usage
 from engine.api.ollama import answers
 from engine.api.ollama.answers import Clock, Lines, Shape
 from engine.generation.completion import Completion

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from backends.base import Sampling
+from backends.generation import Sampling
 from engine.api.ollama import options
 from engine.errors import InvalidInput
 from engine.transport.generation import GenerateRequest

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from backends.base import IMAGE, GenerationInfo, Sampling
+from backends.base import GenerationInfo
+from backends.generation import IMAGE, Sampling
 from engine.api.ollama.bodies import OllamaChatRequest, OllamaGenerateRequest
 from engine.api.ollama.requests import of_chat, of_generate
 from engine.errors import InvalidInput

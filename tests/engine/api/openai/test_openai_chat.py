@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from backends.base import Sampling, TokenLogprob, Usage
+from backends.generation import Sampling, TokenLogprob, Usage
 from engine.api.openai.chat import completed
 from engine.api.openai.chat_chunks import ChatChunks
 from engine.api.openai.chat_request import ChatCompletionRequest, translate

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from openai.types import Completion as OpenAICompletion
 
-from backends.base import Sampling, TokenLogprob, Usage
+from backends.generation import Sampling, TokenLogprob, Usage
 from engine.api.openai.common import Head
 from engine.api.openai.completion_chunks import CompletionChunks
 from engine.api.openai.completions import CompletionRequest, completed, translate

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from backends.base import Sampling, TokenLogprob, Usage
+from backends.generation import Sampling, TokenLogprob, Usage
 from engine.api.openai.common import Head
 from engine.api.openai.response_events import ResponseEvents
 from engine.api.openai.response_input import translate_input

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from backends.base import Sampling
+from backends.generation import Sampling
 from engine.api.openai.sampling import (
     SamplingFields,
     choose_format,
