@@ -55,6 +55,7 @@ CREATE TABLE aliases (
 """
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_VERSION: Final = re.compile(r"[1-9][0-9]{0,17}")
 
 
 def check_name(name: str) -> str:
@@ -66,6 +67,14 @@ def check_name(name: str) -> str:
         "and begin with a letter or digit.",
         field="name",
     )
+
+
+def split_version(name: str, version: int | None = None) -> tuple[str, int | None]:
+    """``NAME@3`` as its name and version, and any other name as it is."""
+    bare, at, number = name.partition("@")
+    if version is None and at and _VERSION.fullmatch(number):
+        return bare, int(number)
+    return name, version
 
 
 class Registry:
@@ -105,8 +114,14 @@ class Registry:
     # -- reading ------------------------------------------------------------------------------------------------
 
     def get(self, name: str, version: int | None = None) -> ModelSpec:
-        """The version of `name` (a model or an alias) that serves, or the one asked for. Raises `ModelNotFound`."""
+        """The version of `name` (a model or an alias) that serves, or the one asked for. Raises `ModelNotFound`.
+
+        A version may be asked for in the name, too: ``NAME@3``.
+        """
         spec = self._serving.get(name)
+        if spec is None and "@" in name:
+            name, version = split_version(name, version)
+            spec = self._serving.get(name)
         if spec is not None and version is not None:
             spec = self._models[spec.name].get(version)
         if spec is None:

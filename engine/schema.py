@@ -120,7 +120,7 @@ class ModelView(msgspec.Struct, kw_only=True):
     """One registered version; a superset of a model in OpenAI's list."""
 
     id: str
-    """The model's name, as OpenAI calls it."""
+    """What OpenAI calls it: the name, or ``NAME@3`` for a version that does not serve."""
     object: Literal["model"] = "model"
     created: int
     """Seconds since the epoch."""

@@ -28,7 +28,7 @@ def model_view(engine: Engine, spec: ModelSpec, *, with_example: bool = True) ->
     loaded = entry.dispatcher.loaded if entry is not None and with_example else None
     example = loaded.example if loaded is not None else b""
     return schema.ModelView(
-        id=spec.name,
+        id=spec.name if engine.registry.get(spec.name) is spec else f"{spec.name}@{spec.version}",
         created=int(spec.created),
         name=spec.name,
         version=spec.version,

@@ -16,6 +16,7 @@ from engine.api.predict_body import JSON, decode_json, media_type
 from engine.api.routes import OPERATIONS
 from engine.core import Engine
 from engine.errors import UnsupportedMediaType
+from engine.registry import split_version
 from engine.settings import Provenance
 from engine.telemetry.metrics import CONTENT_TYPE
 from engine.types import ModelSpec
@@ -73,6 +74,7 @@ class Admin:
         """``DELETE /v1/models/{name}``"""
         name = request.path_params["name"]
         version = _version(request.path_params.get("version") or request.query_params.get("version"))
+        name, version = split_version(name, version)
         return _json(schema.Deleted(name=name, versions=await self.engine.unregister(name, version)))
 
     async def get_model_status(self, request: Request) -> Reply:

@@ -133,6 +133,19 @@ def test_an_alias_stands_for_a_model_or_a_version(registry: Registry, path: Path
     again.close()
 
 
+def test_a_name_may_have_a_version(registry: Registry) -> None:
+    for _ in range(2):
+        add(registry, "m")
+    registry.set_alias("best", "m")
+    assert registry.get("m@1").version == registry.get("best@1").version == 1
+    assert registry.get("m@2") is registry.get("m")
+    for name in ("m@3", "n@1", "m@", "m@0", "m@01", "m@x", "m@1@1", "@1"):
+        with pytest.raises(ModelNotFound):
+            registry.get(name)
+    with pytest.raises(ModelNotFound):
+        registry.get("m@1", 2)
+
+
 def test_an_alias_equal_to_the_name_pins_what_serves(registry: Registry) -> None:
     add(registry, "m"), add(registry, "m")
     registry.set_alias("m", "m", 1)

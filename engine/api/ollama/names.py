@@ -1,7 +1,7 @@
 """Names of models as Ollama's clients write them.
 
-``NAME`` and ``NAME:latest`` are the serving version of a model or alias, ``NAME:3`` is version 3 of it, and
-``hf.co/ORG/REPO`` or ``hf.co/ORG/REPO:FILE`` is what a pull of that registered.
+``NAME`` and ``NAME:latest`` are the serving version of a model or alias, ``NAME:3`` and ``NAME@3`` are version 3 of it,
+and ``hf.co/ORG/REPO`` or ``hf.co/ORG/REPO:FILE`` is what a pull of that registered.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from engine.errors import InvalidRequest, ModelNotFound
+from engine.registry import split_version
 
 LATEST = "latest"
 
@@ -25,7 +26,7 @@ def parse(given: str) -> tuple[str, int | None]:
         return _hub_name(hub), None
     name, colon, tag = given.partition(":")
     if not colon or tag == LATEST:
-        return name, None
+        return split_version(name)
     if _VERSION.fullmatch(tag):
         return name, int(tag)
     raise ModelNotFound(

@@ -15,6 +15,8 @@ from engine.registry import check_name
         ("chat", "chat", None),
         ("chat:latest", "chat", None),
         ("chat:3", "chat", 3),
+        ("chat@3", "chat", 3),
+        ("chat@3:latest", "chat", 3),
         ("hf.co/acme/Tiny-GGUF", "acme-Tiny-GGUF", None),
         ("hf.co/acme/Tiny-GGUF:latest", "acme-Tiny-GGUF", None),
         ("hf.co/acme/Tiny-GGUF:Q4_K_M", "acme-Tiny-GGUF-Q4_K_M", None),
