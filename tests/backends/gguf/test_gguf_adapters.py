@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from backends.base import Generation, InvalidInput, ModelFileError
+from backends.base import InvalidInput, ModelFileError
+from backends.generation import Generation
 from tests.backends.gguf.generating import GREEDY, ask, greedy, load, run
-
 from tests.models_gguf import adapter
+
 PROMPT = "The capital of France is"
 
 
