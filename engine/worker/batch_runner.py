@@ -6,7 +6,6 @@ only the guilty one gets the error.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,36 +13,28 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from backends.base import BackendError, InvalidInput, TensorBackend, Tensors, ValueBackend
 from engine.codec import Form
-from engine.errors import InvalidJSON, UniModelError
+from engine.errors import InvalidJSON
 from engine.scheduling.tuner import Speed
 from engine.tasks.base import Parameters, TensorTask
-from engine.transport.batchqueue import ALIGN, Layout, Slots, aligned, view, write
+from engine.transport.batchqueue import Slots, view
 from engine.transport.messages import (
-    INLINE_BYTES,
     NO_SLOT,
     BatchDone,
-    Block,
-    BlocksResult,
     BytesItem,
     ErrorResult,
     Item,
-    ItemResult,
     JsonItem,
-    JsonResult,
-    RowsResult,
     RunBatch,
     TensorItem,
     encode,
 )
 from engine.worker import padding
+from engine.worker.answers import Answer, describe, of_value, pack, pack_rows
 from engine.worker.gate import SLICE, Gate
 from engine.worker.padding import Padding
-
-log = logging.getLogger("unimodel.worker")
 
 LARGE_ANSWER = 64 * 1024
 """Bytes of output tensors from which the worker encodes the JSON, so that the server's loop does not."""
@@ -60,30 +51,6 @@ class _Work:
     tensors: Tensors | None = None
     rows: int = 0
     result: ErrorResult | None = None
-
-
-@dataclass(slots=True)
-class _Answer:
-    """What one request gets, before it is placed in the arena."""
-
-    tensors: Tensors | None = None
-    json: bytes | None = None
-    error: ErrorResult | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the arena that it takes at most."""
-        return len(self.json or b"") + ALIGN + sum(a.nbytes + ALIGN for a in (self.tensors or {}).values())
-
-
-def describe(error: BaseException, request_id: str) -> ErrorResult:
-    """An exception as the client may see it. One that nobody raised on purpose is logged whole, and told in a line."""
-    if isinstance(error, BackendError | UniModelError):
-        return ErrorResult(error.code, error.message, error.field)
-    log.error("model raised", exc_info=error, extra={"request_id": request_id})
-    if isinstance(error, MemoryError):
-        return ErrorResult("insufficient_memory", "The model ran out of memory while computing this request.")
-    return ErrorResult("model_error", f"The model raised {type(error).__name__}: {str(error)[:500]}")
 
 
 class BatchRunner:
@@ -122,30 +89,30 @@ class BatchRunner:
         arena: bytes | memoryview = batch.data if not batch.input_end else self.slots.arena(batch.slot)
         if isinstance(self.backend, ValueBackend):
             answers, seconds = self._run_values(self.backend, batch.items, arena)
-            return self._pack(batch, answers, None, seconds)
+            return pack(self.slots, batch, answers, seconds)
         if batch.stacked:
             return self._run_stacked(self.backend, batch, arena)
         answers, seconds = self._run_separate(self.backend, batch.items, arena)
-        return self._pack(batch, answers, None, seconds)
+        return pack(self.slots, batch, answers, seconds)
 
     # --- models that take JSON values --------------------------------------------------------------------------------
 
     def _run_values(
         self, backend: ValueBackend, items: Sequence[Item], arena: bytes | memoryview
-    ) -> tuple[list[_Answer], float]:
-        answers: list[_Answer] = []
+    ) -> tuple[list[Answer], float]:
+        answers: list[Answer] = []
         bodies: dict[int, dict[str, Any]] = {}
         for position, item in enumerate(items):
             try:
                 bodies[position] = _decode_object(item, arena)
-                answers.append(_Answer())
+                answers.append(Answer())
             except Exception as e:
-                answers.append(_Answer(error=describe(e, item.request_id)))
+                answers.append(Answer(error=describe(e, item.request_id)))
         begin = time.perf_counter()
         results = _predict_values(backend, list(bodies.values())) if bodies else []
         seconds = time.perf_counter() - begin
         for position, result in zip(bodies, results, strict=True):
-            answers[position] = _encode_value(result, items[position].request_id)
+            answers[position] = of_value(result, items[position].request_id)
         return answers, seconds
 
     # --- models that take tensors ------------------------------------------------------------------------------------
@@ -162,16 +129,18 @@ class BatchRunner:
                 self._check_rows(outputs, rows)
         except Exception as e:
             if len(items) == 1:
-                answers = [_Answer(error=describe(e, items[0].request_id))]
-                return self._pack(batch, answers, None, time.perf_counter() - begin)
+                answers = [Answer(error=describe(e, items[0].request_id))]
+                return pack(self.slots, batch, answers, time.perf_counter() - begin)
             works = self._slice(items, inputs)
             self._compute_each(backend, works)
-            return self._pack(batch, self._answers(works), None, time.perf_counter() - begin)
+            return pack(self.slots, batch, self._answers(works), time.perf_counter() - begin)
         seconds = time.perf_counter() - begin
         if self._sliceable(outputs, items):
-            return self._pack(batch, [_Answer() for _ in items], outputs, seconds)
+            packed = pack_rows(self.slots, batch, items, outputs, seconds)
+            if packed is not None:
+                return packed
         works = self._slice(items, outputs)
-        return self._pack(batch, self._answers(works), None, seconds)
+        return pack(self.slots, batch, self._answers(works), seconds)
 
     def _sliceable(self, outputs: Tensors, items: Sequence[TensorItem]) -> bool:
         """Whether the server can cut every answer out of the stacked outputs: numbers, one row for each input row."""
@@ -199,7 +168,7 @@ class BatchRunner:
 
     def _run_separate(
         self, backend: TensorBackend, items: Sequence[Item], arena: bytes | memoryview
-    ) -> tuple[list[_Answer], float]:
+    ) -> tuple[list[Answer], float]:
         """Requests that are decoded here, or whose rows differ in length."""
         if self._decoders is not None and len(items) > 1:
             works = list(self._decoders.map(lambda item: self._decode_in_turn(item, arena), items))
@@ -338,69 +307,23 @@ class BatchRunner:
 
     # --- answers -----------------------------------------------------------------------------------------------------
 
-    def _answers(self, works: Sequence[_Work]) -> list[_Answer]:
+    def _answers(self, works: Sequence[_Work]) -> list[Answer]:
         return [self._answer(w) for w in works]
 
-    def _answer(self, work: _Work) -> _Answer:
+    def _answer(self, work: _Work) -> Answer:
         if work.result is not None:
-            return _Answer(error=work.result)
+            return Answer(error=work.result)
         outputs = work.tensors or {}
         try:
             if work.item.wants_tensors:
                 numeric = {name: array for name, array in outputs.items() if array.dtype.kind in "biufc"}
                 if not numeric:
                     raise InvalidInput("The outputs of this model are strings; ask for JSON.", field="accept")
-                return _Answer(tensors=numeric)
+                return Answer(tensors=numeric)
             value = self.task.encode(work.form, outputs, work.single, work.parameters)
-            return _Answer(json=msgspec.json.encode(value))
+            return Answer(json=msgspec.json.encode(value))
         except Exception as e:
-            return _Answer(error=describe(e, work.item.request_id))
-
-    def _pack(self, batch: RunBatch, answers: list[_Answer], stacked: Tensors | None, seconds: float) -> bytes:
-        """Places the answers behind the inputs of the slot, or inline when they are few bytes.
-
-        An answer for which no room is left becomes an error; the server computes its request again, alone.
-        """
-        start = aligned(batch.input_end)
-        room = max(self.slots.slot_bytes - start, INLINE_BYTES)
-        layout = Layout()
-        results: list[ItemResult] = []
-        blocks: list[Block] = []
-        arrays: list[tuple[Block, np.ndarray[Any, Any]]] = []
-        if stacked is not None:
-            items = [i for i in batch.items if isinstance(i, TensorItem)]
-            if sum(a.nbytes + ALIGN for a in stacked.values()) > room:
-                return self._pack(batch, self._answers(self._slice(items, stacked)), None, seconds)
-            for name, array in stacked.items():
-                block = Block(name, array.dtype.str, array.shape, layout.place(array.nbytes))
-                blocks.append(block)
-                arrays.append((block, array))
-            results = [RowsResult(i.rows) for i in items]
-        else:
-            for answer in answers:
-                if layout.size + answer.nbytes > room:
-                    results.append(_too_large(answer.nbytes))
-                    continue
-                result, placed = _place(answer, layout)
-                results.append(result)
-                arrays.extend(placed)
-        arena: Any = bytearray(layout.size) if layout.inline else self.slots.arena(batch.slot)[start:]
-        for block, array in arrays:
-            write(arena, block, [array])
-        for answer, result in zip(answers, results, strict=True):
-            if isinstance(result, JsonResult) and answer.json is not None:
-                arena[result.offset : result.offset + result.size] = answer.json
-        if layout.inline:
-            return encode(BatchDone(batch.id, NO_SLOT, 0, results, seconds, blocks, bytes(arena)))
-        return encode(BatchDone(batch.id, batch.slot, start, results, seconds, blocks))
-
-
-def _too_large(size: int) -> ErrorResult:
-    return ErrorResult(
-        "response_too_large",
-        f"The outputs of this request need {size >> 20} MiB, more than engine.max_batch_mb leaves. "
-        "Send fewer rows at once, or raise it.",
-    )
+            return Answer(error=describe(e, work.item.request_id))
 
 
 def _body(item: JsonItem | BytesItem, arena: bytes | memoryview) -> memoryview:
@@ -429,33 +352,3 @@ def _predict_values(backend: ValueBackend, bodies: list[dict[str, Any]]) -> list
     except Exception as e:
         return [e] if len(bodies) == 1 else [r for body in bodies for r in _predict_values(backend, [body])]
     return results
-
-
-RESERVED = ("model", "version")
-"""Keys that the server lays beside a plugin's own in the answer."""
-
-
-def _encode_value(result: dict[str, Any] | Exception, request_id: str) -> _Answer:
-    if isinstance(result, Exception):
-        return _Answer(error=describe(result, request_id))
-    if not isinstance(result, dict):
-        message = f"The plugin's answer must be an object; got {type(result).__name__}."
-        return _Answer(error=ErrorResult("model_error", message))
-    taken = [key for key in RESERVED if key in result]
-    if taken:
-        return _Answer(error=ErrorResult("model_error", f"The plugin's answer uses the reserved key {taken[0]!r}."))
-    try:
-        return _Answer(json=msgspec.json.encode(result))
-    except Exception as e:
-        return _Answer(error=describe(e, request_id))
-
-
-def _place(answer: _Answer, layout: Layout) -> tuple[ItemResult, list[tuple[Block, np.ndarray[Any, Any]]]]:
-    if answer.error is not None:
-        return answer.error, []
-    if answer.json is not None:
-        return JsonResult(layout.place(len(answer.json)), len(answer.json)), []
-    placed = []
-    for name, array in (answer.tensors or {}).items():
-        placed.append((Block(name, array.dtype.str, array.shape, layout.place(array.nbytes)), array))
-    return BlocksResult([b for b, _ in placed], False), placed

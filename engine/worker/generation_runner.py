@@ -17,7 +17,7 @@ from engine.generation.template import ChatTemplate
 from engine.transport.channel import Channel
 from engine.transport.generation import Delta, FinishReason, decode_request, encode_deltas
 from engine.transport.messages import CancelStream, Chunk, StartStream, StepDone, StreamEnd, encode
-from engine.worker.batch_runner import describe
+from engine.worker.answers import describe
 from engine.worker.gate import Gate
 
 log = logging.getLogger("unimodel.worker")

@@ -11,7 +11,7 @@ import msgspec
 from backends.base import Backend, InvalidInput, ValueBackend
 from engine.transport.channel import Channel
 from engine.transport.messages import CancelStream, Chunk, StartStream, StreamEnd, encode
-from engine.worker.batch_runner import describe
+from engine.worker.answers import describe
 
 log = logging.getLogger("unimodel.worker")
 
