@@ -98,9 +98,22 @@ order, with its batch axis) described by `x-tensor-dtype` and `x-tensor-shape`. 
 as `.npy` or as a raw tensor, described by the same headers and `x-tensor-name`. With `"stream": true` the answer is
 `data: {json}` events that end with `data: [DONE]`; an error on the way is an `event: error` with an ErrorBody."""
 
-_BODY = (e.InvalidRequest, e.InvalidInput, e.InvalidJSON, e.BodyTooLarge, e.UnsupportedMediaType)
+BODY_ERRORS = (e.InvalidRequest, e.InvalidInput, e.InvalidJSON, e.BodyTooLarge)
+"""Of a request whose body is JSON."""
+_BODY = (*BODY_ERRORS, e.UnsupportedMediaType)
 _COLD = (e.ModelFailed, e.DeadlineExceeded, e.ServerStopping)
 """Of a request that has to load its model first."""
+ANSWER_ERRORS = (
+    *BODY_ERRORS,
+    *_COLD,
+    e.ModelNotFound,
+    e.Overloaded,
+    e.ModelError,
+    e.ResponseTooLarge,
+    e.WorkerDied,
+    e.Unavailable,
+)
+"""Of a request that a model answers, in whatever dialect."""
 _REGISTER = (
     *_BODY,
     e.InvalidOption,
@@ -115,16 +128,7 @@ _REGISTER = (
     e.InsufficientMemory,
     e.InsufficientStorage,
 )
-_PREDICT = (
-    *_BODY,
-    *_COLD,
-    e.ModelNotFound,
-    e.Overloaded,
-    e.ModelError,
-    e.ResponseTooLarge,
-    e.WorkerDied,
-    e.Unavailable,
-)
+_PREDICT = (*ANSWER_ERRORS, e.UnsupportedMediaType)
 _WRITE = (e.InvalidRequest, e.Conflict, e.InsufficientStorage, e.Unavailable)
 
 

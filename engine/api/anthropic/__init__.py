@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from backends.base import GenerationInfo
-from engine import errors as e
 from engine.api.anthropic import requests
 from engine.api.anthropic.answers import Events, event, whole
 from engine.api.anthropic.bodies import (
@@ -26,22 +25,8 @@ from engine.api.dialect import Call, Dialect, EventStream, Reply
 from engine.api.parts import sentence
 from engine.api.streaming import EVENT_STREAM
 from engine.errors import InvalidInput, UniModelError
-from engine.openapi import Operation
+from engine.openapi import ANSWER_ERRORS, Operation
 from engine.transport.generation import Delta
-
-_ERRORS = (
-    e.InvalidRequest,
-    e.InvalidInput,
-    e.InvalidJSON,
-    e.BodyTooLarge,
-    e.ModelNotFound,
-    e.ModelFailed,
-    e.Overloaded,
-    e.DeadlineExceeded,
-    e.ModelError,
-    e.WorkerDied,
-    e.ServerStopping,
-)
 
 _KINDS = {
     403: "permission_error",
@@ -62,7 +47,7 @@ _MESSAGES = Operation(
     "Answer a conversation.",
     AnthropicAnswer,
     AnthropicRequest,
-    errors=_ERRORS,
+    errors=ANSWER_ERRORS,
     response_media=(EVENT_STREAM,),
     description="With `stream`, the answer is server-sent events, from `message_start` to `message_stop`; an error on "
     "the way is an `error` event.",
@@ -75,7 +60,7 @@ _COUNT = Operation(
     "Count the tokens of a conversation.",
     AnthropicCount,
     AnthropicCountRequest,
-    errors=_ERRORS,
+    errors=ANSWER_ERRORS,
 )
 
 

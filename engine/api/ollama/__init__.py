@@ -15,20 +15,9 @@ from engine.api.ollama.handlers import Handlers
 from engine.api.parts import sentence
 from engine.api.streaming import NDJSON
 from engine.errors import UniModelError
-from engine.openapi import Operation
+from engine.openapi import ANSWER_ERRORS, BODY_ERRORS, Operation
 
-_BODY = (e.InvalidRequest, e.InvalidInput, e.InvalidJSON, e.BodyTooLarge)
-_ASKS = (
-    *_BODY,
-    e.ModelNotFound,
-    e.ModelFailed,
-    e.Overloaded,
-    e.DeadlineExceeded,
-    e.ModelError,
-    e.WorkerDied,
-    e.ServerStopping,
-)
-_WRITES = (*_BODY, e.Conflict, e.InsufficientStorage, e.Unavailable)
+_WRITES = (*BODY_ERRORS, e.Conflict, e.InsufficientStorage, e.Unavailable)
 _LOADS = (*_WRITES, e.ModelFileError, e.ModelError, e.MissingRuntime, e.InsufficientMemory)
 
 _LINES = (
@@ -63,15 +52,25 @@ def _operation(
 
 _OPERATIONS = (
     _operation(
-        "POST", "generate", "Answer a prompt.", b.OllamaGenerateResponse, b.OllamaGenerateRequest, _ASKS, lines=True
+        "POST",
+        "generate",
+        "Answer a prompt.",
+        b.OllamaGenerateResponse,
+        b.OllamaGenerateRequest,
+        ANSWER_ERRORS,
+        lines=True,
     ),
-    _operation("POST", "chat", "Answer a conversation.", b.OllamaChatResponse, b.OllamaChatRequest, _ASKS, lines=True),
-    _operation("POST", "embed", "Embed texts.", b.OllamaEmbedResponse, b.OllamaEmbedRequest, _ASKS),
-    _operation("POST", "embeddings", "Embed a text.", b.OllamaEmbeddingsResponse, b.OllamaEmbeddingsRequest, _ASKS),
+    _operation(
+        "POST", "chat", "Answer a conversation.", b.OllamaChatResponse, b.OllamaChatRequest, ANSWER_ERRORS, lines=True
+    ),
+    _operation("POST", "embed", "Embed texts.", b.OllamaEmbedResponse, b.OllamaEmbedRequest, ANSWER_ERRORS),
+    _operation(
+        "POST", "embeddings", "Embed a text.", b.OllamaEmbeddingsResponse, b.OllamaEmbeddingsRequest, ANSWER_ERRORS
+    ),
     _operation("GET", "tags", "List the models that text can be sent to.", b.OllamaModels),
     _operation("GET", "ps", "List the loaded models.", b.OllamaRunningModels),
     _operation(
-        "POST", "show", "Describe a model.", b.OllamaDescription, b.OllamaShowRequest, (*_BODY, e.ModelNotFound)
+        "POST", "show", "Describe a model.", b.OllamaDescription, b.OllamaShowRequest, (*BODY_ERRORS, e.ModelNotFound)
     ),
     _operation(
         "POST",
@@ -123,7 +122,7 @@ _OPERATIONS = (
         request_media=("application/octet-stream",),
         description="A file that is here already is not read again: the answer is 200 then.",
     ),
-    _operation("POST", "push", "Say that nothing is published.", None, b.OllamaPushRequest, _BODY),
+    _operation("POST", "push", "Say that nothing is published.", None, b.OllamaPushRequest, BODY_ERRORS),
     _operation("GET", "version", "Say which Ollama this is like.", b.OllamaVersion),
 )
 

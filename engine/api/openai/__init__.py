@@ -19,7 +19,7 @@ from engine.api.openai.response_object import ResponseObject
 from engine.api.openai.response_request import ResponseRequest
 from engine.api.openai.responses import create_response
 from engine.api.streaming import EVENT_STREAM
-from engine.openapi import Operation, Parameter
+from engine.openapi import ANSWER_ERRORS, Operation, Parameter
 
 __all__ = ["DIALECT"]
 
@@ -34,22 +34,6 @@ _PARAMETERS = (
     Parameter("x-request-priority", "header", "integer", "From -100 to 100, higher goes first; the default is 0."),
 )
 
-_ERRORS = (
-    e.InvalidRequest,
-    e.InvalidInput,
-    e.InvalidJSON,
-    e.BodyTooLarge,
-    e.ModelNotFound,
-    e.ModelFailed,
-    e.Overloaded,
-    e.DeadlineExceeded,
-    e.ServerStopping,
-    e.ModelError,
-    e.ResponseTooLarge,
-    e.WorkerDied,
-    e.Unavailable,
-)
-
 _STREAMS = (EVENT_STREAM,)
 
 _OPERATIONS = (
@@ -61,7 +45,7 @@ _OPERATIONS = (
         "Answer a conversation, as OpenAI's chat completions do.",
         ChatCompletion,
         ChatCompletionRequest,
-        errors=_ERRORS,
+        errors=ANSWER_ERRORS,
         parameters=_PARAMETERS,
         response_media=_STREAMS,
         description="With `stream`, the answer is `data: {json}` events that end with `data: [DONE]`; an error on the "
@@ -76,7 +60,7 @@ _OPERATIONS = (
         "Go on with a text, as OpenAI's older completions do.",
         CompletionAnswer,
         CompletionRequest,
-        errors=_ERRORS,
+        errors=ANSWER_ERRORS,
         parameters=_PARAMETERS,
         response_media=_STREAMS,
         description="With `stream`, the answer is `data: {json}` events that end with `data: [DONE]`; an error on the "
@@ -90,7 +74,7 @@ _OPERATIONS = (
         "Answer a conversation, as OpenAI's responses do.",
         ResponseObject,
         ResponseRequest,
-        errors=_ERRORS,
+        errors=ANSWER_ERRORS,
         parameters=_PARAMETERS,
         response_media=_STREAMS,
         description="With `stream`, the answer is OpenAI's events, from `response.created` to `response.completed` or "
@@ -104,7 +88,7 @@ _OPERATIONS = (
         "Turn texts into vectors, as OpenAI's embeddings do.",
         EmbeddingAnswer,
         EmbeddingRequest,
-        errors=_ERRORS,
+        errors=ANSWER_ERRORS,
         parameters=_PARAMETERS,
     ),
     Operation(
@@ -115,7 +99,7 @@ _OPERATIONS = (
         "Order documents by how well they answer a query, as vLLM and Jina do.",
         RerankAnswer,
         RerankRequest,
-        errors=_ERRORS,
+        errors=ANSWER_ERRORS,
         parameters=_PARAMETERS,
     ),
 )
