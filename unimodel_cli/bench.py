@@ -23,16 +23,17 @@ BUSY_CLIENT = 0.9
 
 
 @dataclass
-class Level:
-    """What was measured at one concurrency. `latencies` are in seconds, of successful requests, and sorted."""
+class Measured:
+    """What is measured of any model at one concurrency. Times are in seconds."""
 
     concurrency: int
     seconds: float = 0.0
+    """Until the last answer was whole."""
     latencies: list[float] = field(default_factory=list)
+    """Of successful requests, until the answer was whole; sorted."""
     refused: int = 0
     """Answered with 429."""
     errors: int = 0
-    rows_per_batch: float | None = None
     client_cpu: float = 0.0
     """Share of one core that the load generator used."""
 
@@ -40,6 +41,13 @@ class Level:
     def throughput(self) -> float:
         """Successful requests a second."""
         return len(self.latencies) / self.seconds if self.seconds else 0.0
+
+
+@dataclass
+class Level(Measured):
+    """Of a model whose answers come at once."""
+
+    rows_per_batch: float | None = None
 
     def percentile(self, percent: float) -> float | None:
         """A latency in milliseconds; `None` without any success."""

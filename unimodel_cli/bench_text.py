@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from unimodel_cli.bench import REFUSED_PAUSE, WARM_UP_SECONDS, WARM_UP_SHARE, percentile_ms, rounded
+from unimodel_cli.bench import REFUSED_PAUSE, WARM_UP_SECONDS, WARM_UP_SHARE, Measured, percentile_ms, rounded
 from unimodel_cli.connection import Address, Connection, ConnectionBroke, request
 
 if TYPE_CHECKING:
@@ -87,17 +87,12 @@ def _has_text(choice: Choice) -> bool:
 
 
 @dataclass
-class TextLevel:
-    """What was measured at one concurrency. Times are in seconds."""
+class TextLevel(Measured):
+    """Of a model that generates text."""
 
-    concurrency: int
     window: float = 0.0
     """For how long new requests were sent. Only what came in it is throughput, since later fewer were in flight; unless
     it was too short for a single answer, when the whole time counts."""
-    seconds: float = 0.0
-    """Until the last answer was whole."""
-    latencies: list[float] = field(default_factory=list)
-    """Until an answer was whole; sorted."""
     first: list[float] = field(default_factory=list)
     """Until the first text of an answer; sorted."""
     between: list[float] = field(default_factory=list)
@@ -109,9 +104,6 @@ class TextLevel:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     """Of the prompts, those that were computed before."""
-    refused: int = 0
-    errors: int = 0
-    client_cpu: float = 0.0
 
     @property
     def output_rate(self) -> float:
@@ -127,11 +119,6 @@ class TextLevel:
         if self.ended_in_window:
             return in_window / self.window
         return all_of_them / self.seconds if self.seconds else 0.0
-
-    @property
-    def throughput(self) -> float:
-        """Answers a second."""
-        return len(self.latencies) / self.seconds if self.seconds else 0.0
 
     def record(self, sent: float, ended: float, end: float, arrivals: Arrivals) -> None:
         """Takes in one whole answer. `end` is when the window ended."""

@@ -15,7 +15,7 @@ from unimodel_cli.inputs import KINDS, As
 
 if TYPE_CHECKING:
     from engine.schema import ModelView
-    from unimodel_cli.bench import Level, Target
+    from unimodel_cli.bench import Level, Measured, Target
     from unimodel_cli.bench_text import TextLevel
 
 DEFAULT_TOKENS = 64
@@ -217,7 +217,7 @@ def _print_text(session: Session, results: list[TextLevel]) -> None:
     )
 
 
-def _warn_if_busy(session: Session, results: Sequence[Level | TextLevel]) -> None:
+def _warn_if_busy(session: Session, results: Sequence[Measured]) -> None:
     from unimodel_cli.bench import BUSY_CLIENT
 
     busiest = max(r.client_cpu for r in results)
