@@ -98,6 +98,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """Guessed by speculation."""
     accepted_tokens: int = 0
     """Of the guessed, those that were right."""
+    reasoning_tokens: int = 0
+    """Of the answer, those of what the model thought. The engine counts them, as it tells thoughts from the rest."""
     prompt_seconds: float = 0.0
     """From admission to the first token."""
     generation_seconds: float = 0.0

@@ -52,6 +52,7 @@ def total(completions: list[Completion]) -> Usage:
         prompt_tokens=max(u.prompt_tokens for u in usages),
         cached_tokens=usages[0].cached_tokens,
         completion_tokens=sum(u.completion_tokens for u in usages),
+        reasoning_tokens=sum(u.reasoning_tokens for u in usages),
         draft_tokens=sum(u.draft_tokens for u in usages),
         accepted_tokens=sum(u.accepted_tokens for u in usages),
         prompt_seconds=min(u.prompt_seconds for u in usages),

@@ -40,6 +40,11 @@ class HarmonyParser:
         """Arguments of a call that comes as a whole."""
         self._ended = False
 
+    @property
+    def thinks(self) -> bool:
+        """Whether the answer is among its thoughts."""
+        return self._kind == "reasoning"
+
     def feed(self, text: str) -> tuple[str, list[Event]]:
         """More reasoning, and more of the answer and its calls."""
         self._text += text

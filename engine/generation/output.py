@@ -53,6 +53,13 @@ class OutputParser:
         if tool_format is not None and tools:
             self._calls = CallParser(tool_format, tools, whole_calls, new_id)
 
+    @property
+    def thinks(self) -> bool:
+        """Whether the answer is among its thoughts: behind the mark that begins them, before the one that ends them."""
+        if self._harmony is not None:
+            return self._harmony.thinks
+        return self._splitter is not None and self._splitter.thinks
+
     def feed(self, text: str) -> Parsed:
         """Takes in more text, and returns what is known by it; the rest comes later."""
         if self._harmony is not None:

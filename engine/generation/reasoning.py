@@ -63,6 +63,11 @@ class ReasoningSplitter:
         self._blank = True
         """Whether nothing but white space was there since the last mark."""
 
+    @property
+    def thinks(self) -> bool:
+        """Whether the answer is among its thoughts."""
+        return self._state == "inside"
+
     def feed(self, text: str) -> tuple[str, str]:
         """More reasoning, and more of the answer."""
         if self._state == "after" and not self._blank:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 
+import msgspec
+
 from backends.base import GenerationInfo
 from backends.generation import GenerationBackend, Piece, Usage
 from engine.generation.output import OutputParser, Parsed
@@ -33,6 +35,7 @@ class _Choice:
     parser: OutputParser
     whole: Delta
     """What has come of an answer that is sent whole."""
+    reasoning_tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -129,7 +132,10 @@ class GenerationRunner:
             self._channel.send(encode(StepDone(chunks, ends)))
 
     def _take(self, request: _Request, piece: Piece) -> None:
+        thought = choice.parser.thinks
         choice = request.choices[piece.choice]
+        if thought and choice.parser.thinks:  # else there was the mark that ends them
+            choice.reasoning_tokens += piece.tokens
         parsed = choice.parser.feed(piece.text) if piece.text else Parsed()
         if piece.finish is not None:
             last = choice.parser.finish()
@@ -148,7 +154,7 @@ class GenerationRunner:
             tokens=piece.tokens,
             finish=_finish(piece, choice.parser),
             stop_text=piece.stop_text,
-            usage=piece.usage,
+            usage=_usage(piece, choice),
         )
         if request.streamed:
             if _says_something(delta):
@@ -163,6 +169,12 @@ def _finish(piece: Piece, parser: OutputParser) -> FinishReason | None:
     if piece.finish == "stop" and parser.called:
         return "tool_calls"
     return piece.finish
+
+def _usage(piece: Piece, choice: _Choice) -> Usage | None:
+    if piece.usage is None or not choice.reasoning_tokens:
+        return piece.usage
+    return msgspec.structs.replace(piece.usage, reasoning_tokens=choice.reasoning_tokens)
+
 
 
 def _says_something(delta: Delta) -> bool:

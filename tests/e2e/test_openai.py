@@ -301,6 +301,26 @@ def test_the_last_message_goes_on(client: OpenAI) -> None:
     assert answer.choices[0].message.content.startswith(" Paris")
 
 
+def test_the_tokens_of_thoughts_are_in_the_usage(server: Server, client: OpenAI) -> None:
+    template = "{% if false %}<think></think>{% endif %}{{ messages[0].content }}<think>"
+    server.register("thinker", models_gguf.llama(), config={"chat_template": template})  # it never comes to an answer
+    asked: Any = {"model": "thinker", "messages": QUESTION, "max_tokens": 8}
+    usage = client.chat.completions.create(**asked).usage
+    *_, last = client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True})
+    for found in (usage, last.usage):
+        assert found is not None
+        assert found.completion_tokens_details is not None
+        assert found.completion_tokens_details.reasoning_tokens == found.completion_tokens > 0
+    answer = client.responses.create(model="thinker", input="hello", max_output_tokens=16).usage
+    assert answer is not None
+    assert answer.output_tokens_details.reasoning_tokens == answer.output_tokens > 0
+    plain = client.chat.completions.create(messages=QUESTION, **GREEDY).usage
+    assert plain is not None
+    assert plain.completion_tokens_details is not None
+    assert plain.completion_tokens_details.reasoning_tokens == 0
+    server.http.delete("/v1/models/thinker").raise_for_status()
+
+
 # --- completions ----------------------------------------------------------------------------------------------------
 
 

@@ -142,6 +142,13 @@ class PromptTokensDetails(msgspec.Struct, kw_only=True):
     """Those that were computed for an earlier request."""
 
 
+class CompletionTokensDetails(msgspec.Struct, kw_only=True):
+    """More about the tokens of an answer."""
+
+    reasoning_tokens: int
+    """Those of what the model thought."""
+
+
 class CompletionUsage(msgspec.Struct, kw_only=True):
     """What a request cost."""
 
@@ -150,6 +157,7 @@ class CompletionUsage(msgspec.Struct, kw_only=True):
     """Of all choices together."""
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
 
 
 def usage_of(groups: Iterable[Sequence[Usage]]) -> CompletionUsage:
@@ -162,6 +170,7 @@ def usage_of(groups: Iterable[Sequence[Usage]]) -> CompletionUsage:
         completion_tokens=completion,
         total_tokens=prompt + completion,
         prompt_tokens_details=PromptTokensDetails(cached_tokens=sum(t.cached_tokens for t in totals)),
+        completion_tokens_details=CompletionTokensDetails(reasoning_tokens=sum(t.reasoning_tokens for t in totals)),
     )
 
 

@@ -88,8 +88,8 @@ class InputTokensDetails(msgspec.Struct, kw_only=True):
 class OutputTokensDetails(msgspec.Struct, kw_only=True):
     """More about the tokens of an answer."""
 
-    reasoning_tokens: int = 0
-    """Always 0: those of the reasoning are not counted apart from the rest."""
+    reasoning_tokens: int
+    """Those of what the model thought."""
 
 
 class ResponseUsage(msgspec.Struct, kw_only=True):
@@ -166,7 +166,7 @@ def finish(response: ResponseObject, output: list[AnswerItem], complete: bool, u
         input_tokens=usage.prompt_tokens,
         input_tokens_details=InputTokensDetails(cached_tokens=usage.cached_tokens),
         output_tokens=usage.completion_tokens,
-        output_tokens_details=OutputTokensDetails(),
+        output_tokens_details=OutputTokensDetails(reasoning_tokens=usage.reasoning_tokens),
         total_tokens=usage.prompt_tokens + usage.completion_tokens,
     )
 

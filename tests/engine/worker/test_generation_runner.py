@@ -8,17 +8,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from backends.base import Device, GenerationInfo, InvalidInput, Match, ModelInfo, OutOfMemory
 from backends.generation import Generation, GenerationBackend, Piece, Usage
+from engine.generation.template import ChatTemplate
 from engine.transport.channel import Channel
-from engine.transport.generation import Delta, GenerateRequest, decode_deltas, encode_request
+from engine.transport.generation import Delta, GenerateRequest, Message, decode_deltas, encode_request
 from engine.transport.messages import CancelStream, StartStream, StepDone, StreamEnd, decode_batch_up
 from engine.worker.gate import Gate
 from engine.worker.generation_runner import GenerationRunner
 
 INFO = GenerationInfo(context_length=64, sequences=4)
+
+
+THINKS = "{% if false %}<think></think>{% endif %}"
+"""Tells that a template knows thoughts."""
+CHANNELS = "{% if false %}<|channel|>analysis{% endif %}{{ messages[0].content }}<|start|>assistant"
 
 
 class Scripted(GenerationBackend):
@@ -63,16 +70,23 @@ class Scripted(GenerationBackend):
 class Bench:
     """A runner, and the server's end of its channel."""
 
-    def __init__(self) -> None:
+    def __init__(self, template: str | None = None) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.backend = Scripted()
         self.server = Channel(ours)
         self.queue = Channel(theirs)
-        self.runner = GenerationRunner(self.backend, INFO, None, self.queue, Gate(1))
+        self.runner = GenerationRunner(
+            self.backend, INFO, None if template is None else ChatTemplate(template, "", ""), self.queue, Gate(1)
+        )
 
     def start(self, number: int = 1, prompt: str = "hello", **wishes: Any) -> None:
         request = GenerateRequest(prompt=prompt, **wishes)
         self.runner.start(StartStream(number, f"id-{number}", encode_request(request)))
+
+    def ask(self, text: str, **wishes: Any) -> None:
+        """As `start`, with a conversation."""
+        request = GenerateRequest(messages=[Message(role="user", content=text)], **wishes)
+        self.runner.start(StartStream(1, "id-1", encode_request(request)))
 
     def step(self, *pieces: Piece) -> None:
         self.backend.steps.append(list(pieces))
@@ -177,6 +191,42 @@ def test_a_cancelled_request_is_dropped_by_the_backend(bench: Bench) -> None:
     assert bench.receive() is None, "of one that is unknown, the end was told"
     bench.step(Piece(id=1, text="too late"), Piece(id=2, text="b"))
     assert bench.received() == ({2: [Delta(content="b")]}, [])
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    ("template", "pieces", "counted"),
+    [
+        (f"{THINKS}{{{{ messages[0].content }}}}", "<think> a b ! </think> c", 3),
+        (f"{THINKS}{{{{ messages[0].content }}}}<think>", "a b </think> c d", 2),
+        (f"{THINKS}{{{{ messages[0].content }}}}<think>", "never ends", 2),
+        (f"{THINKS}{{{{ messages[0].content }}}}", "no thoughts", 0),
+        (
+            CHANNELS,
+            "<|channel|> analysis <|message|> a b <|end|> <|start|> assistant <|channel|> final <|message|> c",
+            2,
+        ),
+        ("{{ messages[0].content }}", "<think> a </think> c", 0),
+    ],
+)
+def test_the_tokens_of_thoughts_are_counted(template: str, pieces: str, counted: int, stream: bool) -> None:
+    bench = Bench(template)
+    bench.ask("hello", stream=stream)
+    words = pieces.split()
+    usage = Usage(prompt_tokens=1, completion_tokens=len(words) + 1)
+    for word in words:
+        bench.step(Piece(id=1, text=word, tokens=1))
+    bench.step(Piece(id=1, tokens=1, finish="length", usage=usage))
+    last = None
+    while (message := bench.receive()) is not None:
+        last = message
+    assert isinstance(last, StepDone)
+    (delta,) = decode_deltas(last.chunks[0].data)
+    never_ended = pieces == "never ends"  # then the last token, which has no text, is a thought, too
+    assert delta.usage is not None
+    assert delta.usage == msgspec.structs.replace(usage, reasoning_tokens=counted + never_ended)
+    bench.server.close()
+    bench.queue.close()
 
 
 def test_counting_tokens_computes_nothing(bench: Bench) -> None:

@@ -34,7 +34,7 @@ from engine.transport.generation import (
 
 HEAD = Head("chatcmpl-1", 1700000000, 'a "model"', "fp_1")
 HELLO = [{"role": "user", "content": "hello"}]
-USAGE = Usage(prompt_tokens=10, cached_tokens=4, completion_tokens=3)
+USAGE = Usage(prompt_tokens=10, cached_tokens=4, completion_tokens=3, reasoning_tokens=2)
 LOGPROBS = [TokenLogprob(5, b"\xe2\x82", -0.5, (TokenLogprob(5, b"\xe2\x82", -0.5), TokenLogprob(6, b"a", -1e400)))]
 LOGPROBS_JSON = [
     {
@@ -212,6 +212,7 @@ def test_an_answer() -> None:
             "completion_tokens": 3,
             "total_tokens": 13,
             "prompt_tokens_details": {"cached_tokens": 4},
+            "completion_tokens_details": {"reasoning_tokens": 2},
         },
         "system_fingerprint": "fp_1",
     }
@@ -303,6 +304,7 @@ def test_usage_comes_last_if_it_is_asked_for() -> None:
         "completion_tokens": 3,
         "total_tokens": 13,
         "prompt_tokens_details": {"cached_tokens": 4},
+        "completion_tokens_details": {"reasoning_tokens": 2},
     }
     assert last == {**COMMON, "choices": [], "usage": usage}
 

@@ -132,6 +132,7 @@ def test_an_answer() -> None:
             "completion_tokens": 12,
             "total_tokens": 32,
             "prompt_tokens_details": {"cached_tokens": 8},
+            "completion_tokens_details": {"reasoning_tokens": 0},
         },
         "system_fingerprint": "fp_1",
     }
@@ -201,6 +202,7 @@ def test_prompts_and_their_choices_are_numbered_through() -> None:
             "completion_tokens": 12,
             "total_tokens": 32,
             "prompt_tokens_details": {"cached_tokens": 8},
+            "completion_tokens_details": {"reasoning_tokens": 0},
         },
     }
     assert chunks[:-1] == [

@@ -39,7 +39,7 @@ from engine.transport.generation import (
 
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 HEAD = Head("resp_1", 1700000000, "m", "fp_1")
-USAGE = Usage(prompt_tokens=10, cached_tokens=4, completion_tokens=3)
+USAGE = Usage(prompt_tokens=10, cached_tokens=4, completion_tokens=3, reasoning_tokens=2)
 PNG = base64.b64encode(b"png").decode()
 
 
@@ -258,7 +258,7 @@ def test_a_response() -> None:
         "input_tokens": 10,
         "input_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 0},
         "output_tokens": 3,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": 2},
         "total_tokens": 13,
     }
     assert (response.instructions, response.metadata, response.tool_choice) == ("be kind", {"a": "b"}, "auto")
