@@ -160,3 +160,7 @@ class GenerationBackend(Backend):
     @abstractmethod
     def count(self, prompt: str | Sequence[int], *, add_bos: bool = True) -> int:
         """How many tokens a prompt has, as `add` would take it."""
+
+    @abstractmethod
+    def tokenize(self, text: str, *, add_bos: bool = True) -> list[int]:
+        """The tokens of a text, as `add` would take it."""

@@ -202,6 +202,12 @@ class GgufBackend(GenerationBackend):
         asked = Generation(prompt=prompt if isinstance(prompt, str) else tuple(prompt), add_bos=add_bos)
         return len(untruncated(asked, self._loaded))
 
+    def tokenize(self, text: str, *, add_bos: bool = True) -> list[int]:
+        model = self._loaded
+        tokens = model.tokenize(text)
+        begins = [model.bos] if add_bos and model.wants_bos and model.bos >= 0 else []
+        return tokens if tokens[:1] == begins else begins + tokens
+
     def close(self) -> None:
         """Frees the samplers, the context and the model, in this order: each needs the next."""
         for part in (self._scheduler, self._draft, self._pools, self._model):

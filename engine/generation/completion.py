@@ -20,6 +20,7 @@ class Completion:
     finish: FinishReason = "stop"
     stop_text: str | None = None
     usage: Usage = Usage(prompt_tokens=0)
+    context: list[int] = field(default_factory=list)
 
     def add(self, delta: Delta) -> None:
         """Takes in the next delta of this choice."""
@@ -34,6 +35,7 @@ class Completion:
             self.finish = delta.finish
             self.stop_text = delta.stop_text
             self.usage = delta.usage or self.usage
+            self.context = delta.context
 
 
 async def collect(deltas: AsyncIterator[list[Delta]], choices: int) -> list[Completion]:

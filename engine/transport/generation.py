@@ -84,6 +84,10 @@ class GenerateRequest(msgspec.Struct, kw_only=True):
     messages: list[Message] | None = None
     prompt: str | list[int] | None = None
     """Used as it is; exactly one of this and `messages` is given."""
+    context: list[int] = []
+    """Tokens of the conversation so far, which the text of `messages` or `prompt` goes on with."""
+    return_context: bool = False
+    """Whether the last delta has the tokens of all of it, `Delta.context`."""
     raw: bool = False
     """Whether the prompt has the beginning that the model wants already."""
     suffix: str | None = None
@@ -143,6 +147,8 @@ class Delta(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The stop text that ended it."""
     usage: Usage | None = None
     """With `finish`."""
+    context: list[int] = []
+    """With `finish`, if it was asked for: the tokens of the conversation so far, with prompt and answer."""
 
 
 encode_request = msgspec.msgpack.Encoder().encode

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from backends.base import GenerationInfo
-from backends.generation import GenerationBackend, Piece, Usage
+from backends.base import GenerationInfo, InvalidInput
+from backends.generation import Generation, GenerationBackend, Piece, Usage
 from engine.generation.output import OutputParser, Parsed
 from engine.generation.prepare import Prepared, prepare
 from engine.generation.template import ChatTemplate
@@ -36,6 +36,8 @@ class _Choice:
     whole: Delta
     """What has come of an answer that is sent whole."""
     reasoning_tokens: int = 0
+    text: str = ""
+    """All that was generated, if the request wants its context back."""
 
 
 @dataclass(slots=True)
@@ -47,6 +49,8 @@ class _Request:
     choices: list[_Choice]
     left: int
     """Choices that have not ended."""
+    context: list[int] | None = None
+    """The tokens of its prompt, if it wants them back with those of the answer."""
     begun: bool = False
     deltas: list[Delta] = field(default_factory=list)
     """Of this step."""
@@ -83,8 +87,13 @@ class GenerationRunner:
             if request.count_only:
                 self._count(message.id, prepared)
                 return
-            self._open[message.id] = self._request(message.request_id, request.stream, prepared)
-            self._backend.add(message.id, prepared.generation)
+            generation = prepared.generation
+            if request.context or request.return_context:
+                generation = self._continued(request.context, generation)
+            opened = self._open[message.id] = self._request(message.request_id, request.stream, prepared)
+            if request.return_context:
+                opened.context = list(map(int, generation.prompt))
+            self._backend.add(message.id, generation)
         except Exception as e:
             self._open.pop(message.id, None)
             self._channel.send(encode(StreamEnd(message.id, describe(e, message.request_id))))
@@ -94,6 +103,16 @@ class GenerationRunner:
         count = prepared.generation.choices
         choices = [_Choice(prepared.parser(), Delta(choice=i)) for i in range(count)]
         return _Request(request_id, streamed, choices, count)
+
+    def _continued(self, context: list[int], generation: Generation) -> Generation:
+        """The request with its prompt in tokens, behind those of the conversation so far. Raises `InvalidInput`."""
+        text = generation.prompt
+        if not isinstance(text, str) or generation.images or generation.suffix is not None:
+            raise InvalidInput("A context goes on with text alone, not with images or a suffix.", field="context")
+        if context and text.count(self._info.bos) == 1:  # else it is also what begins each turn
+            text = text.removeprefix(self._info.bos)
+        tokens = self._backend.tokenize(text, add_bos=generation.add_bos and not context)
+        return msgspec.structs.replace(generation, prompt=(*context, *tokens), add_bos=False)
 
     def _count(self, stream_id: int, prepared: Prepared) -> None:
         prompt = prepared.generation.prompt
@@ -132,11 +151,13 @@ class GenerationRunner:
             self._channel.send(encode(StepDone(chunks, ends)))
 
     def _take(self, request: _Request, piece: Piece) -> None:
-        thought = choice.parser.thinks
         choice = request.choices[piece.choice]
+        thought = choice.parser.thinks
+        if request.context is not None:
+            choice.text += piece.text
+        parsed = choice.parser.feed(piece.text) if piece.text else Parsed()
         if thought and choice.parser.thinks:  # else there was the mark that ends them
             choice.reasoning_tokens += piece.tokens
-        parsed = choice.parser.feed(piece.text) if piece.text else Parsed()
         if piece.finish is not None:
             last = choice.parser.finish()
             parsed = Parsed(
@@ -156,6 +177,8 @@ class GenerationRunner:
             stop_text=piece.stop_text,
             usage=_usage(piece, choice),
         )
+        if piece.finish is not None and request.context is not None:
+            delta.context = request.context + self._backend.tokenize(choice.text, add_bos=False)
         if request.streamed:
             if _says_something(delta):
                 request.deltas.append(delta)
@@ -170,11 +193,11 @@ def _finish(piece: Piece, parser: OutputParser) -> FinishReason | None:
         return "tool_calls"
     return piece.finish
 
+
 def _usage(piece: Piece, choice: _Choice) -> Usage | None:
     if piece.usage is None or not choice.reasoning_tokens:
         return piece.usage
     return msgspec.structs.replace(piece.usage, reasoning_tokens=choice.reasoning_tokens)
-
 
 
 def _says_something(delta: Delta) -> bool:
@@ -188,7 +211,12 @@ def _append(whole: Delta, more: Delta) -> None:
     whole.logprobs = [*whole.logprobs, *more.logprobs]
     whole.tokens += more.tokens
     if more.finish is not None:
-        whole.finish, whole.stop_text, whole.usage = more.finish, more.stop_text, more.usage
+        whole.finish, whole.stop_text, whole.usage, whole.context = (
+            more.finish,
+            more.stop_text,
+            more.usage,
+            more.context,
+        )
 
 
 def _chunk(stream_id: int, request: _Request) -> Chunk | None:

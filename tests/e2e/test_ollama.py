@@ -127,6 +127,19 @@ def test_a_raw_prompt_is_not(client: ollama.Client, whole: str) -> None:
     assert (raw.prompt_eval_count or 0) < 8
 
 
+def test_a_conversation_goes_on_by_its_context(client: ollama.Client) -> None:
+    first = client.generate("chat", "My name is Ada.", options=GREEDY)
+    assert first.context
+    fresh = client.generate("chat", "What is my name?", options=GREEDY)
+    second = client.generate("chat", "What is my name?", options=GREEDY, context=first.context)
+    assert second.prompt_eval_count == len(first.context) + (fresh.prompt_eval_count or 0)
+    assert list(second.context or ())[: len(first.context)] == list(first.context)
+    *_, last = client.generate("chat", "What is my name?", options=GREEDY, context=first.context, stream=True)
+    assert last.context == second.context
+    assert second.response != fresh.response
+    assert client.generate("chat", "Hi", raw=True, options=GREEDY).context is None
+
+
 def test_a_system_message_makes_the_prompt_longer(client: ollama.Client) -> None:
     numbers = [
         client.generate("chat", "Hi", system=system, options={"num_predict": 1}).prompt_eval_count
@@ -238,7 +251,8 @@ def test_a_client_that_goes_away_frees_its_place(server: Server, client: ollama.
         ({"options": {"mirostat": 2}}, "mirostat"),
         ({"options": {"temperature": "hot"}}, "temperature"),
         ({"think": True}, "does not think"),
-        ({"context": [1, 2, 3]}, "messages to /api/chat"),
+        ({"context": [10**9]}, "token 1000000000"),
+        ({"context": [1, 2, 3], "raw": True}, "raw"),
         ({"template": "{{ .Prompt }}"}, "template"),
         ({"suffix": "end"}, "suffix|fill"),
         ({"images": [b"\x89PNG"]}, "image"),

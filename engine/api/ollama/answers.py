@@ -95,7 +95,13 @@ Shape = Callable[..., Response]
 def whole(shape: Shape, model: str, completion: Completion, clock: Clock) -> Response:
     """An answer that is not streamed."""
     said = Said(completion.content, completion.reasoning, completion.tool_calls, completion.logprobs)
-    return shape(model, said, True, done_reason=_reason(completion.finish), **clock.numbers(completion.usage))
+    return shape(model, said, True, **_end(completion.finish, completion.usage, completion.context, clock))
+
+
+def _end(finish: FinishReason, usage: Usage, context: list[int], clock: Clock) -> dict[str, Any]:
+    """What the last object of an answer has, beside all others."""
+    end: dict[str, Any] = {"done_reason": "length" if finish == "length" else "stop", **clock.numbers(usage)}
+    return {**end, "context": context} if context else end
 
 
 class Lines:
@@ -120,7 +126,7 @@ class Lines:
             lines += self._line(said, False)
         if delta.finish is not None:
             usage = delta.usage or Usage(prompt_tokens=0)
-            lines += self._line(Said(), True, done_reason=_reason(delta.finish), **self._clock.numbers(usage))
+            lines += self._line(Said(), True, **_end(delta.finish, usage, delta.context, self._clock))
         return lines
 
     def _collect(self, delta: Delta) -> None:
@@ -131,10 +137,6 @@ class Lines:
 
     def _line(self, said: Said, done: bool, **end: Any) -> bytes:
         return encode_json(self._shape(self._model, said, done, **end)) + b"\n"
-
-
-def _reason(finish: FinishReason) -> Ending:
-    return "length" if finish == "length" else "stop"
 
 
 def _is_whole(call: ToolCall) -> bool:

@@ -54,7 +54,7 @@ class OllamaGenerateRequest(_Asks, kw_only=True):
     template: str = ""
     """Refused: a template is set when the model is registered."""
     context: list[int] = []
-    """Refused unless empty: send the conversation to ``/api/chat``."""
+    """The one of an earlier answer, which this prompt goes on with."""
     raw: bool = False
     """Whether the prompt is used as it is, without the model's chat template."""
     images: list[str] | None = None
@@ -148,6 +148,8 @@ class OllamaGenerateResponse(_Answer, kw_only=True):
 
     response: str
     thinking: str | UnsetType = UNSET
+    context: list[int] | UnsetType = UNSET
+    """In the last one, the tokens of the conversation so far. Not where the prompt is raw, or has images or a suffix."""
 
 
 class OllamaAnswerMessage(msgspec.Struct, kw_only=True):

@@ -55,6 +55,8 @@ def of_generate(body: OllamaGenerateRequest, info: GenerationInfo) -> GenerateRe
     else:
         system = [Message(role="system", content=body.system)] if body.system else []
         request = GenerateRequest(messages=[*system, Message(role="user", content=_content(body.prompt, images))])
+    request.context = body.context
+    request.return_context = not (body.raw or images or body.suffix)
     _fill(request, body, info)
     return request
 
@@ -66,8 +68,9 @@ def _check_generate(body: OllamaGenerateRequest) -> None:
             "/api/create.",
             field="template",
         )
-    if body.context:
-        raise InvalidInput("context is not supported; send the conversation as messages to /api/chat.", field="context")
+    if body.context and (body.raw or body.images or body.suffix):
+        other = "raw" if body.raw else "images" if body.images else "suffix"
+        raise InvalidInput(f"A context does not go with {other}.", field="context")
     if body.suffix and (body.images or body.raw):
         raise InvalidInput(f"A suffix does not go with {'raw' if body.raw else 'images'}.", field="suffix")
 

@@ -20,7 +20,7 @@ from engine.transport.messages import CancelStream, StartStream, StepDone, Strea
 from engine.worker.gate import Gate
 from engine.worker.generation_runner import GenerationRunner
 
-INFO = GenerationInfo(context_length=64, sequences=4)
+INFO = GenerationInfo(context_length=64, sequences=4, bos="<s>")
 
 
 THINKS = "{% if false %}<think></think>{% endif %}"
@@ -65,6 +65,9 @@ class Scripted(GenerationBackend):
 
     def count(self, prompt: Any, *, add_bos: bool = True) -> int:
         return len(prompt) + add_bos
+
+    def tokenize(self, text: str, *, add_bos: bool = True) -> list[int]:
+        return [0] * add_bos + [ord(c) for c in text]
 
 
 class Bench:
@@ -227,6 +230,38 @@ def test_the_tokens_of_thoughts_are_counted(template: str, pieces: str, counted:
     assert delta.usage == msgspec.structs.replace(usage, reasoning_tokens=counted + never_ended)
     bench.server.close()
     bench.queue.close()
+
+
+def tokens(text: str) -> list[int]:
+    return [ord(c) for c in text]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_context_comes_back_and_goes_on(bench: Bench, stream: bool) -> None:
+    bench.start(prompt="Hi", return_context=True, stream=stream)
+    assert bench.backend.requests[1].prompt == (0, *tokens("Hi"))
+    bench.step(Piece(id=1, text="Hel", tokens=1), Piece(id=1, text="lo", tokens=1, finish="stop", usage=USAGE))
+    deltas, _ = bench.received()
+    assert deltas[1] is not None
+    context = deltas[1][-1].context
+    assert context == [0, *tokens("HiHello")]
+    bench.start(2, prompt="<s>Bye", context=context, stream=stream)
+    assert bench.backend.requests[2].prompt == (*context, *tokens("Bye")), "there is one beginning"
+    assert not bench.backend.requests[2].add_bos
+    bench.start(3, prompt="<s>you<s>me", context=context)
+    assert bench.backend.requests[3].prompt == (*context, *tokens("<s>you<s>me")), "but each turn has its own"
+    bench.runner.cancel(CancelStream(3))
+    assert bench.receive() == StreamEnd(3)
+    bench.step(Piece(id=2, text="!", tokens=1, finish="stop", usage=USAGE))
+    assert bench.received()[0] == {2: [Delta(choice=0, content="!", tokens=1, finish="stop", usage=USAGE)]}
+
+
+def test_a_context_goes_on_with_text_alone(bench: Bench) -> None:
+    bench.start(prompt=[1, 2], context=[3])  # type: ignore[arg-type]
+    message = bench.receive()
+    assert isinstance(message, StreamEnd)
+    assert message.error is not None
+    assert (message.error.code, message.error.field) == ("invalid_input", "context")
 
 
 def test_counting_tokens_computes_nothing(bench: Bench) -> None:

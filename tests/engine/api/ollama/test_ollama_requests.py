@@ -174,7 +174,8 @@ def test_what_a_chat_cannot_have_is_an_error(fields: dict[str, Any], field: str)
 
 
 def test_a_prompt_is_the_users_message() -> None:
-    assert generate() == GenerateRequest(messages=[Message(role="user", content="Hi")], stream=True)
+    messages = [Message(role="user", content="Hi")]
+    assert generate() == GenerateRequest(messages=messages, return_context=True, stream=True)
     assert generate(system="Be brief.", images=[ENCODED], stream=False) == GenerateRequest(
         messages=[
             Message(role="system", content="Be brief."),
@@ -191,7 +192,7 @@ def test_a_raw_prompt_is_used_as_it_is() -> None:
 
 
 def test_a_base_model_goes_on_with_the_prompt() -> None:
-    assert generate(BASE, stream=False) == GenerateRequest(prompt="Hi")
+    assert generate(BASE, stream=False) == GenerateRequest(prompt="Hi", return_context=True)
 
 
 def test_a_gap_is_between_prompt_and_suffix() -> None:
@@ -202,7 +203,9 @@ def test_a_gap_is_between_prompt_and_suffix() -> None:
     ("info", "fields", "field"),
     [
         (PLAIN, {"template": "{{ .Prompt }}"}, "template"),
-        (PLAIN, {"context": [1, 2]}, "context"),
+        (PLAIN, {"context": [1, 2], "raw": True}, "context"),
+        (PLAIN, {"context": [1, 2], "images": [ENCODED]}, "context"),
+        (PLAIN, {"context": [1, 2], "suffix": "end"}, "context"),
         (PLAIN, {"raw": True, "system": "Be brief."}, "system"),
         (BASE, {"system": "Be brief."}, "system"),
         (PLAIN, {"suffix": "end", "raw": True}, "suffix"),
@@ -217,5 +220,8 @@ def test_what_a_prompt_cannot_have_is_an_error(info: GenerationInfo, fields: dic
     assert e.value.field == field
 
 
-def test_an_empty_context_is_none() -> None:
-    assert generate(context=[]) == generate()
+@pytest.mark.parametrize("info", [PLAIN, BASE])
+def test_a_context_is_gone_on_with(info: GenerationInfo) -> None:
+    request = generate(info, context=[1, 2])
+    assert (request.context, request.return_context) == ([1, 2], True)
+    assert generate(info, context=[]) == generate(info)
