@@ -6,12 +6,16 @@ The engine adds requests, calls `GenerationBackend.step` as long as any is under
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from backends.base import Backend, BackendError
+
+Pixels = NDArray[np.uint8]
+"""A decoded image: [height, width, 3], red, green and blue, upright."""
 
 
 class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -48,8 +52,8 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a text gets the token that begins a prompt, where the model wants one; a chat template writes its own."""
     suffix: str | None = None
     """The text after the gap that is to be filled; only when `GenerationInfo.infill`."""
-    images: tuple[bytes, ...] = ()
-    """Encoded images, one for each `IMAGE` in the prompt; only when `GenerationInfo.images`."""
+    images: tuple[Pixels, ...] = ()
+    """One for each `IMAGE` in the prompt; only when `GenerationInfo.images`."""
     sampling: Sampling = Sampling()
     choices: int = 1
     """Answers wanted; each is a sequence of its own."""
@@ -158,8 +162,8 @@ class GenerationBackend(Backend):
         """Whether any request is under way."""
 
     @abstractmethod
-    def count(self, prompt: str | Sequence[int], *, add_bos: bool = True) -> int:
-        """How many tokens a prompt has, as `add` would take it."""
+    def count(self, request: Generation) -> int:
+        """How many tokens the prompt of a request has, as `add` would take it. Raises `InvalidInput`."""
 
     @abstractmethod
     def tokenize(self, text: str, *, add_bos: bool = True) -> list[int]:

@@ -16,12 +16,13 @@ from pathlib import Path
 import msgspec
 
 from backends.base import BackendError, Device
-from backends.generation import GenerationBackend
+from backends.generation import IMAGE, GenerationBackend
 from backends.gguf import GgufBackend
 from backends.gguf.embedding import GgufEmbeddingBackend
 from backends.gguf.library import library
 from backends.gguf.pooled import PooledBackend
 from backends.gguf.rerank import GgufRerankBackend
+from tests.models_mmproj import picture
 
 BACKENDS = {backend.name: backend for backend in (GgufBackend, GgufEmbeddingBackend, GgufRerankBackend)}
 
@@ -29,9 +30,12 @@ BACKENDS = {backend.name: backend for backend in (GgufBackend, GgufEmbeddingBack
 def compute(name: str, path: Path) -> None:
     """Loads a model and computes its example."""
     backend = BACKENDS[name]()
-    backend.load(path, Device("cpu", threads=1), backend.Options())
+    info = backend.load(path, Device("cpu", threads=1), backend.Options())
     if isinstance(backend, GenerationBackend):
-        backend.add(1, msgspec.structs.replace(backend.example(), max_tokens=4))
+        request = msgspec.structs.replace(backend.example(), max_tokens=4)
+        if info.generation is not None and info.generation.images:
+            request = msgspec.structs.replace(request, prompt=IMAGE, images=(picture(),))
+        backend.add(1, request)
         while backend.busy:
             for piece in backend.step():
                 if piece.error is not None:

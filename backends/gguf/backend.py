@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from backends.base import Device, GenerationInfo, InvalidInput, InvalidOption, Match, ModelFileError, ModelInfo
+from backends.base import (
+    BackendError,
+    Device,
+    GenerationInfo,
+    InvalidInput,
+    InvalidOption,
+    Match,
+    ModelFileError,
+    ModelInfo,
+)
 from backends.generation import Generation, GenerationBackend, Piece, Sampling
 from backends.gguf import file, memory
 from backends.gguf.context import Settings
 from backends.gguf.draft import DraftGuesser, DraftModel
+from backends.gguf.images import Image
 from backends.gguf.library import library
 from backends.gguf.model import Model
 from backends.gguf.options import GgufOptions, check_sampling
 from backends.gguf.pools import Pools
 from backends.gguf.prefix_cache import PrefixCache
 from backends.gguf.prefixes import Prefixes
-from backends.gguf.prompts import tokens_of, untruncated
+from backends.gguf.projector import Projector
+from backends.gguf.projector_file import Eyes, eyes_of
+from backends.gguf.prompts import prompt_of, untruncated
 from backends.gguf.recognition import sniff
+from backends.gguf.rehearsal import rehearse
 from backends.gguf.sampling import Candidates, Sampler, resolve, seed_of
 from backends.gguf.scheduler import TILE, Scheduler
 from backends.gguf.sequences import Group, Request
@@ -49,6 +62,7 @@ class GgufBackend(GenerationBackend):
     _scheduler: Scheduler | None = None
     _cache: PrefixCache | None = None
     _draft: DraftModel | None = None
+    _projector: Projector | None = None
     _candidates: Candidates
     _options: GgufOptions
     _length: int
@@ -82,14 +96,19 @@ class GgufBackend(GenerationBackend):
         if options.draft_model is not None:
             draft = _header(Path(options.draft_model).expanduser())
             needed += memory.need(draft, settings[:1], draft.length("tokenizer.ggml.tokens") or 0, 0)
+        eyes = eyes_of(path, options.mmproj)
+        needed = dataclasses.replace(needed, images=eyes.bytes)
         memory.check(needed, device, path.name)
         try:
             self._open(path, device, options, settings, prefixes)
+            eyes = self._open_projector(path, device, settings[0].threads, eyes)
         except BaseException:
             self.close()
             raise
         self.threads = settings[0].threads if device.kind == "cpu" else 0
-        return self._info(device, options, needed)
+        if self._projector is None:
+            needed = dataclasses.replace(needed, images=0)
+        return self._info(device, options, needed, eyes.note)
 
     def _open(self, path: Path, device: Device, options: GgufOptions, settings: list[Settings], prefixes: int) -> None:
         llama = library()
@@ -111,6 +130,22 @@ class GgufBackend(GenerationBackend):
         self._scheduler = Scheduler(model, pools, shared, self._guessers(device, options, settings))
         self._candidates = Candidates(model.api, model.vocab_size)
 
+    def _open_projector(self, path: Path, device: Device, threads: int, eyes: Eyes) -> Eyes:
+        """Loads the projector, if there is one. One that was only found is left out when it does not fit."""
+        if eyes.path is None:
+            return eyes
+        model = self._loaded
+        try:
+            rehearse(eyes.path, path, threads)
+            self._projector = Projector(
+                model.library, eyes.path, model.handle, threads=threads, gpu=device.kind == "cuda"
+            )
+        except BackendError as e:
+            if not eyes.found:
+                raise
+            return eyes.unused(e)
+        return eyes
+
     def _guessers(
         self, device: Device, options: GgufOptions, settings: list[Settings]
     ) -> Callable[[], Guessing] | None:
@@ -124,10 +159,10 @@ class GgufBackend(GenerationBackend):
         self._draft = draft = DraftModel(model.library, path, device, model, settings[0])
         return lambda: DraftGuesser(draft)
 
-    def _info(self, device: Device, options: GgufOptions, needed: memory.Need) -> ModelInfo:
+    def _info(self, device: Device, options: GgufOptions, needed: memory.Need, note: str) -> ModelInfo:
         model = self._loaded
         template = _template(options) or model.chat_template
-        notes = [f"Memory: {needed}."]
+        notes = [f"Memory: {needed}.", *([note] if note else [])]
         if template is None:
             notes.append("The file has no chat template, so it is served for completion. Give one with chat_template.")
         generation = GenerationInfo(
@@ -136,6 +171,7 @@ class GgufBackend(GenerationBackend):
             chat_template=template,
             bos=model.text(model.bos),
             eos=model.text(model.eos),
+            images=self._projector is not None,
             infill=model.infill is not None,
             adapters=model.adapters,
             parameters=model.parameters,
@@ -155,9 +191,10 @@ class GgufBackend(GenerationBackend):
         )
 
     def memory(self) -> int:
-        """Of the weights, of all contexts, and of cached prefixes."""
+        """Of the weights, of all contexts, of the projector, and of cached prefixes."""
         contexts = self._pools.open if self._pools else ()
-        held: list[int] = [owner.held for owner in (self._model, *contexts, self._draft) if owner is not None]
+        owners = (self._model, *contexts, self._draft, self._projector)
+        held: list[int] = [owner.held for owner in owners if owner is not None]
         return sum(held) + (self._cache.size if self._cache else 0)
 
     def example(self) -> Generation:
@@ -167,7 +204,8 @@ class GgufBackend(GenerationBackend):
     def add(self, request_id: int, request: Generation) -> None:
         model = self._loaded
         self._check(request, model)
-        prompt = tokens_of(request, model, self._length)
+        prompt, images = prompt_of(request, model, self._projector, self._length)
+        self._check_images(images)
         limit = self._length
         if request.max_tokens is not None:
             limit = min(limit, len(prompt) + request.max_tokens)
@@ -186,7 +224,8 @@ class GgufBackend(GenerationBackend):
                 grammar=request.grammar,
             )
 
-        self._schedule.add(Request(request_id, request, prompt, _group(request, model), limit, make_sampler))
+        group = _group(request, model)
+        self._schedule.add(Request(request_id, request, prompt, group, limit, make_sampler, images))
 
     def step(self) -> list[Piece]:
         return self._schedule.step()
@@ -198,9 +237,8 @@ class GgufBackend(GenerationBackend):
     def busy(self) -> bool:
         return self._schedule.busy
 
-    def count(self, prompt: str | Sequence[int], *, add_bos: bool = True) -> int:
-        asked = Generation(prompt=prompt if isinstance(prompt, str) else tuple(prompt), add_bos=add_bos)
-        return len(untruncated(asked, self._loaded))
+    def count(self, request: Generation) -> int:
+        return len(untruncated(request, self._loaded, self._projector)[0])
 
     def tokenize(self, text: str, *, add_bos: bool = True) -> list[int]:
         model = self._loaded
@@ -209,11 +247,11 @@ class GgufBackend(GenerationBackend):
         return tokens if tokens[:1] == begins else begins + tokens
 
     def close(self) -> None:
-        """Frees the samplers, the context and the model, in this order: each needs the next."""
-        for part in (self._scheduler, self._draft, self._pools, self._model):
+        """Frees the samplers, the contexts, the projector and the model, in this order: each needs the next."""
+        for part in (self._scheduler, self._draft, self._pools, self._projector, self._model):
             if part is not None:
                 part.close()
-        self._scheduler = self._draft = self._pools = self._model = self._cache = None
+        self._scheduler = self._draft = self._pools = self._projector = self._model = self._cache = None
 
     @property
     def _loaded(self) -> Model:
@@ -227,8 +265,6 @@ class GgufBackend(GenerationBackend):
 
     def _check(self, request: Generation, model: Model) -> None:
         """Raises `InvalidInput` for what cannot be served."""
-        if request.images:
-            raise InvalidInput("This model takes no images.", field="images")
         if request.choices < 1:
             raise InvalidInput(f"n must be at least 1; got {request.choices}.", field="n")
         if request.max_tokens is not None and request.max_tokens < 1:
@@ -248,6 +284,17 @@ class GgufBackend(GenerationBackend):
                 )
         if not all(bias < np.inf for bias in request.sampling.logit_bias.values()):
             raise InvalidInput("logit_bias has a value that is not a finite number.", field="logit_bias")
+
+    def _check_images(self, images: tuple[Image, ...]) -> None:
+        """Raises `InvalidInput` for an image that must be computed in one call, and is too large for that."""
+        most = self._pools.batch_tokens if self._pools else 0
+        largest = max((image.count for image in images if image.whole), default=0)
+        if largest > most:
+            raise InvalidInput(
+                f"This model takes the {largest} tokens of an image at once, and may take {most}. Register it with a "
+                "larger batch_tokens.",
+                field="images",
+            )
 
 
 def _header(path: Path) -> file.Header:

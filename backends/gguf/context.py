@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.base import BackendError, OutOfMemory
+from backends.gguf.images import Image
 from backends.gguf.model import Model
 from backends.gguf.types import TENSOR_TYPES
 
@@ -84,7 +85,8 @@ class State:
 class Context:
     """The keys and values of the sequences, and the batch.
 
-    A call is made so: `begin`, `add` for each sequence in turn, `decode`, then `logits` for each row.
+    A call is made so: `begin`, `add` for each sequence in turn, `decode`, then `logits` for each row. Tokens of an
+    image have calls of their own, with `add_image`.
     """
 
     def __init__(self, model: Model, settings: Settings) -> None:
@@ -112,6 +114,10 @@ class Context:
         self._ones = np.ones(n, np.int32)
         self._pointers = np.arange(n, dtype=np.uint64) * 4 + self._sequences.ctypes.data
         self._batch = _batch(api, self._tokens, self._positions, self._ones, self._pointers, self._outputs)
+        self._image: Image | None = None
+        """Whose tokens the batch has, instead of those of text."""
+        self._vectors: Any = None
+        self._image_positions = self._positions
         self._rows = 0
         self._logits = np.zeros((0, model.vocab_size), np.float32)
         self._address = 0
@@ -122,6 +128,7 @@ class Context:
         """Empties the batch."""
         self.size = 0
         self._rows = 0
+        self._image = None
 
     def add(self, tokens: Tokens, position: int, sequence: int, outputs: int) -> int:
         """Puts `tokens` of a sequence in the batch, from `position` on; logits are wanted for the last `outputs`.
@@ -145,11 +152,27 @@ class Context:
         self._rows += outputs
         return row
 
+    def add_image(self, image: Image, begin: int, count: int, sequence: int, outputs: int) -> int:
+        """Makes the batch `count` of an image's tokens, from the one at `begin` on; logits are wanted for the last
+        `outputs`.
+
+        The number of the first of those rows.
+        """
+        assert image.vectors is not None, "it is encoded first"
+        self._image = image
+        self._vectors = np.ascontiguousarray(image.vectors[begin : begin + count])
+        self._image_positions = np.ascontiguousarray(image.positions[:, begin : begin + count])
+        self._sequences[:count] = sequence
+        self._outputs[:count] = 0
+        self._outputs[count - outputs : count] = 1
+        self.size = count
+        self._rows = outputs
+        return 0
+
     def decode(self) -> None:
         """Computes the batch. Raises `DecodeError`."""
-        self._batch.n_tokens = self.size
         self._model.library.forget_errors()
-        status = self._api.llama_decode(self._handle, self._batch)
+        status = self._decode_text() if self._image is None else self._decode_image(self._image)
         if status:
             reason = self._model.library.last_error or f"llama.cpp returned {status}."
             raise DecodeError(f"The model could not compute this step: {reason}")
@@ -160,6 +183,22 @@ class Context:
                 raw = (ctypes.c_float * (rows * self._model.vocab_size)).from_address(pointer)
                 self._logits = np.ndarray((rows, self._model.vocab_size), np.float32, memoryview(raw))
                 self._address = pointer
+
+    def _decode_text(self) -> int:
+        self._batch.n_tokens = self.size
+        return int(self._api.llama_decode(self._handle, self._batch))
+
+    def _decode_image(self, image: Image) -> int:
+        batch = _batch(self._api, None, self._image_positions, self._ones, self._pointers, self._outputs)
+        batch.embd = self._vectors.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        batch.n_tokens = self.size
+        if image.whole:
+            self._api.llama_set_causal_attn(self._handle, False)
+        try:
+            return int(self._api.llama_decode(self._handle, batch))
+        finally:
+            if image.whole:
+                self._api.llama_set_causal_attn(self._handle, True)
 
     def logits(self, row: int) -> NDArray[np.float32]:
         """The logits of a row of the last call. Valid, and free to be changed, until the next one."""
@@ -182,9 +221,9 @@ class Context:
         """How many there are."""
         return len(self._free)
 
-    def cut(self, slot: int, length: int) -> None:
-        """Forgets what a sequence has beyond `length` tokens."""
-        self._api.llama_memory_seq_rm(self._memory, slot, length, -1)
+    def cut(self, slot: int, position: int) -> None:
+        """Forgets what a sequence has from a position on. Where there are no images, it is a number of tokens."""
+        self._api.llama_memory_seq_rm(self._memory, slot, position, -1)
 
     def save(self, slot: int) -> State | None:
         """A copy of what is remembered of a sequence; `None` when there is no memory for it."""
@@ -289,10 +328,11 @@ def _params(api: Any, settings: Settings) -> Any:
 
 
 def _batch(api: Any, tokens: Any, positions: Any, counts: Any, sequences: Any, outputs: Any) -> Any:
-    """llama.cpp's batch over our arrays."""
+    """llama.cpp's batch over our arrays; `tokens` may be `None`, for one of vectors."""
     int32, int8 = ctypes.POINTER(ctypes.c_int32), ctypes.POINTER(ctypes.c_int8)
     batch = api.llama_batch()
-    batch.token = tokens.ctypes.data_as(int32)
+    if tokens is not None:
+        batch.token = tokens.ctypes.data_as(int32)
     batch.pos = positions.ctypes.data_as(int32)
     batch.n_seq_id = counts.ctypes.data_as(int32)
     batch.seq_id = sequences.ctypes.data_as(ctypes.POINTER(int32))

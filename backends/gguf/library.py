@@ -34,6 +34,10 @@ class Library:
         """Begins anew for `last_error`."""
         self._thread.error = ""
 
+    def listen_to(self, set_log: Any) -> None:
+        """Takes the messages of another library of llama.cpp's, by its function for that."""
+        set_log(self._callback, None)
+
     @property
     def allocated(self) -> int:
         """Bytes of all buffers that the library ever said it allocated on this thread."""

@@ -30,6 +30,8 @@ class Need:
     """What the computation itself needs; an estimate, on the safe side."""
     prefixes: int = 0
     """What cached prefixes may grow to."""
+    images: int = 0
+    """The projector, weights and computing together."""
 
     def __add__(self, other: Need) -> Need:
         return Need(
@@ -37,18 +39,20 @@ class Need:
             self.cells + other.cells,
             self.compute + other.compute,
             self.prefixes + other.prefixes,
+            self.images + other.images,
         )
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.weights + self.cells + self.compute + self.prefixes
+        return self.weights + self.cells + self.compute + self.prefixes + self.images
 
     def __str__(self) -> str:
         parts = {
             "weights": self.weights,
             "keys and values": self.cells,
             "computing": self.compute,
+            "the projector": self.images,
             "cached prefixes at most": self.prefixes,
         }
         return ", ".join(f"{name} {_mb(size)}" for name, size in parts.items() if size)

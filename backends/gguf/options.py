@@ -69,6 +69,9 @@ class GgufOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A GGUF file of a small model with the same vocabulary, which guesses for this one."""
     lora: dict[str, str] = {}
     """LoRA adapters by name: GGUF files. All are applied in full, unless a request chooses among them."""
+    mmproj: str | None = None
+    """The GGUF file of a projector, with which the model sees images; ``off`` for none. When not given, the file
+    named mmproj that lies beside the model, if there is one and it fits."""
     prefix_cache: bool = True
     """Whether prompts are spared the part that they have in common with earlier ones."""
     prefix_cache_mb: int | None = None

@@ -46,7 +46,7 @@ class Prefixes:
             return 0
         self._cache.touch(source)
         if length < len(source.tokens):
-            context.cut(slot, length)
+            context.cut(slot, sequence.position(length))
         return length
 
     def coming(self, sequence: Sequence, running: Iterable[Sequence]) -> bool:
@@ -72,4 +72,8 @@ class Prefixes:
                 common = common_prefix(other.tokens[: other.stored], tokens)
                 if common > length and (common == other.stored or self._cuttable):
                     source, length = other, common
+        whole_images = sequence.bounded(length)
+        if whole_images < length and not self._cuttable:
+            return None, 0
+        length = whole_images
         return (source, length) if length >= _WORTHWHILE else (None, 0)

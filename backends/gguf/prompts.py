@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from backends.base import InvalidInput
-from backends.generation import Generation
+from backends.generation import IMAGE, Generation
+from backends.gguf.images import Image
 from backends.gguf.model import Model
+from backends.gguf.projector import Projector
 
 Tokens = NDArray[np.int32]
 
 
-def tokens_of(request: Generation, model: Model, context_length: int) -> Tokens:
+class Prompt(NamedTuple):
+    """What a request's answer goes on from."""
+
+    tokens: Tokens
+    """Negative ones stand for those of images."""
+    images: tuple[Image, ...] = ()
+
+
+def prompt_of(request: Generation, model: Model, projector: Projector | None, context_length: int) -> Prompt:
     """The prompt in tokens, which leaves room for one more at least. Raises `InvalidInput`."""
-    tokens = untruncated(request, model)
+    tokens, images = untruncated(request, model, projector)
     if not tokens:
         raise InvalidInput("The prompt is empty, and this model has no token to begin one with.", field="prompt")
     room = context_length - 1
     if len(tokens) > room:
+        if images:
+            raise InvalidInput(
+                f"The prompt has {len(tokens)} tokens, {sum(image.count for image in images)} of them for images, and "
+                f"may have {room}: prompt and answer together have room for {context_length}. Send fewer or smaller "
+                "images, or register the model with a larger max_context_length.",
+                field="prompt",
+            )
         if not request.truncate:
             raise InvalidInput(
                 f"The prompt has {len(tokens)} tokens, and may have {room}: prompt and answer together have room for "
@@ -27,11 +46,13 @@ def tokens_of(request: Generation, model: Model, context_length: int) -> Tokens:
                 field="prompt",
             )
         tokens = _truncated(tokens, model, context_length, request.max_tokens)
-    return np.array(tokens, np.int32)
+    return Prompt(np.array(tokens, np.int32), tuple(images))
 
 
-def untruncated(request: Generation, model: Model) -> list[int]:
-    """The whole prompt in tokens, however long it is. Raises `InvalidInput`."""
+def untruncated(request: Generation, model: Model, projector: Projector | None) -> tuple[list[int], list[Image]]:
+    """The whole prompt in tokens, however long it is, and the images in it. Raises `InvalidInput`."""
+    if request.images:
+        return _with_images(request, model, projector)
     if isinstance(request.prompt, str):
         tokens = model.tokenize(request.prompt)
     else:
@@ -46,7 +67,26 @@ def untruncated(request: Generation, model: Model) -> list[int]:
     begins = isinstance(request.prompt, str) and request.add_bos and model.wants_bos
     if (begins or not tokens) and model.bos >= 0 and tokens[:1] != [model.bos]:
         tokens.insert(0, model.bos)
-    return tokens
+    return tokens, []
+
+
+def _with_images(request: Generation, model: Model, projector: Projector | None) -> tuple[list[int], list[Image]]:
+    if projector is None:
+        raise InvalidInput(
+            "This model sees no images: it was registered without a projector (option mmproj).", field="images"
+        )
+    if not isinstance(request.prompt, str):
+        raise InvalidInput("A prompt of tokens has no places for images; send text.", field="images")
+    if request.suffix is not None:
+        raise InvalidInput("A suffix does not go with images.", field="suffix")
+    places = request.prompt.count(IMAGE)
+    if places != len(request.images):
+        raise InvalidInput(
+            f"The prompt has {places} places for images ({IMAGE}), and {len(request.images)} images came.",
+            field="images",
+        )
+    begins = request.add_bos and model.wants_bos
+    return projector.tokens(request.prompt, request.images, [model.bos] if begins else [])
 
 
 def _around_gap(before: list[int], suffix: str, model: Model) -> list[int]:

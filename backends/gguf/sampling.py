@@ -216,7 +216,7 @@ def _logprob(model: Model, token: int, value: float) -> TokenLogprob:
 
 def _penalise(logits: Logits, window: Tokens, settings: SamplingDefaults) -> None:
     """Makes tokens that were there lately less likely."""
-    ids, counts = np.unique(window, return_counts=True)
+    ids, counts = np.unique(window[window >= 0], return_counts=True)  # others stand for an image
     values = logits[ids]
     repeat = np.float32(settings.repeat_penalty)
     values = np.where(values <= 0, values * repeat, values / repeat)

@@ -2,7 +2,8 @@
 
 A step first makes one decode call for all sequences that generate: the next token of each, and the tokens that were
 guessed to follow. Then it computes a bounded number of prompt tokens, the oldest prompts first, so that a long prompt
-never holds up the others. Sequences join and leave between any two steps.
+never holds up the others. Sequences join and leave between any two steps. Of the images in prompts, one at most is
+encoded in a step (a tile, where it has several): that takes as long as it takes, and then the others go on.
 
 Prompts have calls of their own, as llama.cpp would take a call apart anyway where sequences have different numbers of
 tokens in it. And on the CPU it computes the attention of 64 tokens and more in another way than that of fewer, with
@@ -24,6 +25,7 @@ import numpy as np
 from backends.base import BackendError
 from backends.generation import Piece
 from backends.gguf.context import Context, State
+from backends.gguf.images import Image
 from backends.gguf.model import Model
 from backends.gguf.pools import Pools
 from backends.gguf.prefixes import Prefixes
@@ -86,7 +88,7 @@ class Scheduler:
         """Takes in a request. Its samplers are made here, and may raise."""
         try:
             for choice in range(request.asked.choices):
-                guesser = self._new_guesser() if self._new_guesser is not None else None
+                guesser = self._new_guesser() if self._new_guesser is not None and not request.images else None
                 request.sequences.append(Sequence(request, choice, self._model, guesser))
         except BaseException:
             for sequence in request.sequences:
@@ -115,8 +117,8 @@ class Scheduler:
         if self._running:
             self._group = self._next_group()
             members = [sequence for sequence in self._running if sequence.request.group == self._group]
-            decoding = [sequence for sequence in members if sequence.pending == 1]
-            prompts = [sequence for sequence in members if sequence.pending > 1]
+            decoding = [sequence for sequence in members if sequence.decodes]
+            prompts = [sequence for sequence in members if not sequence.decodes]
             for context in self._pools.open:
                 self._decode(context, [s for s in decoding if s.context is context], bool(prompts), pieces)
             self._compute_prompts(prompts, bool(decoding), pieces)
@@ -221,12 +223,17 @@ class Scheduler:
     def _compute_prompts(self, prompts: list[Sequence], decoding: bool, pieces: list[Piece]) -> None:
         """Computes prompts, or parts of them, the oldest first, as far as one step may go."""
         room = self._prompt_room(decoding)
+        encoded = False
         for sequence in prompts:
             context = sequence.context
             if context is None:  # it went with another choice of its request, which failed
                 continue
-            count = self._part(sequence.pending, room)
-            if not count:
+            image = sequence.image
+            if image is not None and image.vectors is None:
+                encoded = encoded or self._encode(image, sequence.request, pieces)
+                continue
+            count = sequence.run if image is not None and image.whole else self._part(sequence.run, room)
+            if not count or room <= 0:
                 break
             room -= count
             context.begin()
@@ -236,6 +243,14 @@ class Scheduler:
                 seconds = (time.perf_counter() - begin) / count
                 self._prompt_token_seconds += 0.2 * (seconds - self._prompt_token_seconds)
                 self._advance_all(context, shares, pieces)
+
+    def _encode(self, image: Image, request: Request, pieces: list[Piece]) -> bool:
+        """Encodes an image, which is all that is done for its request in this step."""
+        try:
+            image.encode()
+        except BackendError as e:
+            self._fail([request], e, pieces)
+        return True
 
     def _prompt_room(self, decoding: bool) -> int:
         """How many prompt tokens this step computes. `_part` keeps a call's size within bounds by going less far."""
@@ -255,11 +270,15 @@ class Scheduler:
 
     def _put(self, context: Context, sequence: Sequence, count: int, draft: Tokens) -> Share:
         begin, end = sequence.stored, sequence.stored + count
+        image = sequence.image
+        if image is not None:
+            row = context.add_image(image, begin - image.begin, count, sequence.slot, int(end == sequence.count))
+            return Share(sequence, count, draft, row)
         tokens = sequence.tokens[begin:end]
         if len(draft):
             tokens = np.concatenate((tokens, draft))
         outputs = 1 + len(draft) if end == sequence.count else 0
-        row = context.add(tokens, begin, sequence.slot, outputs)
+        row = context.add(tokens, sequence.position(begin), sequence.slot, outputs)
         return Share(sequence, count, draft, row)
 
     def _computed(self, context: Context, shares: list[Share], pieces: list[Piece]) -> bool:

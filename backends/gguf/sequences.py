@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.generation import Generation, Piece, TokenLogprob, Usage
+from backends.gguf import images
 from backends.gguf.context import Context, State
+from backends.gguf.images import Image
 from backends.gguf.model import Model
 from backends.gguf.sampling import DeadEnd, Sampler, logprobs_of
 from backends.gguf.speculation import Guessing
@@ -30,11 +32,14 @@ class Request:
     id: int
     asked: Generation
     prompt: Tokens
+    """In which negative numbers stand for those of `images`."""
     group: Group
     limit: int
     """Most tokens of one choice, prompt and answer together."""
     make_sampler: Callable[[int], Sampler]
     """For a choice."""
+    images: tuple[Image, ...] = ()
+    """Of the prompt, in their order."""
     sequences: list[Sequence] = field(default_factory=list)
 
 
@@ -81,6 +86,30 @@ class Sequence:
     def pending(self) -> int:
         """How many tokens are to be computed before the next one can be chosen."""
         return self.count - self.stored
+
+    @property
+    def image(self) -> Image | None:
+        """The one that its next token to be computed is part of."""
+        return images.at(self.request.images, self.stored)
+
+    @property
+    def run(self) -> int:
+        """How many pending tokens are alike: of text up to the next image, or of the same image."""
+        ends = (end for image in self.request.images for end in (image.begin, image.end))
+        return next((end for end in ends if end > self.stored), self.count) - self.stored
+
+    @property
+    def decodes(self) -> bool:
+        """Whether only the token that was chosen last, or the last one of its prompt, is to be computed."""
+        return self.pending == 1 and self.image is None
+
+    def position(self, index: int) -> int:
+        """Of the token at `index`, which is in no image."""
+        return images.position(self.request.images, index)
+
+    def bounded(self, length: int) -> int:
+        """`length`, or less where it would end within an image."""
+        return images.bounded(self.request.images, length)
 
     @property
     def generated(self) -> int:

@@ -12,6 +12,7 @@ from backends.generation import IMAGE, Generation
 from engine.errors import InvalidInput
 from engine.generation.grammar import for_request
 from engine.generation.output import OutputParser
+from engine.generation.pictures import decode_pictures
 from engine.generation.reasoning import HARMONY_REASONING, is_open
 from engine.transport.generation import GenerateRequest, Tool
 
@@ -56,7 +57,7 @@ def _of_prompt(request: GenerateRequest, info: GenerationInfo) -> Prepared:
     prompt = request.prompt if isinstance(request.prompt, str) else tuple(request.prompt)
     if request.suffix is not None and not info.infill:
         raise InvalidInput("This model does not fill gaps; send the prompt without a suffix.", field="suffix")
-    _check_images(request.images, info)
+    _check_images(request.images, info, "images")
     places = prompt.count(IMAGE) if isinstance(prompt, str) else 0
     if places != len(request.images) and (places or request.images) and info.images:
         raise InvalidInput(
@@ -68,7 +69,7 @@ def _of_prompt(request: GenerateRequest, info: GenerationInfo) -> Prepared:
         prompt=prompt,
         add_bos=not request.raw,
         suffix=request.suffix,
-        images=tuple(request.images),
+        images=decode_pictures(request.images, "images"),
         grammar=for_request(request, None),
     )
     return Prepared(generation, OutputParser)
@@ -82,7 +83,7 @@ def _of_messages(request: GenerateRequest, template: ChatTemplate, info: Generat
         raise InvalidInput("There must be at least one message.", field="messages")
     tools = request.tools if request.tool_choice.mode != "none" else []
     rendered = template.render(request.messages, tools, request.template_options, request.continue_message)
-    _check_images(rendered.images, info)
+    _check_images(rendered.images, info, "messages")
     form = template.tool_format if tools else None
     reasoning = template.reasoning
     if reasoning is not HARMONY_REASONING and not request.separate_reasoning:
@@ -95,7 +96,7 @@ def _of_messages(request: GenerateRequest, template: ChatTemplate, info: Generat
         request,
         prompt=rendered.text,
         add_bos=not (info.bos and rendered.text.startswith(info.bos)),
-        images=rendered.images,
+        images=decode_pictures(rendered.images, "messages"),
         grammar=for_request(request, form, None if done else reasoning, opened),
         keep_special=form is not None or template.reasoning is not None,
     )
@@ -170,9 +171,9 @@ def _check_tools(tools: list[Tool]) -> None:
         seen.add(tool.name)
 
 
-def _check_images(images: tuple[bytes, ...] | list[bytes], info: GenerationInfo) -> None:
+def _check_images(images: tuple[bytes, ...] | list[bytes], info: GenerationInfo, field: str) -> None:
     if images and not info.images:
         raise InvalidInput(
-            "This model does not see images; send text alone, or register it with a projector (mmproj).",
-            field="messages",
+            "This model does not see images; send text alone, or register it with its projector (--set mmproj=FILE).",
+            field=field,
         )

@@ -1,10 +1,12 @@
-"""Encoded images → pixels of the size that a model wants. The one place that touches Pillow."""
+"""Encoded images → pixels, of the size that a model wants or all of them. The one place that touches Pillow."""
 
 from __future__ import annotations
 
 import binascii
 import io
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -63,19 +65,43 @@ def decode(data: bytes, geometry: Geometry, where: str) -> Array:
 
     Raises `InvalidInput` that names `where`, `MissingRuntime` without Pillow.
     """
-    image = _open(data, geometry, where)
-    try:
+    image = _open(data, where)
+    if image.format in ("JPEG", "MPO"):  # a large one is told to decode to a fraction of its size
+        width, height = image.size
+        scale = _KEPT * max(_target(geometry)) / min(width, height)
+        if scale < 1:
+            image.draft(geometry.mode, (int(width * scale), int(height * scale)))
+    with _decoding(image, where):
         orientation = _orientation(image)
         pixels = np.asarray(_fit(_in_mode(image, geometry.mode, where), geometry, orientation))
+    return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def decode_whole(data: bytes, where: str) -> Array:
+    """The whole image as uint8 [height, width, 3], red, green and blue: upright, flattened onto white.
+
+    Raises `InvalidInput` that names `where`, `MissingRuntime` without Pillow.
+    """
+    image = _open(data, where)
+    with _decoding(image, where):
+        turn = _turn(_orientation(image))
+        image = _in_mode(image, "RGB", where)
+        return np.asarray(image if turn is None else image.transpose(turn))
+
+
+@contextmanager
+def _decoding(image: Image, where: str) -> Iterator[None]:
+    """Turns what goes wrong with an image's bytes into `InvalidInput`."""
+    try:
+        yield
     except (InvalidInput, MemoryError):
         raise
     except Exception as e:  # decoders of untrusted bytes fail in many ways
         raise InvalidInput(f"{where} is a corrupt {image.format} image: {_reason(e)}", field=where) from None
-    return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 
-def _open(data: bytes, geometry: Geometry, where: str) -> Image:
-    """The image, not decoded yet; a large JPEG is told to decode to a fraction of its size."""
+def _open(data: bytes, where: str) -> Image:
+    """The image, not decoded yet."""
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError:
@@ -95,10 +121,6 @@ def _open(data: bytes, geometry: Geometry, where: str) -> Image:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise InvalidInput(f"{where} has more than {MAX_PIXELS} pixels; send a smaller image.", field=where)
-    if image.format in ("JPEG", "MPO"):
-        scale = _KEPT * max(_target(geometry)) / min(width, height)
-        if scale < 1:
-            image.draft(geometry.mode, (int(width * scale), int(height * scale)))
     return image
 
 

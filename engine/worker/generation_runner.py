@@ -115,8 +115,7 @@ class GenerationRunner:
         return msgspec.structs.replace(generation, prompt=(*context, *tokens), add_bos=False)
 
     def _count(self, stream_id: int, prepared: Prepared) -> None:
-        prompt = prepared.generation.prompt
-        tokens = self._backend.count(prompt, add_bos=prepared.generation.add_bos)
+        tokens = self._backend.count(prepared.generation)
         chunk = Chunk(stream_id, encode_deltas([Delta(finish="stop", usage=Usage(prompt_tokens=tokens))]))
         self._channel.send(encode(StepDone([chunk], [StreamEnd(stream_id)])))
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from PIL import Image
 
 from backends.base import GenerationInfo
 from backends.generation import IMAGE, Generation, Sampling
@@ -23,10 +24,13 @@ from engine.transport.generation import (
 )
 from tests.engine.generation import templates
 from tests.engine.generation.conversations import TOOLS, WEATHER, read
+from tests.engine.generation.test_pictures import encoded
 
 INFO = GenerationInfo(context_length=512, sequences=4, bos="<s>", eos="</s>", adapters=("style",))
 HI = Message(role="user", content="Hi")
-PICTURE = Message(role="user", content=[TextPart(text="What is it? "), ImagePart(data=b"png")])
+RED = [[[255, 0, 0], [255, 0, 0]]]
+PNG = encoded(Image.new("RGB", (2, 1), "red"))
+PICTURE = Message(role="user", content=[TextPart(text="What is it? "), ImagePart(data=PNG)])
 
 
 def prepared(source: str | None = templates.HERMES, info: GenerationInfo = INFO, **fields: Any) -> Prepared:
@@ -140,9 +144,10 @@ def test_a_message_is_continued() -> None:
 def test_images() -> None:
     seeing = msgspec.structs.replace(INFO, images=True)
     generation = prepared(info=seeing, messages=[PICTURE]).generation
-    assert generation.images == (b"png",)
+    assert [image.tolist() for image in generation.images] == [RED]
     assert f"What is it? {IMAGE}" in str(generation.prompt)
-    assert prepared(None, seeing, prompt=f"{IMAGE} is", images=[b"png"]).generation.images == (b"png",)
+    of_prompt = prepared(None, seeing, prompt=f"{IMAGE} is", images=[PNG]).generation
+    assert [image.tolist() for image in of_prompt.images] == [RED]
 
 
 def test_gaps() -> None:
@@ -170,7 +175,7 @@ SEEING = msgspec.structs.replace(INFO, images=True)
         ({"images": [b"x"]}, "images", "cannot be combined"),
         ({"messages": [PICTURE]}, "messages", "does not see images"),
         ({"prompt": "x", "suffix": "y"}, "suffix", "does not fill gaps"),
-        ({"prompt": IMAGE, "images": [b"x"]}, "messages", "does not see images"),
+        ({"prompt": IMAGE, "images": [b"x"]}, "images", "does not see images"),
         ({"prompt": "x", "tools": TOOLS}, "tools", "need a conversation"),
         ({"prompt": "x", "continue_message": True}, "continue_message", "need a conversation"),
         ({"messages": None}, "prompt", "messages or a prompt"),

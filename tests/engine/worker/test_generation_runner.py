@@ -63,8 +63,8 @@ class Scripted(GenerationBackend):
     def busy(self) -> bool:
         return bool(self.requests)
 
-    def count(self, prompt: Any, *, add_bos: bool = True) -> int:
-        return len(prompt) + add_bos
+    def count(self, request: Generation) -> int:
+        return len(request.prompt) + request.add_bos
 
     def tokenize(self, text: str, *, add_bos: bool = True) -> list[int]:
         return [0] * add_bos + [ord(c) for c in text]
