@@ -8,8 +8,8 @@ from backends.gguf.context import Context
 from backends.gguf.prefix_cache import Entry, PrefixCache, common_prefix
 from backends.gguf.sequences import Sequence
 
-_WORTHWHILE = 16
-"""Shorter beginnings of prompts are computed again rather than kept and looked up."""
+_WORTHWHILE = 8
+"""Shorter beginnings of prompts are computed again. Those that chat templates alone give are longer."""
 _WORTH_WAITING = 64
 """A prompt waits until another one that is being computed has got through a common beginning of this length."""
 

@@ -1,9 +1,10 @@
 """Continuous batching: which sequences have a slot, and what each step computes for them.
 
-A step first makes one decode call for all sequences that generate: the next token of each, and the tokens that were
-guessed to follow. Then it computes a bounded number of prompt tokens, the oldest prompts first, so that a long prompt
-never holds up the others. Sequences join and leave between any two steps. Of the images in prompts, one at most is
-encoded in a step (a tile, where it has several): that takes as long as it takes, and then the others go on.
+Steps take turns. One makes a decode call for all sequences that generate: the next token of each, and the tokens that
+were guessed to follow. The next computes a bounded number of prompt tokens, of the oldest prompt first, so that a long
+one never holds up the others, and ends when a prompt is complete, so that its first token goes out at once. Sequences
+join and leave between any two steps. Of the images in prompts, one at most is encoded in a step (a tile, where it has
+several): that takes as long as it takes, and then the others go on.
 
 Prompts have calls of their own, as llama.cpp would take a call apart anyway where sequences have different numbers of
 tokens in it. And on the CPU it computes the attention of 64 tokens and more in another way than that of fewer, with
@@ -74,6 +75,8 @@ class Scheduler:
         """By `Sequence.order`."""
         self._admitted = 0
         self._group: Group = ()
+        self._prompts_next = False
+        """Whether it is the turn of the prompts."""
         self._costs = Costs()
         self._chances = 0
         """Calls that could have guessed."""
@@ -111,17 +114,22 @@ class Scheduler:
         self._requests.clear()
 
     def step(self) -> list[Piece]:
-        """Computes once for all sequences that have a slot, or for those with the same adapters."""
+        """Computes once for all sequences that generate, or prompts; of those that have the same adapters."""
         pieces: list[Piece] = []
         self._admit(pieces)
         if self._running:
-            self._group = self._next_group()
+            if not self._prompts_next:
+                self._group = self._next_group()
             members = [sequence for sequence in self._running if sequence.request.group == self._group]
             decoding = [sequence for sequence in members if sequence.decodes]
             prompts = [sequence for sequence in members if not sequence.decodes]
-            for context in self._pools.open:
-                self._decode(context, [s for s in decoding if s.context is context], bool(prompts), pieces)
-            self._compute_prompts(prompts, bool(decoding), pieces)
+            if decoding and not self._prompts_next:
+                for context in self._pools.open:
+                    self._decode(context, [s for s in decoding if s.context is context], bool(prompts), pieces)
+                self._prompts_next = bool(prompts)
+            else:
+                self._compute_prompts(prompts, bool(decoding), pieces)
+                self._prompts_next = False
         return pieces
 
     # --- who has a slot -----------------------------------------------------------------------------------------------
@@ -221,7 +229,7 @@ class Scheduler:
             self._advance_all(context, shares, pieces)
 
     def _compute_prompts(self, prompts: list[Sequence], decoding: bool, pieces: list[Piece]) -> None:
-        """Computes prompts, or parts of them, the oldest first, as far as one step may go."""
+        """Computes prompts, or parts of them, the oldest first, as far as one step may go, or until one is complete."""
         room = self._prompt_room(decoding)
         encoded = False
         for sequence in prompts:
@@ -243,6 +251,8 @@ class Scheduler:
                 seconds = (time.perf_counter() - begin) / count
                 self._prompt_token_seconds += 0.2 * (seconds - self._prompt_token_seconds)
                 self._advance_all(context, shares, pieces)
+                if sequence.generated:
+                    break
 
     def _encode(self, image: Image, request: Request, pieces: list[Piece]) -> bool:
         """Encodes an image, which is all that is done for its request in this step."""
