@@ -66,8 +66,10 @@ def decode_json(error_free: Any, body: bytes | bytearray) -> Any:
         return error_free(body)
     except msgspec.ValidationError as e:
         text, _, where = str(e).partition(" - at `$.")
+        place = where.rstrip("`")
         unknown = text.split("`")[1] if "unknown field" in text else None
-        raise InvalidInput(f"{text}.", field=where.rstrip("`") or unknown) from None
+        problem = f"{place}: {text[0].lower()}{text[1:]}" if place else text
+        raise InvalidInput(f"{problem}.", field=place or unknown) from None
     except msgspec.DecodeError as e:
         raise InvalidJSON(f"The body is not valid JSON: {e}.") from None
     except RecursionError:

@@ -91,7 +91,8 @@ def convert(value: Any, kind: Any, field: str) -> Any:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as e:
         text, _, where = str(e).partition(" - at `$")
-        raise InvalidInput(f"{text}.", field=field + where.rstrip("`")) from None
+        place = field + where.rstrip("`")
+        raise InvalidInput(f"{place}: {text[0].lower()}{text[1:]}.", field=place) from None
 
 
 Names = Mapping[str, str]
