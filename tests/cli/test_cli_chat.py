@@ -55,6 +55,7 @@ def test_flags_and_parameters_go_into_the_request(served, tmp_path):
     [
         (["missing", "hi"], 4, "missing"),
         (["parrot"], 2, "Nothing to say"),
+        (["parrot", ""], 2, "Nothing to say"),
         (["parrot@1", "hi"], 2, "unimodel alias set"),
         (["parrot", "hi", "--params", "stream=false"], 2, "cannot be set"),
         (["parrot", "hi", "--params", "novalue"], 2, "KEY=VALUE"),

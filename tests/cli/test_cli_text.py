@@ -58,6 +58,17 @@ def test_a_number_is_text_for_it(served, smol):
     assert served.json("predict", smol, "42", *GREEDY)["output"]
 
 
+def test_what_does_not_fit_is_named(served, smol):
+    code, error = served.error("predict", smol, "several", "texts")
+    assert (code, error["param"]) == (1, "input[0]")
+    assert error["message"] == "input[0]: expected `object`, got `str`."
+
+
+def test_the_status_of_a_model_that_generates_has_no_batches(served, smol):
+    row = next(line for line in served.ok("status").splitlines() if line.startswith(f"{smol}@1"))
+    assert row.split()[-2:] == ["-", "-"]
+
+
 def test_flags_of_generation_are_for_models_that_generate(served):
     assert served.error("predict", "double", "[1, 2, 3]", "--max-tokens", "3")[0] == 2
     assert served.error("predict", "double", "--jsonl", "--seed", "3")[0] == 2

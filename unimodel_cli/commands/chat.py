@@ -84,12 +84,13 @@ def _one_turn(session: Session, conversation: Any, screen: Any, headers: dict[st
 
 def _text(prompt: str | None) -> str:
     """The one message: PROMPT, or what is on stdin."""
-    if prompt not in (None, "-"):
-        return str(prompt)
-    try:
-        text = sys.stdin.buffer.read().decode().strip("\r\n")
-    except UnicodeDecodeError:
-        raise UsageError("stdin is no text.") from None
+    if prompt is not None and prompt != "-":
+        text = prompt
+    else:
+        try:
+            text = sys.stdin.buffer.read().decode().strip("\r\n")
+        except UnicodeDecodeError:
+            raise UsageError("stdin is no text.") from None
     if not text.strip():
         raise UsageError("Nothing to say: give a PROMPT, or text on stdin.")
     return text

@@ -139,8 +139,8 @@ def status(session: Session) -> None:
                 m.queue_requests,
                 m.requests,
                 m.errors,
-                f"{m.mean_batch_rows:.1f}",
-                f"{m.compute_ms_per_batch:.2f}",
+                f"{m.mean_batch_rows:.1f}" if m.mean_batch_rows else "-",  # one that generates has no batches
+                f"{m.compute_ms_per_batch:.2f}" if m.mean_batch_rows else "-",
             ]
             for m in view.models
         ],
