@@ -59,9 +59,12 @@ def test_a_number_is_text_for_it(served, smol):
 
 
 def test_what_does_not_fit_is_named(served, smol):
-    code, error = served.error("predict", smol, "several", "texts")
+    code, error = served.error("predict", smol, '["several", "texts"]')
     assert (code, error["param"]) == (1, "input[0]")
     assert error["message"] == "input[0]: expected `object`, got `str`."
+    code, error = served.error("predict", smol, "several", "texts")
+    assert code == 2
+    assert error["message"].endswith("answers one text at a time; put it in quotes, or use --jsonl for many.")
 
 
 def test_the_status_of_a_model_that_generates_has_no_batches(served, smol):

@@ -150,6 +150,8 @@ def _body(
     if not given and not named:
         _refuse(sys.stdin.isatty(), "Give an INPUT: a file, JSON, text, or '-' for stdin.")
         given = ["-"]
+    if len(given) > 1 and model.generates():
+        raise UsageError(f"{model.view.name} answers one text at a time; put it in quotes, or use --jsonl for many.")
     if flags and not model.is_open():
         raise UsageError(f"{generation_flags.flag(next(iter(flags)))} is for models that generate text.")
     return inputs.body(

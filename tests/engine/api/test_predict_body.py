@@ -141,8 +141,8 @@ def test_parameters_and_the_wish_to_stream_come_along(fast: bool, columns: int) 
         (b'{"instances":[]}', "invalid_input", "instances", "non-empty list of rows"),
         (b'{"input":[1,2,3],"parameters":{"top_k":3}}', "invalid_input", "parameters.top_k", "means nothing"),
         (b'{"input":[1,2,3],"parameters":{"topk":3}}', "invalid_input", "parameters", "unknown field `topk`"),
-        (b'{"input":[1,2,3],"parameters":[]}', "invalid_input", "parameters", "parameters: Expected `object`, got `array`"),
-        (b'{"input":[1,2,3],"parameters":null}', "invalid_input", "parameters", "parameters: Expected `object`, got `null`"),
+        (b'{"input":[1,2,3],"parameters":[]}', "invalid_input", "parameters", "Expected `object`, got `array`"),
+        (b'{"input":[1,2,3],"parameters":null}', "invalid_input", "parameters", "Expected `object`, got `null`"),
         (b'{"input":' + b"[" * 10_000 + b"]" * 10_000 + b"}", "invalid_json", None, "nested too deeply"),
     ],
 )
