@@ -2,7 +2,7 @@
 
 A repository may have one model in several forms, and in each form several sizes. In the order of preference::
 
-    GGUF            one file, or its pieces
+    GGUF            one file, or its pieces, and the projector beside it with which it sees images
     ONNX            one file, and those with its weights that are named after it
     CTranslate2     a folder with model.bin and a vocabulary
     safetensors     a folder with config.json, in the layout of Transformers
@@ -32,6 +32,9 @@ QUANTIZATIONS = (
     *("Q5_K_M", "Q5_K_S", "Q5_1", "Q5_0", "Q6_K", "Q8_0", "Q3_K_L", "Q3_K_M", "BF16", "F16", "F32"),
 )
 """Which one of several GGUF files is pulled, best first: small, and close to the original."""
+
+PRECISIONS = ("F16", "BF16", "Q8_0", "F32")
+"""Which one of several projectors comes along, best first."""
 
 _PROJECTOR = re.compile(r"(^|[/._-])mmproj", re.IGNORECASE)
 """The part of a vision model that turns images into tokens: a GGUF file, but no model."""
@@ -77,7 +80,7 @@ def choose(repo: str, names: Sequence[str], wanted: str | None) -> tuple[Model, 
     if wanted in names:
         named = next((m for m in models if wanted in m.weights), Model("", (wanted,)))
         return _whole(repo, names, named), ""
-    tag = re.compile(rf"(?<![A-Za-z0-9]){re.escape(wanted or '')}(?!\w)", re.IGNORECASE)
+    tag = _tag(re.escape(wanted or ""))
     fitting = [m for m in models if tag.search(m.files[0])] if wanted else models
     if not models:
         raise InvalidRequest(
@@ -125,10 +128,24 @@ def _single(names: Sequence[str], folders: dict[str, list[str]]) -> Iterator[Mod
         if name.lower().endswith(".gguf") and not _PROJECTOR.search(name):
             piece = _PIECE.search(name)
             if piece is None or int(piece[1]) == 1:
-                yield Model("GGUF", (name,), weights=_pieces(name))
+                yield Model("GGUF", (name, *_projector(folders[_folder(name)])), weights=_pieces(name))
         elif name.lower().endswith(".onnx"):
             data = [n for n in folders[_folder(name)] if n.startswith((f"{name}_data", f"{name}.data"))]
             yield Model("ONNX", (name, *data), weights=(name,))
+
+
+def _projector(files: Sequence[str]) -> list[str]:
+    """The projector among the files beside a model; none when they could be of several models."""
+    found = [n for n in files if n.lower().endswith(".gguf") and _PROJECTOR.search(n)]
+    precision = _tag("|".join(PRECISIONS))
+    if len({precision.sub("", n) for n in found}) != 1:
+        return []
+    return [next((n for p in PRECISIONS for n in found if _tag(p).search(n)), found[0])]
+
+
+def _tag(pattern: str) -> re.Pattern[str]:
+    """Finds a word of a name, such as ``Q4_K_M``."""
+    return re.compile(rf"(?<![A-Za-z0-9])(?:{pattern})(?!\w)", re.IGNORECASE)
 
 
 def _in_folder(names: Sequence[str], folder: str, files: list[str]) -> Iterator[Model]:
@@ -170,8 +187,7 @@ def _best(form: str, models: list[Model]) -> tuple[Model, str] | None:
         return models[0], others
     if form == "GGUF":
         for quantization in QUANTIZATIONS:
-            tag = re.compile(rf"(?<![A-Za-z0-9]){quantization}(?!\w)", re.IGNORECASE)
-            fitting = [m for m in models if tag.search(m.files[0])]
+            fitting = [m for m in models if _tag(quantization).search(m.files[0])]
             if fitting:
                 better = quantization == QUANTIZATIONS[0]
                 reason = f"as {quantization} is " + ("small and close to the original" if better else "next to Q4_K_M")

@@ -227,8 +227,10 @@ async def test_a_part_of_the_name_is_enough(stand_in: Hub, tmp_path: Path, wante
     assert path_of(await pulled(f"hf:org/several:{wanted}", tmp_path)).name == file
 
 
-async def test_a_projector_is_no_model(stand_in: Hub, tmp_path: Path) -> None:
-    assert path_of(await pulled("hf:org/vision", tmp_path)).name == "v-Q8_0.gguf"
+async def test_a_projector_is_no_model_and_comes_with_one(stand_in: Hub, tmp_path: Path) -> None:
+    path = path_of(await pulled("hf:org/vision", tmp_path))
+    assert path.name == "v-Q8_0.gguf"
+    assert path.with_name("mmproj-v-f16.gguf").read_bytes() == b"projector"
     assert path_of(await pulled("hf:org/vision:mmproj-v-f16.gguf", tmp_path)).read_bytes() == b"projector"
 
 

@@ -88,7 +88,7 @@ def test_a_folder_below_the_repository() -> None:
 
 def test_the_nearest_to_the_preferred_quantization() -> None:
     model, note = choose("org/repo", QUANTIZED, None)
-    assert model.files == ("m-Q5_K_M.gguf",)
+    assert model.files == ("m-Q5_K_M.gguf", "mmproj-m.gguf")
     assert "as Q5_K_M is next to Q4_K_M" in note
     assert "mmproj" not in note
 
@@ -104,6 +104,21 @@ def test_the_nearest_to_the_preferred_quantization() -> None:
 def test_what_could_be_any_is_listed(names: list[str], lead: str) -> None:
     with pytest.raises(InvalidRequest, match=f"has several models; name one of them, as in hf:org/repo:{lead}: "):
         choose("org/repo", names, None)
+
+
+@pytest.mark.parametrize(
+    ("projectors", "expected"),
+    [
+        (["mmproj-m-F32.gguf", "mmproj-m-BF16.gguf"], ("mmproj-m-BF16.gguf",)),
+        (["m-mmproj-f16.gguf", "m-mmproj-q8_0.gguf"], ("m-mmproj-f16.gguf",)),
+        (["mmproj-a-F16.gguf", "mmproj-b-F16.gguf"], ()),
+        (["other/mmproj-m.gguf"], ()),
+    ],
+)
+def test_one_projector_comes_with_a_model(projectors: list[str], expected: tuple[str, ...]) -> None:
+    assert chosen(["m.gguf", *projectors]) == (("m.gguf", *expected), None)
+    assert chosen(["m.gguf", *projectors], "m.gguf") == (("m.gguf", *expected), None)
+    assert chosen(["m.gguf", *projectors], projectors[0]) == ((projectors[0],), None)
 
 
 def test_pieces_come_together_or_not_at_all() -> None:
