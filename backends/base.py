@@ -76,12 +76,18 @@ class GenerationInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Such as ``llama``."""
 
 
+TRUNCATE = TensorSpec("truncate", "bool", ("batch",))
+"""An optional input of models that read texts: whether a text that is too long is cut, instead of being an error."""
+
+
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What loading found out about a model. Everything here was read off the model, not asked of the user."""
 
     task: str
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
+    optional: tuple[TensorSpec, ...] = ()
+    """Inputs that a batch may come without, such as `TRUNCATE`."""
     batchable: bool = True
     """Whether rows of several requests may be computed in one call."""
     unbatched_reason: str | None = None

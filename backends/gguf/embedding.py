@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from backends.base import Device, InvalidInput, InvalidOption, Match, ModelInfo, Tensors, TensorSpec
+from backends.base import TRUNCATE, Device, InvalidInput, InvalidOption, Match, ModelInfo, Tensors, TensorSpec
 from backends.gguf import file
 from backends.gguf.file import POOLING_RANK, Header
 from backends.gguf.pooled import PooledBackend, PooledModel, PooledOptions, Rows, Tokens, is_causal
@@ -55,6 +55,7 @@ class GgufEmbeddingBackend(PooledBackend):
                 TensorSpec("embedding", "float32", ("batch", loaded.width)),
                 TensorSpec("tokens", "int32", ("batch",)),
             ),
+            optional=(TRUNCATE,),
             runtime=self.runtime(),
             device=str(device),
             metadata={**self.metadata(header), "pooling": pooling},
@@ -67,23 +68,26 @@ class GgufEmbeddingBackend(PooledBackend):
 
     def predict(self, batch: Tensors) -> Tensors:
         """Embeds a batch. Raises `InvalidInput` for a text that is empty or too long."""
-        texts = batch["text"].tolist()
-        tokens = [self._tokens(text, f"Text {i}" if len(texts) > 1 else "The text") for i, text in enumerate(texts)]
+        texts, truncate = batch["text"].tolist(), self.truncates(batch)
+        tokens = [
+            self._tokens(text, f"Text {i}" if len(texts) > 1 else "The text", truncate[i])
+            for i, text in enumerate(texts)
+        ]
         rows = self.loaded.compute(tokens)
         lengths = np.array([len(t) for t in tokens], np.int32)
         return {"embedding": _normalized(rows) if self._normalize else rows, "tokens": lengths}
 
-    def _tokens(self, text: str, name: str) -> Tokens:
+    def _tokens(self, text: str, name: str, truncate: bool) -> Tokens:
         """The tokens of a text; `name` is what errors call it."""
         tokens, limit = self.loaded.tokenize(text), self.loaded.length
         if not len(tokens):
             raise InvalidInput(f"{name} is empty.", field="input")
         if len(tokens) <= limit:
             return tokens
-        if not self._truncate:
+        if not truncate:
             raise InvalidInput(
                 f"{name} has {len(tokens)} tokens; the model takes at most {limit}. "
-                "Shorten it, or register the model with --set truncate=true.",
+                "Shorten it, ask for it to be cut (truncate), or register the model with --set truncate=true.",
                 field="input",
             )
         api, vocab = self.loaded.library.api, self.loaded.model.vocab

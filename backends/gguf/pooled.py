@@ -21,12 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.base import (
+    TRUNCATE,
     BackendError,
     Device,
     InvalidOption,
     ModelFileError,
     OutOfMemory,
     TensorBackend,
+    Tensors,
 )
 from backends.gguf import file, memory
 from backends.gguf.context import Settings
@@ -231,6 +233,7 @@ class PooledBackend(TensorBackend):
     devices = ("cpu", "cuda")
 
     _loaded: PooledModel | None = None
+    _truncate = False
 
     @classmethod
     def parts(cls, source: Path) -> tuple[Path, ...]:
@@ -242,6 +245,12 @@ class PooledBackend(TensorBackend):
         """The model, after `load`."""
         assert self._loaded is not None
         return self._loaded
+
+    def truncates(self, batch: Tensors) -> list[bool]:
+        """Of each text, whether it is cut if it is too long: as its request says, or else the option."""
+        wishes = batch.get(TRUNCATE.name)
+        rows = len(next(iter(batch.values())))
+        return [self._truncate] * rows if wishes is None else wishes.tolist()
 
     def memory(self) -> int:
         """Bytes of the weights, and of what computing takes at most."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from backends.base import Device, InvalidInput, InvalidOption, Match, ModelInfo, Tensors, TensorSpec
+from backends.base import TRUNCATE, Device, InvalidInput, InvalidOption, Match, ModelInfo, Tensors, TensorSpec
 from backends.gguf import file
 from backends.gguf.file import POOLING_RANK
 from backends.gguf.library import text_of
@@ -52,6 +52,7 @@ class GgufRerankBackend(PooledBackend):
             task="rerank",
             inputs=(TensorSpec("query", "string", ("batch",)), TensorSpec("text", "string", ("batch",))),
             outputs=(TensorSpec("score", "float32", ("batch",)), TensorSpec("tokens", "int32", ("batch",))),
+            optional=(TRUNCATE,),
             runtime=self.runtime(),
             device=str(device),
             metadata=self.metadata(header),
@@ -67,18 +68,22 @@ class GgufRerankBackend(PooledBackend):
     def predict(self, batch: Tensors) -> Tensors:
         """Scores pairs. Raises `InvalidInput` for one that is too long."""
         pairs = list(zip(batch["query"].tolist(), batch["text"].tolist(), strict=True))
-        tokens = [self._tokens(*pair, f"text {i}" if len(pairs) > 1 else "text") for i, pair in enumerate(pairs)]
+        truncate = self.truncates(batch)
+        tokens = [
+            self._tokens(*pair, f"text {i}" if len(pairs) > 1 else "text", truncate[i]) for i, pair in enumerate(pairs)
+        ]
         rows = self.loaded.compute(tokens)
         return {"score": rows[:, 0].copy(), "tokens": np.array([len(t) for t in tokens], np.int32)}
 
-    def _tokens(self, query: str, text: str, name: str) -> Tokens:
+    def _tokens(self, query: str, text: str, name: str, truncate: bool) -> Tokens:
         """The tokens of a pair; `name` is what errors call its text."""
         limit = self.loaded.length
         tokens = self._join(query, text)
-        if len(tokens) > limit and not self._truncate:
+        if len(tokens) > limit and not truncate:
             raise InvalidInput(
                 f"The query and {name} have {len(tokens)} tokens together; the model takes at most {limit}. "
-                "Shorten one of them, or register the model with --set truncate=true.",
+                "Shorten one of them, ask for the text to be cut (truncate), or register the model with "
+                "--set truncate=true.",
                 field="input",
             )
         parts = self.loaded.tokenize(text, complete=False).tolist() if len(tokens) > limit else []

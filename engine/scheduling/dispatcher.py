@@ -290,7 +290,7 @@ class Dispatcher:
         else:
             instance.worker.quarantine.progressed()
         self._seconds_per_row = max(i.speed.seconds_per_row for i in self.instances)
-        self.metrics.batch(sum(i.rows for i in batch.items), len(batch.items), seconds)
+        self.metrics.batch(sum(i.rows for i in batch.items), len(batch.items), seconds, batch.prompt_tokens)
         if self.queue.requests:
             self._schedule_pump()
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import msgspec
+import numpy as np
 
-from backends.base import InvalidInput, ModelInfo, Tensors
+from backends.base import TRUNCATE, InvalidInput, ModelInfo, Tensors
 from engine import codec
 from engine.codec import Decoded, Form
 from engine.model_options import ModelOptions
@@ -26,6 +27,17 @@ class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many of the best documents an answer has."""
     usage: bool | None = None
     """Whether an answer tells how many tokens the texts have."""
+    truncate: bool | None = None
+    """Whether a text that is too long is cut, instead of being an error."""
+
+
+TOKENS = "tokens"
+"""The name of the output that holds how many tokens each row has."""
+
+
+def counts_tokens(info: ModelInfo) -> bool:
+    """Whether a model tells how many tokens its texts have."""
+    return any(s.name == TOKENS and s.dtype.startswith("int") and len(s.shape) == 1 for s in info.outputs)
 
 
 class TensorTask:
@@ -37,8 +49,10 @@ class TensorTask:
     name: ClassVar[str] = "tensor"
     decodes_in_parallel: ClassVar[bool] = False
     """Whether `decode` and `decode_bytes` spend their time outside the interpreter's lock, as image decoders do."""
-    takes: ClassVar[frozenset[str]] = frozenset()
-    """The names of the `Parameters` that mean something to this task."""
+    takes: frozenset[str] = frozenset()
+    """The names of the `Parameters` that mean something to this task, or to this model."""
+    counts_tokens: bool = False
+    """Whether the output `TOKENS` tells how many tokens of prompts each row has."""
     plain_answers: bool = True
     """Whether an answer is the output tensors themselves, so that the server may encode it without this task."""
 
@@ -47,12 +61,20 @@ class TensorTask:
         self.options = options
         self.notes: tuple[str, ...] = ()
         """What the task guessed about this model, and how to override it."""
+        if TRUNCATE in info.optional:
+            self.takes |= {TRUNCATE.name}
 
     def check(self, parameters: Parameters) -> None:
         """Raises `InvalidInput` for a parameter that means nothing to this model."""
         for name in parameters.__struct_fields__:
             if getattr(parameters, name) is not None and name not in self.takes:
                 raise InvalidInput(f"{name} means nothing to a model of this task.", field=f"parameters.{name}")
+
+    def complete(self, tensors: Tensors, rows: int, parameters: Parameters) -> Tensors:
+        """The tensors of a request, with the optional ones that its parameters stand for."""
+        if parameters.truncate is None:
+            return tensors
+        return {**tensors, TRUNCATE.name: np.full(rows, parameters.truncate)}
 
     def decode(self, form: Form, value: Any) -> Decoded:
         """A parsed JSON value as tensors."""

@@ -9,7 +9,7 @@ import numpy as np
 from backends.base import InvalidInput, InvalidOption, ModelInfo, Tensors, TensorSpec
 from engine.codec import Decoded, Form
 from engine.model_options import ModelOptions
-from engine.tasks.base import Parameters, TensorTask
+from engine.tasks.base import TOKENS, Parameters, TensorTask, counts_tokens
 from engine.tasks.text_input import decode_text, only_input
 
 
@@ -32,7 +32,7 @@ class EmbeddingTask(TensorTask):
         super().__init__(info, options)
         self._input = only_input(info, self.name).name
         self._output = _vectors(info.outputs)
-        self._counts_tokens = any(spec.name == TOKENS for spec in info.outputs)
+        self.counts_tokens = counts_tokens(info)
 
     def decode(self, form: Form, value: Any) -> Decoded:
         """Texts, none of which is empty."""
@@ -51,7 +51,7 @@ class EmbeddingTask(TensorTask):
         """The vectors, and with `usage` the tokens of each text."""
         vectors = _cut(outputs[self._output], parameters.dimensions)
         if parameters.usage:
-            if not self._counts_tokens:
+            if not self.counts_tokens:
                 raise InvalidInput("This model does not tell how many tokens a text has.", field="parameters.usage")
             return {"embeddings": vectors.tolist(), "tokens": outputs[TOKENS].tolist()}
         return vectors[0].tolist() if single and form == "input" else vectors.tolist()
@@ -59,10 +59,6 @@ class EmbeddingTask(TensorTask):
     def example(self, row: Tensors) -> Any:
         """A single text."""
         return row[self._input].tolist()[0]
-
-
-TOKENS = "tokens"
-"""The name of the output that holds how many tokens each row has."""
 
 
 def _vectors(outputs: tuple[TensorSpec, ...]) -> str:

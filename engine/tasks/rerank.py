@@ -9,8 +9,7 @@ import numpy as np
 from backends.base import InvalidInput, InvalidOption, ModelInfo, Tensors
 from engine.codec import Decoded, Form, kind_of
 from engine.model_options import ModelOptions
-from engine.tasks.base import Parameters, TensorTask
-from engine.tasks.embedding import TOKENS
+from engine.tasks.base import TOKENS, Parameters, TensorTask, counts_tokens
 
 
 class RerankTask(TensorTask):
@@ -47,7 +46,7 @@ class RerankTask(TensorTask):
             )
         self._query, self._text = ("query", "text") if set(names) == {"query", "text"} else names
         (self._scores,) = scores
-        self._counts_tokens = any(spec.name == TOKENS for spec in info.outputs)
+        self.counts_tokens = counts_tokens(info)
 
     def decode(self, form: Form, value: Any) -> Decoded:
         """A row for each document."""
@@ -79,7 +78,7 @@ class RerankTask(TensorTask):
         results = [{"index": i, "score": s} for i, s in zip(best.tolist(), scores[best].tolist(), strict=True)]
         if not parameters.usage:
             return results
-        if not self._counts_tokens:
+        if not self.counts_tokens:
             raise InvalidInput("This model does not tell how many tokens a text has.", field="parameters.usage")
         return {"results": results, "tokens": outputs[TOKENS].tolist()}
 

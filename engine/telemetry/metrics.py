@@ -127,11 +127,12 @@ class ModelMetrics:
         """One request left the queue for a batch, after `seconds`."""
         self.queue_seconds.observe(seconds)
 
-    def batch(self, rows: int, requests: int, compute_seconds: float) -> None:
-        """One batch of `rows` rows from `requests` requests was computed."""
+    def batch(self, rows: int, requests: int, compute_seconds: float, prompt_tokens: int = 0) -> None:
+        """One batch of `rows` rows from `requests` requests was computed, whose texts had so many tokens."""
         self.batch_rows.observe(rows)
         self.batch_requests.observe(requests)
         self.compute_seconds.observe(compute_seconds)
+        self.prompt_tokens += prompt_tokens
 
     def retried(self) -> None:
         """One request was sent again, because its worker died."""
@@ -225,7 +226,7 @@ class Metrics(Collector):
             ("request_bytes", "Bytes of request bodies."),
             ("response_bytes", "Bytes of response bodies."),
             ("retries", "Requests sent a second time because their worker died."),
-            ("prompt_tokens", "Tokens of prompts."),
+            ("prompt_tokens", "Tokens of prompts, and of texts that were embedded or ranked."),
             ("cached_tokens", "Tokens of prompts that the prefix cache had."),
             ("completion_tokens", "Tokens of generated answers."),
             ("draft_tokens", "Tokens guessed by speculation."),

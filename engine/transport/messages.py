@@ -213,6 +213,8 @@ class BatchDone(msgspec.Struct, array_like=True, tag=13):
     compute_seconds: float
     stacked: list[Block] = []
     data: bytes = b""
+    prompt_tokens: int = 0
+    """Of all its texts, if the model tells."""
 
 
 class Chunk(msgspec.Struct, array_like=True, tag=14):

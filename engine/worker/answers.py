@@ -77,7 +77,7 @@ def of_value(result: dict[str, Any] | Exception, request_id: str) -> Answer:
         return Answer(error=describe(e, request_id))
 
 
-def pack(slots: Slots, batch: RunBatch, answers: Sequence[Answer], seconds: float) -> bytes:
+def pack(slots: Slots, batch: RunBatch, answers: Sequence[Answer], seconds: float, prompt_tokens: int = 0) -> bytes:
     """The message with the answers. They lie behind the inputs of the slot, or inline when they are few bytes.
 
     An answer for which no room is left becomes an error; the server computes its request again, alone.
@@ -99,7 +99,7 @@ def pack(slots: Slots, batch: RunBatch, answers: Sequence[Answer], seconds: floa
     for answer, result in zip(answers, results, strict=True):
         if isinstance(result, JsonResult) and answer.json is not None:
             arena[result.offset : result.offset + result.size] = answer.json
-    return _message(batch, layout, arena, start, results, seconds, [])
+    return _message(batch, layout, arena, start, results, seconds, [], prompt_tokens)
 
 
 def pack_rows(
@@ -138,10 +138,11 @@ def _message(
     results: list[ItemResult],
     seconds: float,
     blocks: list[Block],
+    prompt_tokens: int = 0,
 ) -> bytes:
     if layout.inline:
-        return encode(BatchDone(batch.id, NO_SLOT, 0, results, seconds, blocks, bytes(arena)))
-    return encode(BatchDone(batch.id, batch.slot, start, results, seconds, blocks))
+        return encode(BatchDone(batch.id, NO_SLOT, 0, results, seconds, blocks, bytes(arena), prompt_tokens))
+    return encode(BatchDone(batch.id, batch.slot, start, results, seconds, blocks, b"", prompt_tokens))
 
 
 def _too_large(size: int) -> ErrorResult:

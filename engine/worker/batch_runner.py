@@ -18,7 +18,7 @@ from backends.base import BackendError, InvalidInput, TensorBackend, Tensors, Va
 from engine.codec import Form
 from engine.errors import InvalidJSON
 from engine.scheduling.tuner import Speed
-from engine.tasks.base import Parameters, TensorTask
+from engine.tasks.base import TOKENS, Parameters, TensorTask
 from engine.transport.batchqueue import Slots, view
 from engine.transport.messages import (
     NO_SLOT,
@@ -74,6 +74,8 @@ class BatchRunner:
         self.padding = pad
         self.gate = gate
         self._speed = Speed()
+        self._prompt_tokens = 0
+        """Of the batch that is being computed."""
         self._row_by_row = all(s.batch_axis == 0 for s in task.info.outputs)
         self._decoders = ThreadPoolExecutor(threads) if task.decodes_in_parallel and threads > 1 else None
 
@@ -92,8 +94,9 @@ class BatchRunner:
             return pack(self.slots, batch, answers, seconds)
         if batch.stacked:
             return self._run_stacked(self.backend, batch, arena)
+        self._prompt_tokens = 0
         answers, seconds = self._run_separate(self.backend, batch.items, arena)
-        return pack(self.slots, batch, answers, seconds)
+        return pack(self.slots, batch, answers, seconds, self._prompt_tokens)
 
     # --- models that take JSON values --------------------------------------------------------------------------------
 
@@ -207,6 +210,7 @@ class BatchRunner:
             work.result = describe(e, item.request_id)
         else:
             work.rows = self._rows(work.tensors)
+            work.tensors = self.task.complete(work.tensors, work.rows, work.parameters)
         return work
 
     def _rows(self, tensors: Tensors) -> int:
@@ -244,7 +248,8 @@ class BatchRunner:
         try:
             if len(group) == 1:
                 work = group[0]
-                work.tensors = self.compute(backend, work.tensors or {}, work.rows)
+                work.tensors = outputs = self.compute(backend, work.tensors or {}, work.rows)
+                self._count_tokens(outputs)
                 return
             inputs = [w.tensors or {} for w in group]
             sizes = [self.padding.sizes(t) for t in inputs] if self.padding is not None else None
@@ -252,6 +257,7 @@ class BatchRunner:
             rows = sum(w.rows for w in group)
             outputs = self.compute(backend, stacked, rows)
             self._check_rows(outputs, rows)
+            self._count_tokens(outputs)
         except Exception as e:
             if len(group) == 1:
                 group[0].result = describe(e, group[0].item.request_id)
@@ -263,6 +269,10 @@ class BatchRunner:
             own = {n: a[row : row + work.rows] for n, a in outputs.items()}
             work.tensors = self.padding.unpad(own, sizes[i]) if self.padding is not None and sizes else own
             row += work.rows
+
+    def _count_tokens(self, outputs: Tensors) -> None:
+        if self.task.counts_tokens:
+            self._prompt_tokens += int(outputs[TOKENS].sum())
 
     def _compute_each(self, backend: TensorBackend, works: Sequence[_Work]) -> None:
         """One by one, after their batch raised."""

@@ -34,6 +34,8 @@ class Batch:
     id: int
     slot: int
     items: list[Pending]
+    prompt_tokens: int = 0
+    """Known when it is done."""
 
 
 class Stream:
@@ -170,6 +172,7 @@ class Instance:
 
     def _batch_done(self, message: BatchDone) -> None:
         batch = self.outstanding.popleft()
+        batch.prompt_tokens = message.prompt_tokens
         answers = packing.unpack_answers(message, self.slots, [i.request for i in batch.items])
         self._free_slots.append(batch.slot)
         self._last_done = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -59,6 +60,29 @@ def test_a_text_that_is_too_long_fails_alone(served: Server) -> None:
     error = served.predict("minilm", {"input": ["a", "a " * 600]}, status=400)["error"]
     assert "Text 1 has 602 tokens; the model takes at most 512." in error["message"]
     assert error["param"] == "input"
+
+
+def test_a_text_that_is_too_long_can_be_cut(served: Server) -> None:
+    body = {"input": ["a", "a " * 600], "parameters": {"truncate": True, "usage": True}}
+    assert served.predict("minilm", body)["output"]["tokens"] == [3, 512]
+    served.predict("minilm", {**body, "parameters": {"truncate": False}}, status=400)
+    pair = {"input": {"query": "a cat", "documents": ["cat " * 80]}, "parameters": {"truncate": True, "usage": True}}
+    assert served.predict("ranker", pair)["output"]["tokens"] == [64]
+    error = served.predict("ranker", {**pair, "parameters": {"usage": True}}, status=400)["error"]
+    assert "at most 64" in error["message"]
+
+
+def test_the_tokens_of_texts_are_counted(served: Server) -> None:
+    def counted(name: str) -> float:
+        found = re.search(rf'unimodel_prompt_tokens_total{{model="{name}",.*}} (.*)', served.http.get("/metrics").text)
+        assert found is not None
+        return float(found[1])
+
+    before = counted("minilm"), counted("ranker")
+    tokens = served.predict("minilm", {"input": HAPPY, "parameters": {"usage": True}})["output"]["tokens"]
+    pair = {"input": {"query": "a", "documents": ["cat", "a dog"]}, "parameters": {"usage": True}}
+    pairs = served.predict("ranker", pair)["output"]["tokens"]
+    assert (counted("minilm") - before[0], counted("ranker") - before[1]) == (sum(tokens), sum(pairs))
 
 
 def test_a_ranking(served: Server) -> None:

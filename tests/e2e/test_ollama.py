@@ -318,12 +318,14 @@ def test_texts_become_vectors(client: ollama.Client) -> None:
     assert client.show("embedder").capabilities == ["embedding"]
 
 
-def test_a_text_that_is_too_long_is_cut_if_the_model_was_so_registered(server: Server, client: ollama.Client) -> None:
+def test_a_text_that_is_too_long_is_cut_unless_that_is_refused(server: Server, client: ollama.Client) -> None:
     text = "word " * 600
-    assert "--set truncate=true" in refused(lambda: client.embed("embedder", text, truncate=False)).error
+    for asked in ({}, {"truncate": True}):
+        assert client.embed("embedder", [text, "word"], **asked).prompt_eval_count == 512 + 3
+    error = refused(lambda: client.embed("embedder", text, truncate=False))
+    assert error.status_code == 400
+    assert re.search("602 tokens.*512", error.error)
     server.register("cutter", model("minilm-gguf", "model.gguf"), config={"truncate": True})
-    answer = client.embed("cutter", text, truncate=True)
-    assert (answer.prompt_eval_count or 0) <= 512
     assert refused(lambda: client.embed("cutter", text, truncate=False)).status_code == 400
     client.delete("cutter")
 
@@ -334,7 +336,6 @@ def test_a_text_that_is_too_long_is_cut_if_the_model_was_so_registered(server: S
         ({"model": "chat"}, "embeds nothing"),
         ({"input": ["x", ""]}, "empty"),
         ({"dimensions": 0}, "dimensions"),
-        ({"truncate": True}, "truncate"),
         ({"options": {"temperature": 0}}, "temperature"),
     ],
 )

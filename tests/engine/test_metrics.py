@@ -52,7 +52,7 @@ def test_batches_queues_and_gauges() -> None:
     metrics = Metrics("1")
     m = metrics.model("m", 1)
     m.queued(0.02)
-    m.batch(rows=5, requests=3, compute_seconds=0.2)
+    m.batch(rows=5, requests=3, compute_seconds=0.2, prompt_tokens=70)
     m.retried()
     m.queue_requests, m.in_flight_requests, m.loaded, m.memory_bytes = 4, 6, 2, 1 << 30
     labels = {"model": "m", "version": "1"}
@@ -61,6 +61,7 @@ def test_batches_queues_and_gauges() -> None:
     assert value(metrics, "unimodel_batch_rows_bucket", **labels, le="8.0") == 1
     assert value(metrics, "unimodel_batch_requests_sum", **labels) == 3
     assert value(metrics, "unimodel_compute_seconds_sum", **labels) == 0.2
+    assert value(metrics, "unimodel_prompt_tokens_total", **labels) == 70
     assert value(metrics, "unimodel_retries_total", **labels) == 1
     assert value(metrics, "unimodel_queue_requests", **labels) == 4
     assert value(metrics, "unimodel_in_flight_requests", **labels) == 6

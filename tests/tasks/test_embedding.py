@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backends.base import InvalidInput, InvalidOption, ModelInfo, Tensors, TensorSpec
+from backends.base import TRUNCATE, InvalidInput, InvalidOption, ModelInfo, Tensors, TensorSpec
 from engine.model_options import ModelOptions
 from engine.tasks.base import Parameters
 from engine.tasks.embedding import EmbeddingTask
@@ -120,3 +120,16 @@ def test_parameters_of_other_tasks_are_refused() -> None:
 
 def test_the_example_is_a_text() -> None:
     assert task().example({"text": np.array(["a"], dtype=object)}) == "a"
+
+
+def test_whether_a_text_is_cut_is_for_models_that_can_be_told() -> None:
+    info = ModelInfo(task="embedding", inputs=(TEXT,), outputs=(VECTORS,), optional=(TRUNCATE,))
+    told = EmbeddingTask(info, ModelOptions())
+    tensors: Tensors = {"text": np.array(["a", "b"], dtype=object)}
+    for truncate in (True, False):
+        told.check(Parameters(truncate=truncate))
+        assert told.complete(tensors, 2, Parameters(truncate=truncate))["truncate"].tolist() == [truncate] * 2
+    assert told.complete(tensors, 2, Parameters()) == tensors
+    with pytest.raises(InvalidInput) as e:
+        task().check(Parameters(truncate=True))
+    assert e.value.field == "parameters.truncate"

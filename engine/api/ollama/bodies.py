@@ -149,7 +149,7 @@ class OllamaGenerateResponse(_Answer, kw_only=True):
     response: str
     thinking: str | UnsetType = UNSET
     context: list[int] | UnsetType = UNSET
-    """In the last one, the tokens of the conversation so far. Not where the prompt is raw, or has images or a suffix."""
+    """In the last one, the tokens of the conversation so far; not of a prompt that is raw or has images or a suffix."""
 
 
 class OllamaAnswerMessage(msgspec.Struct, kw_only=True):
@@ -172,7 +172,7 @@ class OllamaEmbedRequest(_Request, kw_only=True):
 
     input: str | list[str]
     truncate: bool | None = None
-    """Whether an input that is too long is cut; refused unless it says what the model was registered with."""
+    """Whether an input that is too long loses its end; so unless false, where the model can."""
     dimensions: int | None = None
     """How many numbers of each embedding are kept."""
 

@@ -121,7 +121,7 @@ class Handlers:
         texts = [body.input] if isinstance(body.input, str) else body.input
         entry, clock = await _ready(call, spec)
         try:
-            vectors, tokens = await embeddings.embed(call, entry, texts, body.dimensions)
+            vectors, tokens = await embeddings.embed(call, entry, texts, body.dimensions, body.truncate is not False)
         finally:
             self._keep_alive.used(call.engine.pool, entry, keep_alive)
         return Reply(

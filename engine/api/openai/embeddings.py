@@ -14,8 +14,7 @@ from engine.api.http import encode_json
 from engine.api.openai.common import naming, wrong_model
 from engine.api.openai.sampling import LARGEST
 from engine.errors import InvalidInput
-from engine.pool import Entry
-from engine.tasks.embedding import TOKENS
+from engine.tasks.base import counts_tokens
 from engine.types import JsonAnswer, JsonInput
 
 
@@ -77,7 +76,7 @@ async def create_embedding(call: Call) -> Reply:
     entry = await call.entry(body.model)
     if entry.spec.task != "embedding":
         raise wrong_model(entry, "embeddings")
-    wishes: dict[str, Any] = {"usage": True} if counts_tokens(entry) else {}
+    wishes: dict[str, Any] = {"usage": True} if counts_tokens(entry.spec.info) else {}
     if body.dimensions is not None:
         wishes["dimensions"] = body.dimensions
     with naming({r"parameters\.": ""}):
@@ -94,11 +93,6 @@ def answered(body: EmbeddingRequest, data: bytes) -> EmbeddingAnswer:
         model=body.model,
         usage=None if vectors.tokens is None else prompt_usage(vectors.tokens),
     )
-
-
-def counts_tokens(entry: Entry) -> bool:
-    """Whether a model tells how many tokens a text has."""
-    return any(output.name == TOKENS for output in entry.spec.info.outputs)
 
 
 def prompt_usage(tokens: list[int]) -> PromptUsage:

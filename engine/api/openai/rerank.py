@@ -10,9 +10,10 @@ from msgspec import Meta
 from engine.api.dialect import Call, Reply
 from engine.api.http import encode_json
 from engine.api.openai.common import naming, new_id, wrong_model
-from engine.api.openai.embeddings import PromptUsage, counts_tokens, prompt_usage
+from engine.api.openai.embeddings import PromptUsage, prompt_usage
 from engine.api.openai.sampling import LARGEST
 from engine.errors import InvalidInput
+from engine.tasks.base import counts_tokens
 from engine.types import JsonAnswer, JsonInput
 
 
@@ -83,7 +84,10 @@ async def create_ranking(call: Call) -> Reply:
     entry = await call.entry(body.model)
     if entry.spec.task != "rerank":
         raise wrong_model(entry, "reranking")
-    wishes = {**({"usage": True} if counts_tokens(entry) else {}), **({"top_n": body.top_n} if body.top_n else {})}
+    wishes = {
+        **({"usage": True} if counts_tokens(entry.spec.info) else {}),
+        **({"top_n": body.top_n} if body.top_n else {}),
+    }
     pairs = encode_json({"query": body.query, "documents": texts})
     with naming({r"(parameters|input)\.": ""}):
         answer = await call.predict(entry, JsonInput(pairs, rows=len(texts)), encode_json(wishes))

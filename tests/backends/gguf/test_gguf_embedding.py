@@ -11,7 +11,16 @@ import msgspec
 import numpy as np
 import pytest
 
-from backends.base import NO_MATCH, Device, InvalidInput, InvalidOption, ModelFileError, ModelInfo, OutOfMemory
+from backends.base import (
+    NO_MATCH,
+    TRUNCATE,
+    Device,
+    InvalidInput,
+    InvalidOption,
+    ModelFileError,
+    ModelInfo,
+    OutOfMemory,
+)
 from backends.gguf import memory
 from backends.gguf.embedding import EmbeddingOptions, GgufEmbeddingBackend
 from tests import models_gguf
@@ -116,6 +125,17 @@ def test_truncation_cuts_the_end_and_keeps_the_closing_token(loaded: Any) -> Non
     same = ask(backend, "the cat sat on the mat with a")
     assert long["tokens"].tolist() == [10] == same["tokens"].tolist()
     assert long["embedding"] == pytest.approx(same["embedding"], abs=1e-5)
+
+
+def test_each_text_is_cut_as_its_request_says(loaded: Any) -> None:
+    for default in (False, True):
+        backend, info = loaded(models_gguf.minilm(), truncate=default, max_context_length=10)
+        assert info.optional == (TRUNCATE,)
+        texts = np.array(["a cat", "the cat sat on the mat with a dog and another cat"], dtype=object)
+        answer = backend.predict({"text": texts, "truncate": np.array([False, True])})
+        assert answer["tokens"].tolist() == [4, 10]
+        with pytest.raises(InvalidInput, match="Text 1 has 14 tokens; the model takes at most 10"):
+            backend.predict({"text": texts, "truncate": np.array([True, False])})
 
 
 def test_special_tokens_in_a_text_are_only_text(minilm: GgufEmbeddingBackend) -> None:

@@ -118,6 +118,14 @@ def test_truncation_cuts_the_document(loaded: Any, template: str | None) -> None
     assert caught.value.field == "input.query"
 
 
+def test_each_document_is_cut_as_its_request_says(loaded: Any) -> None:
+    backend, _ = loaded(models_gguf.reranker())
+    pairs = {"query": np.array([QUERY] * 2, dtype=object), "text": np.array(["cat", "cat " * 60], dtype=object)}
+    assert backend.predict({**pairs, "truncate": np.array([False, True])})["tokens"][1] == 64
+    with pytest.raises(InvalidInput, match="tokens together; the model takes at most 64"):
+        backend.predict({**pairs, "truncate": np.array([True, False])})
+
+
 def test_a_causal_model_ranks_by_its_last_token(loaded: Any) -> None:
     backend, info = loaded(models_gguf.causal_reranker())
     assert info.metadata["architecture"] == "qwen3"

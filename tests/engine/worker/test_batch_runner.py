@@ -14,7 +14,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.base import BackendError, InvalidInput, ModelInfo, TensorBackend, Tensors, TensorSpec, ValueBackend
+from backends.base import (
+    TRUNCATE,
+    BackendError,
+    InvalidInput,
+    ModelInfo,
+    TensorBackend,
+    Tensors,
+    TensorSpec,
+    ValueBackend,
+)
 from engine import tasks
 from engine.codec import Decoded, Form
 from engine.errors import UniModelError
@@ -579,3 +588,42 @@ def test_a_batch_is_computed_in_slices_while_another_model_waits() -> None:
     sizes = [len(c["x"]) for c in backend.calls]
     assert sum(sizes) == 8
     assert len(sizes) > 1
+
+
+class Lengths(Numeric):
+    """Embeds texts as their lengths, which it counts as their tokens."""
+
+    inputs = (TensorSpec("text", "string", ("batch",)),)
+    outputs = (TensorSpec("embedding", "float32", ("batch", 1)), TensorSpec("tokens", "int32", ("batch",)))
+
+    def __init__(self, threads: int) -> None:
+        super().__init__()
+        self.threads = threads
+
+    @property
+    def info(self) -> ModelInfo:
+        return ModelInfo(task="embedding", inputs=self.inputs, outputs=self.outputs, optional=(TRUNCATE,))
+
+    def compute(self, batch: Tensors) -> Tensors:
+        lengths = np.array([len(text) for text in batch["text"]], np.int32)
+        lengths = np.where(batch.get("truncate", False), np.minimum(lengths, 5), lengths)
+        if 9 in lengths:
+            raise InvalidInput("nine is too long", field="input")
+        return {"embedding": lengths[:, None].astype(np.float32), "tokens": lengths}
+
+
+@pytest.mark.parametrize("threads", [0, 1])
+def test_the_tokens_of_a_batch_are_told(threads: int) -> None:
+    setup = Setup(Lengths(threads), chunk_rows=2)
+    texts = [request(JsonInput(json.dumps(t).encode())) for t in (["a", "bb", "ccc"], "dddd", "n" * 9)]
+    assert setup.done(texts).prompt_tokens == 10, "but for the one that failed"
+    assert setup.done(texts[:1]).prompt_tokens == 6, "those of this batch alone"
+
+
+def test_rows_get_what_their_own_request_asked_for() -> None:
+    setup = Setup(Lengths(0))
+    texts = [
+        request(JsonInput(b'"abcdefgh"'), parameters=parameters)
+        for parameters in (b"", b'{"truncate":true}', b'{"truncate":false}')
+    ]
+    assert setup.answers(texts) == [[8.0], [5.0], [8.0]]
