@@ -24,7 +24,3 @@ class Speed:
         self.compute_seconds += _WEIGHT * (seconds - self.compute_seconds)
         self.seconds_per_row += _WEIGHT * (per_row - self.seconds_per_row)
         self.rows_per_batch += _WEIGHT * (rows - self.rows_per_batch)
-
-    def predicted_wait(self, rows_ahead: int, instances: int) -> float:
-        """Seconds until a new request would start, with `rows_ahead` before it; 0 while nothing is known."""
-        return rows_ahead * self.seconds_per_row / max(1, instances)

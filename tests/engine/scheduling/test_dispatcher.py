@@ -198,6 +198,12 @@ async def test_a_request_that_would_wait_too_long_is_refused() -> None:
     with pytest.raises(Overloaded) as e:
         submit(d, request(seconds=1.9))
     assert e.value.retry_after == pytest.approx(2.0)
+    attached(d)  # which takes the one that waits, and another
+    submit(d, request(), request())
+    await settle()
+    with pytest.raises(Overloaded) as e:
+        submit(d, request(seconds=0.9))
+    assert e.value.retry_after == pytest.approx(1.0), "two instances share what waits"
 
 
 @virtual_time

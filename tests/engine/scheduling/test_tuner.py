@@ -9,10 +9,6 @@ from hypothesis import strategies as st
 from engine.scheduling.tuner import Speed
 
 
-def test_knows_nothing_at_first() -> None:
-    assert Speed().predicted_wait(1_000_000, 1) == 0.0
-
-
 def test_takes_the_first_batch_as_it_is() -> None:
     speed = Speed()
     speed.record(8, 0.4)
@@ -29,14 +25,6 @@ def test_follows_a_change() -> None:
     assert speed.rows_per_batch == pytest.approx(10, rel=1e-3)
 
 
-def test_predicts_the_wait_of_all_instances_together() -> None:
-    speed = Speed()
-    speed.record(10, 1.0)
-    assert speed.predicted_wait(40, 1) == pytest.approx(4.0)
-    assert speed.predicted_wait(40, 4) == pytest.approx(1.0)
-    assert speed.predicted_wait(40, 0) == pytest.approx(4.0)
-
-
 @given(st.lists(st.tuples(st.integers(0, 4096), st.floats(0, 1e3)), min_size=1))
 def test_averages_stay_between_the_extremes(batches: list[tuple[int, float]]) -> None:
     speed = Speed()
@@ -46,4 +34,3 @@ def test_averages_stay_between_the_extremes(batches: list[tuple[int, float]]) ->
     assert lowest - 1e-9 <= speed.compute_seconds <= highest + 1e-9
     per_row = [s / max(1, r) for r, s in batches]
     assert min(per_row) - 1e-9 <= speed.seconds_per_row <= max(per_row) + 1e-9
-    assert speed.predicted_wait(0, 1) == 0.0
