@@ -23,8 +23,12 @@ SIDE = 64
 
 @cache
 def projector(kind: str = "mlp", width: int = SMOLLM2) -> Path:
-    """One that makes 64 tokens of an image (``mlp``), or 16 that see one another (``gemma3``)."""
-    return write(Path(mkdtemp(prefix="unimodel-test-")) / f"mmproj-{kind}.gguf", kind, width)
+    """One that makes 64 tokens of an image (``mlp``), of it and each of its two halves (``tiles``), or 16 that see one
+    another (``gemma3``)."""
+    path = Path(mkdtemp(prefix="unimodel-test-")) / f"mmproj-{kind}.gguf"
+    if kind == "tiles":
+        return write(path, "mlp", width, image_grid_pinpoints=[2 * SIDE, SIDE])
+    return write(path, kind, width)
 
 
 def write(path: Path, kind: str = "mlp", width: int = SMOLLM2, side: int = SIDE, **changed: Any) -> Path:
@@ -127,10 +131,14 @@ def _qwen2vl(width: int) -> Mapping[str, tuple[int, ...]]:
     }
 
 
-TAILS = {"mlp": _mlp, "gemma3": _gemma3, "qwen2vl_merger": _qwen2vl}
+def _idefics3(width: int) -> Mapping[str, tuple[int, ...]]:
+    return {"mm.model.fc.weight": (width, 4 * WIDTH)}
+
+
+TAILS = {"idefics3": _idefics3, "mlp": _mlp, "gemma3": _gemma3, "qwen2vl_merger": _qwen2vl}
 """What follows the encoder, by kind."""
 
 
 def _tensor(writer: gguf.GGUFWriter, random: np.random.Generator, name: str, shape: tuple[int, ...]) -> None:
-    scale = 0.02 if name.startswith("mm.2") or "projection" in name else 0.3
+    scale = 0.1 if name.startswith("mm.2") or "projection" in name else 0.3
     writer.add_tensor(name, random.normal(0, scale, shape).astype(np.float32))

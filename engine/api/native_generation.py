@@ -28,6 +28,8 @@ class NativeMessage(msgspec.Struct, forbid_unknown_fields=True):
 
     role: str
     content: str
+    images: list[str] = []
+    """Base64, of a message of the user, for a model that sees."""
 
 
 class GenerateBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -36,7 +38,7 @@ class GenerateBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     input: str | list[NativeMessage]
     system: str | None = None
     images: list[str] = []
-    """Base64, for a model that sees."""
+    """Base64, for a model that sees; they belong to the last message of the user."""
     raw: bool = False
     """Whether the text is the whole prompt, to which no chat template is applied."""
     max_tokens: int | None = None
@@ -77,7 +79,7 @@ def request_of(body: GenerateBody, *, chats: bool) -> GenerateRequest:
         adapters=body.adapters,
         stream=body.stream,
     )
-    images = [decode_image(_encoded(text), f"images[{i}]") for i, text in enumerate(body.images)]
+    images = _decoded(body.images, "images")
     if isinstance(body.input, str) and (body.raw or not chats):
         if body.system is not None:
             raise InvalidInput("A raw prompt has no system message; put it into the input.", field="system")
@@ -99,12 +101,26 @@ def _messages(body: GenerateBody, images: list[bytes]) -> list[Message]:
                 raise InvalidInput(
                     f"A role is system, user, assistant or tool; got {m.role!r}.", field=f"input[{i}].role"
                 ) from None
+            if m.images and m.role != "user":
+                raise InvalidInput("Only messages of the user may have images.", field=f"input[{i}].images")
+            if m.images:
+                messages[-1].content = _with_images(m.content, _decoded(m.images, f"input[{i}].images"))
     if images:
         last = next((m for m in reversed(messages) if m.role == "user"), None)
         if last is None:
             raise InvalidInput("There is no message of the user that the images could belong to.", field="images")
-        last.content = [*(ImagePart(image) for image in images), TextPart(str(last.content))]
+        last.content = _with_images(last.content, images)
     return messages
+
+
+def _with_images(content: str | list[TextPart | ImagePart], images: list[bytes]) -> list[TextPart | ImagePart]:
+    """What a message says, behind the images that go with it."""
+    said = [TextPart(content)] if isinstance(content, str) else content
+    return [*(ImagePart(image) for image in images), *said]
+
+
+def _decoded(images: list[str], field: str) -> list[bytes]:
+    return [decode_image(_encoded(text), f"{field}[{i}]") for i, text in enumerate(images)]
 
 
 def _encoded(text: str) -> str:
