@@ -65,6 +65,15 @@ class OnnxBackend(TensorBackend):
             return Match(0.6 if named else 0.4)
         return Match(0.5) if named else NO_MATCH
 
+    @classmethod
+    def parts(cls, source: Path) -> tuple[Path, ...]:
+        """The model and the files of its weights, where these are not in it."""
+        try:
+            weights = file.external_weights(source)
+        except (OSError, ValueError):  # what is not there, or empty, has none
+            return ()
+        return (source, *weights) if weights else ()
+
     def load(self, path: Path, device: Device, options: OnnxOptions) -> ModelInfo:
         """Opens the session and finds the signature by running it. See `Backend.load` for the errors."""
         onnxruntime = _runtime()
@@ -87,7 +96,8 @@ class OnnxBackend(TensorBackend):
         self._classes: dict[str, tuple[str, ...]] = {}
         signature = probe(tensors, [(name, shape) for name, _, shape in outputs], self.predict, options.dims)
         self._example = signature.example
-        self._memory = max(_size_on_disk(path), _resident_bytes() - before if device.kind == "cpu" else 0)
+        size = sum(each.stat().st_size for each in self.parts(path) or (path,))
+        self._memory = max(size, _resident_bytes() - before if device.kind == "cpu" else 0)
         return self._info(signature, metadata, meta.producer_name, device, onnxruntime.__version__)
 
     def example(self) -> Tensors:
@@ -227,12 +237,6 @@ def _providers(onnxruntime: Any, device: Device) -> list[Any]:
     if device.memory_bytes is not None:
         cuda["gpu_mem_limit"] = device.memory_bytes
     return [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"]
-
-
-def _size_on_disk(path: Path) -> int:
-    """Bytes of the file and of the weights beside it (``model.onnx.data``, ``model.onnx_data``, ``model.data``)."""
-    beside = {path.with_name(path.name + end) for end in (".data", "_data")} | {path.with_suffix(".data")}
-    return path.stat().st_size + sum(p.stat().st_size for p in beside if p.is_file())
 
 
 def _resident_bytes() -> int:

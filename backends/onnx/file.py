@@ -6,6 +6,8 @@ from field to field reads a few bytes of even the largest file, and ends exactly
 
 from __future__ import annotations
 
+import mmap
+import os
 from enum import Enum
 from pathlib import Path
 from typing import BinaryIO
@@ -15,6 +17,8 @@ SUFFIXES = (".onnx", ".ort")
 _IR_VERSION, _GRAPH = 1, 7  # field numbers of ModelProto
 _STRINGS_AND_MESSAGES = (2, 3, 4, 6, 7, 8, 14, 20, 25, 26)
 _VARINT, _LENGTH = 0, 2  # protobuf's wire types
+_LOCATION = b"\x0a\x08location\x12"
+"""How an entry begins that says which file the numbers of a tensor are in: its key, and the tag of its value."""
 _MAX_FIELDS = 100_000
 """A model has a handful of fields of its own, and one for each of its functions and entries of metadata."""
 
@@ -36,6 +40,22 @@ def look(path: Path) -> Kind:
         if file.read(8)[4:] == b"ORTM":
             return Kind.ORT
         return _walk(file, size)
+
+
+def external_weights(path: Path) -> list[Path]:
+    """The files in a model's folder that its weights are in, as far as they are there. Raises `OSError`."""
+    names: set[bytes] = set()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at = data.find(_LOCATION)
+        while at >= 0:
+            begin = at + len(_LOCATION)
+            length, used = _varint(data[begin : begin + 10], 0)
+            if length is not None:
+                names.add(data[begin + used : begin + used + length])
+            at = data.find(_LOCATION, begin)
+    folder = path.parent.resolve()
+    found = ((folder / os.fsdecode(name)).resolve() for name in names if b"\0" not in name)
+    return sorted(other for other in found if other.is_relative_to(folder) and other.is_file())
 
 
 def _walk(file: BinaryIO, size: int) -> Kind:

@@ -28,6 +28,7 @@ from backends.base import (
     TensorSpec,
 )
 from backends.onnx import OnnxBackend, OnnxOptions, errors, labels
+from engine import digest
 from tests.models import efficientnet, magika, model, silero
 
 CPU = Device("cpu", threads=2)
@@ -537,14 +538,36 @@ def test_what_is_no_image_classifier(save: Callable[..., Path], shape: Shape, cl
 # --- weights beside the file ----------------------------------------------------------------------------------------
 
 
-def test_external_weights(tmp_path: Path) -> None:
+def with_weights_beside(path: Path, location: str) -> Path:
+    """A linear model whose weights are in a file of their own."""
     nodes, inputs, outputs, weights = linear()
     tensors = [numpy_helper.from_array(w, k) for k, w in weights.items()]
     values = [[helper.make_tensor_value_info(*v) for v in group] for group in (inputs, outputs)]
     proto = helper.make_model(helper.make_graph(nodes, "g", *values, tensors), ir_version=9)
     proto.opset_import[0].version = 17
-    path = tmp_path / "model.onnx"
-    onnx.save(proto, path, save_as_external_data=True, location="model.onnx.data", size_threshold=0)
+    onnx.save(proto, path, save_as_external_data=True, location=location, size_threshold=0)
+    return path
+
+
+@pytest.mark.parametrize("location", ["model.onnx.data", "weights.bin", "w" * 200])
+def test_weights_beside_the_file_are_part_of_the_model(tmp_path: Path, location: str) -> None:
+    path = with_weights_beside(tmp_path / "model.onnx", location)
+    assert OnnxBackend.parts(path) == (path, tmp_path / location)
+    before = digest.of_model(OnnxBackend, str(path))
+    (tmp_path / location).write_bytes(bytes((tmp_path / location).stat().st_size))
+    assert digest.of_model(OnnxBackend, str(path)) != before
+
+
+def test_files_elsewhere_are_no_part_of_a_model(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    path = with_weights_beside(tmp_path / "here" / "model.onnx", "elsewhere.x")
+    path.write_bytes(path.read_bytes().replace(b"elsewhere.x", b"../elsewher"))
+    (tmp_path / "elsewher").write_bytes(b"secret")
+    assert OnnxBackend.parts(path) == ()
+
+
+def test_external_weights(tmp_path: Path) -> None:
+    path = with_weights_beside(tmp_path / "model.onnx", "model.onnx.data")
     backend, _ = load(path)
     np.testing.assert_array_equal(backend.predict({"x": np.eye(4, dtype=np.float32)})["y"][3], [6, 7])
     assert backend.memory() >= path.stat().st_size + (tmp_path / "model.onnx.data").stat().st_size
