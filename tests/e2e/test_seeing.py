@@ -203,6 +203,10 @@ def test_an_image_that_cannot_be_seen(
     with pytest.raises(openai.BadRequestError, match=problem) as by_openai:
         chat(openai_client, url(data), model)
     assert by_openai.value.param == "messages"
+    item: Any = {"role": "user", "content": [{"type": "input_image", "image_url": url(data)}]}
+    with pytest.raises(openai.BadRequestError, match=problem) as by_responses:
+        openai_client.responses.create(model=model, input=[item])
+    assert by_responses.value.param == "input"
     source: Any = {"type": "base64", "media_type": "image/png", "data": b64(data)}
     with pytest.raises(anthropic.BadRequestError, match=problem):
         anthropic_client.messages.create(

@@ -108,7 +108,7 @@ CHAT_NAMES: Names = {
     r"response_format\.json_schema\b": "response_format.json_schema.schema",
     r"tools\.(\d+)\b": r"tools[\1].function",
     r"continue_message\b": "continue_final_message",
-    r"prompt\b": "messages",
+    r"(prompt|images)\b": "messages",
 }
 COMPLETION_NAMES: Names = _OF_SAMPLING
 RESPONSE_NAMES: Names = {
@@ -117,7 +117,7 @@ RESPONSE_NAMES: Names = {
     r"response_format\b": "text.format",
     r"tools\.(\d+)\b": r"tools[\1]",
     r"max_tokens\b": "max_output_tokens",
-    r"(prompt|messages)\b": "input",
+    r"(prompt|messages|images)\b": "input",
 }
 
 
