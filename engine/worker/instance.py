@@ -130,17 +130,18 @@ class Instance:
             self._channel.send(messages.encode(CancelStream(stream.id)))
 
     def _note_start(self) -> None:
-        if not self._has_work:
+        if not self.has_work:
             self._last_sign = time.monotonic()
 
     @property
-    def _has_work(self) -> bool:
+    def has_work(self) -> bool:
+        """Whether the worker has anything to do for this model, be it for nobody any more."""
         return bool(self.outstanding or self._unended)
 
     @property
     def silent_for(self) -> float:
         """Seconds in which a worker that has work gave no sign: of a batch, a stream, or a step of generated text."""
-        return time.monotonic() - self._last_sign if self._has_work else 0.0
+        return time.monotonic() - self._last_sign if self.has_work else 0.0
 
     def trim(self, idle_seconds: float) -> None:
         """Gives back the memory of slots that nobody used for a while."""

@@ -94,7 +94,7 @@ class Worker:
     def _note_who_was_at_work(self) -> bool:
         """Whether any instance was computing or streaming when the process died, as the first to hear of it saw it."""
         if self._at_work_at_death is None:
-            self._at_work_at_death = any(i.outstanding or i.streams for i in self._instances)
+            self._at_work_at_death = any(i.has_work for i in self._instances)
         return self._at_work_at_death
 
     def _was_killed_from_outside(self) -> bool:

@@ -43,6 +43,10 @@ class StandIn(Instance):
         self._last_done = -math.inf
         self._last_requests = 0
 
+    @property
+    def has_work(self) -> bool:
+        return bool(self.outstanding or self.streams)
+
     def send(self, items: list[Pending]) -> None:
         """Records a batch."""
         assert not self.closed
