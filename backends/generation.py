@@ -98,12 +98,12 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     cached_tokens: int = 0
     """Of the prompt, those that were computed for an earlier request."""
     completion_tokens: int = 0
+    reasoning_tokens: int = 0
+    """Of the answer, those of what the model thought. The engine counts them, as it tells thoughts from the rest."""
     draft_tokens: int = 0
     """Guessed by speculation."""
     accepted_tokens: int = 0
     """Of the guessed, those that were right."""
-    reasoning_tokens: int = 0
-    """Of the answer, those of what the model thought. The engine counts them, as it tells thoughts from the rest."""
     prompt_seconds: float = 0.0
     """From admission to the first token."""
     generation_seconds: float = 0.0
