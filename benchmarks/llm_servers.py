@@ -111,6 +111,17 @@ class UniModel:
         return Serving(server.port, server.process, ENDLESS)
 
 
+def step_shares(clients: Sequence[int], threads: int) -> dict[int, float]:
+    """What Python takes of a step of UniModel's worker, in percent, by the number of answers under way."""
+    command = [sys.executable, "-m", "benchmarks.step_share", "--model", str(model()), "--threads", str(threads)]
+    command += ["--clients", ",".join(map(str, clients))]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    if done.returncode != 0:
+        raise StartFailed(f"step_share failed: {done.stderr.strip()[-500:]}")
+    shares: dict[str, float] = json.loads(done.stdout)
+    return {int(n): share for n, share in shares.items()}
+
+
 @dataclass(frozen=True)
 class LlamaServer:
     """llama.cpp's own server."""

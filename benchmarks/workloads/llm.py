@@ -61,6 +61,9 @@ def run(options: Options) -> Study:
             for clients, speed in system.speeds(plain, tokens, threads).items():
                 study.add(Metric(f"c={clients} throughput", "tokens/s"), system.name, speed)
             return
+        if system is UNIMODEL:
+            for clients, share in llm_servers.step_shares([1, 4, 8, 16], threads).items():
+                study.add(Metric(f"c={clients} Python of a step", "%"), system.name, share)
         with started(system, threads, folder) as serving:
             for point in POINTS:
                 if point.name in ONE_BY_ONE or not isinstance(system, llm_servers.LlamaCppPython):

@@ -1,0 +1,94 @@
+"""How much of a step of generation is Python: everything that a worker does but llama.cpp's own calls.
+
+``python -m benchmarks.step_share --model FILE --threads N --clients 1,8`` prints a line of JSON: percent by the number
+of answers under way. They are streamed, greedy and not guessed; what the worker sends is read and dropped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from backends.base import Device
+from backends.generation import Sampling
+from backends.gguf import GgufBackend
+from backends.gguf.context import Context
+from backends.gguf.options import GgufOptions
+from engine.transport import channel
+from engine.transport.channel import Channel
+from engine.transport.generation import GenerateRequest, encode_request
+from engine.transport.messages import StartStream
+from engine.worker.gate import Gate
+from engine.worker.generation_runner import GenerationRunner
+from engine.worker.supervisor import SPINS
+
+STEPS = 100
+TOKENS = 400
+"""Of each answer; more than are computed."""
+
+
+def main() -> None:
+    """Measures each number of clients in turn."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--clients", required=True)
+    arguments = parser.parse_args()
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # as in a worker; read when llama.cpp is loaded
+    backend = GgufBackend()
+    device = Device("cpu", threads=arguments.threads)
+    info = backend.load(arguments.model, device, GgufOptions(speculation="off")).generation
+    assert info is not None
+    ours, theirs = channel.pair()
+    threading.Thread(target=_drain, args=(Channel(theirs),), daemon=True).start()
+    runner = GenerationRunner(backend, info, None, Channel(ours), Gate(device.threads))
+    shares = {int(n): _share(backend, runner, int(n)) for n in arguments.clients.split(",")}
+    print(json.dumps(shares))
+
+
+def _drain(server: Channel) -> None:
+    while server.receive():
+        pass
+
+
+def _share(backend: GgufBackend, runner: GenerationRunner, clients: int) -> float:
+    for number in range(clients):
+        prompt = f"Story {clients}/{number} is about the sea:"
+        request = GenerateRequest(
+            prompt=prompt, max_tokens=TOKENS, sampling=Sampling(temperature=0), ignore_eos=True, stream=True
+        )
+        runner.start(StartStream(number, "", encode_request(request)))
+    for _ in range(2 * clients + 2):
+        runner.step()
+    inside = _Timed(Context.decode)
+    Context.decode = lambda self: inside(self)  # type: ignore[method-assign]
+    begin = time.perf_counter()
+    for _ in range(STEPS):
+        runner.step()
+    seconds = time.perf_counter() - begin
+    Context.decode = inside.function  # type: ignore[method-assign]
+    for number in range(clients):
+        backend.cancel(number)
+    return (seconds - inside.seconds) / seconds * 100
+
+
+class _Timed:
+    """A method of `Context`, and the time that was spent in it."""
+
+    def __init__(self, function: Callable[[Context], None]) -> None:
+        self.function = function
+        self.seconds = 0.0
+
+    def __call__(self, context: Context) -> None:
+        begin = time.perf_counter()
+        self.function(context)
+        self.seconds += time.perf_counter() - begin
+
+
+if __name__ == "__main__":
+    main()
