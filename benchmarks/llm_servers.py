@@ -111,10 +111,10 @@ class UniModel:
         return Serving(server.port, server.process, ENDLESS)
 
 
-def step_shares(clients: Sequence[int], threads: int) -> dict[int, float]:
+def step_shares(clients: Sequence[int], threads: int, steps: int = 100) -> dict[int, float]:
     """What Python takes of a step of UniModel's worker, in percent, by the number of answers under way."""
     command = [sys.executable, "-m", "benchmarks.step_share", "--model", str(model()), "--threads", str(threads)]
-    command += ["--clients", ",".join(map(str, clients))]
+    command += ["--clients", ",".join(map(str, clients)), "--steps", str(steps)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
     if done.returncode != 0:
         raise StartFailed(f"step_share failed: {done.stderr.strip()[-500:]}")

@@ -27,10 +27,6 @@ from engine.worker.gate import Gate
 from engine.worker.generation_runner import GenerationRunner
 from engine.worker.supervisor import SPINS
 
-STEPS = 100
-TOKENS = 400
-"""Of each answer; more than are computed."""
-
 
 def main() -> None:
     """Measures each number of clients in turn."""
@@ -38,6 +34,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--clients", required=True)
+    parser.add_argument("--steps", type=int, default=100)
     arguments = parser.parse_args()
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # as in a worker; read when llama.cpp is loaded
     backend = GgufBackend()
@@ -47,7 +44,7 @@ def main() -> None:
     ours, theirs = channel.pair()
     threading.Thread(target=_drain, args=(Channel(theirs),), daemon=True).start()
     runner = GenerationRunner(backend, info, None, Channel(ours), Gate(device.threads))
-    shares = {int(n): _share(backend, runner, int(n)) for n in arguments.clients.split(",")}
+    shares = {int(n): _share(backend, runner, int(n), arguments.steps) for n in arguments.clients.split(",")}
     print(json.dumps(shares))
 
 
@@ -56,11 +53,12 @@ def _drain(server: Channel) -> None:
         pass
 
 
-def _share(backend: GgufBackend, runner: GenerationRunner, clients: int) -> float:
+def _share(backend: GgufBackend, runner: GenerationRunner, clients: int, steps: int) -> float:
+    tokens = 3 * clients + steps + 10  # more than are computed
     for number in range(clients):
         prompt = f"Story {clients}/{number} is about the sea:"
         request = GenerateRequest(
-            prompt=prompt, max_tokens=TOKENS, sampling=Sampling(temperature=0), ignore_eos=True, stream=True
+            prompt=prompt, max_tokens=tokens, sampling=Sampling(temperature=0), ignore_eos=True, stream=True
         )
         runner.start(StartStream(number, "", encode_request(request)))
     for _ in range(2 * clients + 2):
@@ -68,7 +66,7 @@ def _share(backend: GgufBackend, runner: GenerationRunner, clients: int) -> floa
     inside = _Timed(Context.decode)
     Context.decode = lambda self: inside(self)  # type: ignore[method-assign]
     begin = time.perf_counter()
-    for _ in range(STEPS):
+    for _ in range(steps):
         runner.step()
     seconds = time.perf_counter() - begin
     Context.decode = inside.function  # type: ignore[method-assign]

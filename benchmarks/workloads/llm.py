@@ -45,6 +45,8 @@ POINTS = (
     Point("repetitive c=1", prompts.repetitive, 1, 3),
     Point("repetitive c=4", prompts.repetitive, 4, 2),
 )
+SHARES_AT = (1, 4, 8, 16)
+"""Numbers of answers under way with which Python's part of a step is measured."""
 ONE_BY_ONE = ("c=1", "c=8")
 """The points of a server that answers one request at a time: more clients only wait longer."""
 
@@ -62,7 +64,7 @@ def run(options: Options) -> Study:
                 study.add(Metric(f"c={clients} throughput", "tokens/s"), system.name, speed)
             return
         if system is UNIMODEL:
-            for clients, share in llm_servers.step_shares([1, 4, 8, 16], threads).items():
+            for clients, share in llm_servers.step_shares(SHARES_AT, threads).items():
                 study.add(Metric(f"c={clients} Python of a step", "%"), system.name, share)
         with started(system, threads, folder) as serving:
             for point in POINTS:

@@ -14,7 +14,7 @@ from benchmarks.bars import BARS
 from benchmarks.harness import Options
 from benchmarks.peers import llama_loop
 from benchmarks.prompts import Conversation
-from benchmarks.workloads.llm import ONE_BY_ONE, POINTS
+from benchmarks.workloads.llm import ONE_BY_ONE, POINTS, SHARES_AT
 
 
 @pytest.mark.parametrize(
@@ -54,9 +54,10 @@ def test_every_client_has_something_to_ask() -> None:
 
 def test_bars_are_on_what_is_measured() -> None:
     measured = {f"{p.name} {what}" for p in POINTS for what in ("throughput", "TTFT p50", "inter-token p50")}
+    measured |= {f"c={clients} Python of a step" for clients in SHARES_AT}
     bars = [bar for bar in BARS if bar.workload == "llm"]
     assert {bar.metric for bar in bars} <= measured
-    assert {bar.against for bar in bars} <= set(llm_servers.NAMES)
+    assert {bar.against for bar in bars} <= {None, *llm_servers.NAMES}
     alone = [bar.metric.removesuffix(" throughput") for bar in bars if bar.against == "llama-cpp-python"]
     assert alone and set(alone) <= set(ONE_BY_ONE)
 
@@ -65,6 +66,12 @@ def test_the_bare_loop_decodes(tmp_path: Path) -> None:
     speeds = llm_servers.LOOP.speeds({n: prompts.several(prompts.distinct, 0, 2) for n in (1, 2)}, 4, 1)
     assert list(speeds) == [1, 2]
     assert min(speeds.values()) > 0
+
+
+def test_the_python_of_a_step_is_measured() -> None:
+    shares = llm_servers.step_shares([1, 2], 1, steps=3)
+    assert list(shares) == [1, 2]
+    assert all(0 < share < 100 for share in shares.values())
 
 
 def test_the_command_line_knows_the_systems() -> None:
