@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import threading
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,9 @@ from engine.worker.gate import Gate
 from engine.worker.generation_runner import GenerationRunner
 from engine.worker.supervisor import SPINS
 
+_DRAIN = "import socket, sys\nserver = socket.socket(fileno=int(sys.argv[1]))\nwhile server.recv(1 << 17): pass"
+"""Stands for the server: a process of its own, as threads of this one would get in the way."""
+
 
 def main() -> None:
     """Measures each number of clients in turn."""
@@ -42,15 +46,11 @@ def main() -> None:
     info = backend.load(arguments.model, device, GgufOptions(speculation="off")).generation
     assert info is not None
     ours, theirs = channel.pair()
-    threading.Thread(target=_drain, args=(Channel(theirs),), daemon=True).start()
+    subprocess.Popen([sys.executable, "-c", _DRAIN, str(theirs.fileno())], pass_fds=[theirs.fileno()])
+    theirs.close()
     runner = GenerationRunner(backend, info, None, Channel(ours), Gate(device.threads))
     shares = {int(n): _share(backend, runner, int(n), arguments.steps) for n in arguments.clients.split(",")}
     print(json.dumps(shares))
-
-
-def _drain(server: Channel) -> None:
-    while server.receive():
-        pass
 
 
 def _share(backend: GgufBackend, runner: GenerationRunner, clients: int, steps: int) -> float:
