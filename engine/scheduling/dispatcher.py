@@ -264,6 +264,7 @@ class Dispatcher:
             self._send(instance, batch, now)
         else:
             quarantine.end()
+            self._schedule_pump()  # for what waits behind it
 
     def _withdraw_claims(self) -> None:
         for instance in self.instances:

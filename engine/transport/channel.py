@@ -179,6 +179,11 @@ class AsyncChannel:
             self.close()
             self._on_close()
 
+    def end(self) -> None:
+        """Takes the messages that are there, and closes as at EOF."""
+        self._readable()
+        self._ended()
+
     def close(self) -> None:
         """Closes without a call of `on_close`. The other side reads EOF after what was sent."""
         if self._open:

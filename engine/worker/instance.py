@@ -149,6 +149,10 @@ class Instance:
             for slot in self._free_slots:
                 self.slots.trim(slot)
 
+    def lose(self) -> None:
+        """Takes what came before the worker died, or dropped the model, and reports the loss."""
+        self._channel.end()
+
     def close(self) -> None:
         """Ends the batch queue, upon which the worker unloads the model. Not while batches are out."""
         self.on_lost = None
@@ -190,6 +194,8 @@ class Instance:
         if stream.waiting_bytes > MAX_STREAM_BYTES:
             self.cancel_stream(stream)
             stream.end(UniModelError("The client reads its stream too slowly; it was cut off."))
+            if self.on_stream_end is not None:  # its reader may be a long while
+                self.on_stream_end()
 
     def _stream_end(self, message: StreamEnd) -> None:
         self._unended.discard(message.id)

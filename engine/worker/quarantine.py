@@ -26,6 +26,9 @@ class Quarantine:
         """Whether a load is under way, during which suspects wait and all others go on."""
         self.loads = 0
         """Loads that are under way or wait for their turn."""
+        self.in_doubt = False
+        """Whether a model was lost, and it is not known yet whether its worker died: what is sent now may be taken for
+        the cause of a death that was before."""
         self._is_busy = is_busy
         """Whether any batch is with the worker."""
         self._claims: dict[Wake, None] = {}
@@ -35,7 +38,7 @@ class Quarantine:
     @property
     def held(self) -> bool:
         """Whether nothing but suspects may be sent to the worker."""
-        return self.running or bool(self._claims)
+        return self.running or self.in_doubt or bool(self._claims)
 
     @property
     def over(self) -> bool:
@@ -51,7 +54,7 @@ class Quarantine:
             self.when_over(wake)
             return False
         self._claims[wake] = None
-        return not self.running and not self._is_busy()
+        return not self.running and not self.in_doubt and not self._is_busy()
 
     def begin(self, wake: Wake) -> None:
         """A suspect of a claimant is being sent; the others are next."""
@@ -82,16 +85,25 @@ class Quarantine:
 
     def progressed(self) -> None:
         """A batch, a suspect or a load has ended: wakes who may go on."""
-        if self.running or self.loading:
+        if self.running or self.loading or self.in_doubt:
             return
         if not self._claims:
             self._wake_waiting()
         elif not self._is_busy():
             _wake(self._claims)
 
+    def survive(self) -> None:
+        """The worker lives on without a model that it lost, be it that of the suspect."""
+        self.in_doubt = False
+        self.running = self.running and self._is_busy()
+        if self._claims:
+            self.progressed()
+        elif not self.running:
+            self._wake_waiting()
+
     def reset(self) -> None:
         """The worker died, and with it whatever was computing."""
-        self.running = False
+        self.running = self.in_doubt = False
         self._claims.clear()
         self._wake_waiting()
 

@@ -87,9 +87,10 @@ class Worker:
         self._instances.discard(instance)
 
     def lost(self, instance: Instance) -> None:
-        """It went down with the process. Called while it still holds what it was computing."""
+        """It went down, and the process with it or not. Called while it still holds what it was computing."""
         self._note_who_was_at_work()
         self._instances.discard(instance)
+        self.quarantine.in_doubt = True
 
     def _note_who_was_at_work(self) -> bool:
         """Whether any instance was computing or streaming when the process died, as the first to hear of it saw it."""
@@ -167,12 +168,15 @@ class Worker:
             raise ServerStopping("The worker has stopped.")
         future: asyncio.Future[Loaded] = asyncio.get_running_loop().create_future()
         self._loads[message.key] = future
+        restarts = self.restarts
         self.quarantine.loading = True
         try:
             sockets = [instance.child_socket.fileno(), instance.slots.fd]
             self._control.send(messages.encode(message), sockets)
             async with asyncio.timeout(timeout):
                 loaded = await future
+            if self.restarts != restarts:  # a new one is on its way, without the model
+                raise WorkerDied("The worker process died as soon as it had loaded the model.")
             instance.child_socket.close()  # ours goes, so that the worker's end alone keeps the queue open
             return loaded
         except TimeoutError:
@@ -239,10 +243,16 @@ class Worker:
             self._resolve_load(message.key, message)
         elif isinstance(message, LoadFailed):
             self._resolve_load(message.key, from_code(message.code, message.message, field=message.field))
-        else:
-            future = self._unloads.get(message.key)
-            if future is not None and not future.done():
-                future.set_result(None)
+        elif message.key not in self._unloads:
+            self._on_dropped(message.key)
+        elif not self._unloads[message.key].done():
+            self._unloads[message.key].set_result(None)
+
+    def _on_dropped(self, key: str) -> None:
+        """The thread of a model ended though nobody unloaded it; the process goes on."""
+        for instance in [i for i in self._instances if i.key == key]:
+            instance.lose()
+        self.quarantine.survive()
 
     def _resolve_load(self, key: str, result: Loaded | UniModelError) -> None:
         future = self._loads.get(key)
@@ -267,11 +277,14 @@ class Worker:
         self._ready.clear()
         self._deaths_in_series = 0 if lived > _USEFUL_LIFE else self._deaths_in_series + 1
         self._end_futures(WorkerDied(f"The worker process died while loading the model ({cause})."))
+        delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2**self._deaths_in_series) if self._deaths_in_series > 1 else 0.0
+        self._respawn = asyncio.get_running_loop().call_later(delay, self.spawn)
+        self.quarantine.in_doubt = True
+        for instance in list(self._instances):  # all at once, so that none is given anything any more
+            instance.lose()
         self.quarantine.reset()
         if self.on_death is not None:
             self.on_death(self)
-        delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2**self._deaths_in_series) if self._deaths_in_series > 1 else 0.0
-        self._respawn = asyncio.get_running_loop().call_later(delay, self.spawn)
 
     def _end_futures(self, error: UniModelError) -> None:
         for load in self._loads.values():

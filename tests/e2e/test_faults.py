@@ -115,6 +115,30 @@ def test_a_request_is_tried_again_once(served: Server, tmp_path: Path) -> None:
         assert computed(2)
 
 
+LEAVER = """
+import asyncio, os
+from unimodel.plugins import BasePlugin
+
+class Model(BasePlugin):
+    def load_model(self, config):
+        pass
+
+    def predict(self, body):
+        if body["input"] == "leave":
+            raise asyncio.CancelledError  # which is no `Exception`
+        return {"output": body["input"], "pid": os.getpid()}
+"""
+
+
+def test_a_plugin_that_takes_its_thread_down_holds_nobody_up(served: Server, tmp_path: Path) -> None:
+    (tmp_path / "leaver.py").write_text(LEAVER)
+    served.register("leaver", f"{tmp_path / 'leaver.py'}:Model", trust=True)
+    pid = served.predict("leaver", {"input": 1})["pid"]
+    assert served.predict("leaver", {"input": "leave"}, 502)["error"]["code"] == "worker_died"
+    assert served.predict("obedient", {"input": 1})["pid"] == pid
+    assert served.predict("leaver", {"input": 2}) == {"model": "leaver", "version": 1, "output": 2, "pid": pid}
+
+
 def test_an_isolated_model_dies_alone(served: Server) -> None:
     shared = served.predict("obedient", {"input": 1})["pid"]
     own = served.predict("apart", {"input": 1})["pid"]

@@ -77,10 +77,14 @@ class StandIn(Instance):
 
     def die(self) -> None:
         """The worker process dies; its control channel reports it last."""
+        self.lose()
+        self.worker.quarantine.reset()
+
+    def lose(self) -> None:
+        """The socket of its queue ends; why is not known yet."""
         assert self.on_lost is not None
         self.on_lost(self)
         assert self.closed
-        self.worker.quarantine.reset()
 
     def start_stream(self, stream: Stream) -> None:
         """Records a stream."""

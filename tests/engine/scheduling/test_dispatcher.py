@@ -500,6 +500,66 @@ async def test_a_model_that_is_unloaded_while_its_expired_suspect_computes_lets_
     assert len(waiting.sent) == 1
 
 
+@virtual_time
+async def test_what_waits_behind_a_suspect_that_nobody_wants_any_more_goes_on() -> None:
+    d = dispatcher(max_rows=1)
+    instance = attached(d)
+    gone: list[int] = []
+    submit(d, request(is_gone=lambda: bool(gone)))
+    items, _ = submit(d, request(name="behind"))
+    await settle()
+    instance.die()
+    gone.append(1)
+    again = attached(d, instance.worker)
+    await settle()
+    assert again.sent == [items]
+    assert not again.worker.quarantine.held
+
+
+@virtual_time
+async def test_a_model_that_is_dropped_with_its_suspect_lets_others_go_on() -> None:
+    """As when a plugin ends its thread: the worker lives."""
+    shared = worker()
+    d, other = dispatcher(), dispatcher()
+    beside = attached(other, shared)
+    _, endings = submit(d, request())
+    for _ in range(2):
+        instance = attached(d, shared)
+        await settle()
+        assert len(instance.sent) == 1
+        instance.lose()
+        assert shared.quarantine.held, "the worker may have died"
+        shared.quarantine.survive()
+    assert [type(e) for e in endings[0]] == [WorkerDied]
+    assert not shared.quarantine.held
+    submit(other, request())
+    await settle()
+    assert len(beside.sent) == 1
+
+
+@virtual_time
+async def test_a_worker_that_is_dying_gets_no_suspect_of_another_model() -> None:
+    """The sockets of its models end one after the other, and the loop may take turns in between."""
+    shared = worker()
+    d, other = dispatcher(), dispatcher()
+    instance = attached(d, shared)
+    _, endings = submit(d, request())
+    await settle()
+    instance.die()
+    culprit = attached(other, shared)
+    submit(other, request())
+    await settle()
+    instance = attached(d, shared)
+    culprit.lose()
+    await settle()
+    assert instance.sent == [], "it would be blamed for this death too"
+    instance.die()
+    instance = attached(d, shared)
+    await settle()
+    instance.answer()
+    assert endings == [[ANSWER]]
+
+
 # -- streams ----------------------------------------------------------------------------------------------------------
 
 

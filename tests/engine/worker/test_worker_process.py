@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import select
 import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -240,8 +241,11 @@ async def test_streams_and_batches_share_a_model(bench: Bench) -> None:
 async def test_a_reader_that_is_too_slow_is_cut_off(bench: Bench) -> None:
     instance = await bench.load()
     stream = Stream(1, b'{"size":100000}', "a")
+    ends: list[int] = []
+    instance.on_stream_end = lambda: ends.append(stream.waiting_bytes)
     instance.start_stream(stream)
     await bench.until(lambda: not instance.streams)
+    assert len(ends) == 1, "another one may start, though the reader is still there"
     assert MAX_STREAM_BYTES < stream.waiting_bytes < MAX_STREAM_BYTES + 200_000
     with pytest.raises(UniModelError, match="too slowly"):
         while True:
@@ -297,6 +301,41 @@ async def test_a_worker_does_not_outlive_its_server(bench: Bench) -> None:
     bench.worker._control.close()
     await bench.until(lambda: process.poll() is not None)
     assert process.returncode == 0
+    instance.close()
+
+
+async def test_a_worker_that_dies_as_soon_as_it_has_loaded_a_model(bench: Bench) -> None:
+    """Its death is heard of before who waits for the load."""
+    control = bench.worker._control
+    assert control is not None
+    hear = control._on_message
+
+    def hear_and_die(data: bytes) -> None:
+        hear(data)
+        if any(load.done() for load in bench.worker._loads.values()):
+            control.end()
+
+    control._on_message = hear_and_die
+    with pytest.raises(WorkerDied, match="as soon as it had loaded"):
+        await bench.load()
+    assert bench.deaths == 1
+    assert await bench.ask(await bench.load(), {"input": 1})
+
+
+async def test_instances_are_lost_with_what_their_worker_sent_before_it_died(bench: Bench) -> None:
+    instance = await bench.load()
+    bench.worker.settled(instance)
+    (answer,) = bench.send(instance, [Request(JsonInput(b'{"input":1}'), "id", 0.0)])
+    process = bench.worker._process
+    assert process is not None
+    select.select([instance._channel._sock], [], [])  # the loop hears of nothing meanwhile
+    process.kill()
+    process.wait()
+    control = bench.worker._control
+    assert control is not None
+    control.end()
+    assert bench.lost == [instance]
+    assert answer.result()["output"] == 1
     instance.close()
 
 
