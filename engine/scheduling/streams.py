@@ -4,7 +4,7 @@ An instance takes as many at once as its model has sequences; a plugin's streams
 in the worker, so that a higher priority still goes first, and one whose client left is never computed.
 
 One that is tried again may have killed its worker: it starts there only when no suspect is left that it might take
-along.
+along. As that may take the loads of other models, those behind it need not wait with it.
 """
 
 from __future__ import annotations
@@ -54,21 +54,27 @@ class Streams:
 
     def start(self) -> None:
         """Gives streams that wait to the instances with the most room, while there is some."""
-        while self._waiting:
-            stream = self._waiting[0]
+        at = 0
+        while at < len(self._waiting):
+            stream = self._waiting[at]
             instance = max(self._open_to(stream), key=_room, default=None)
+            if instance is None and stream.retried:
+                at += 1
+                continue
             if instance is None or (_room(instance) < stream.choices and instance.streams):
                 return
-            instance.start_stream(self._waiting.pop(0))
+            instance.start_stream(self._waiting.pop(at))
 
     def _open_to(self, stream: Stream) -> list[Instance]:
-        """The instances on whose workers a stream may start. If there is none, another try follows by itself."""
-        may = [
-            i for i in self._instances if (i.worker.quarantine.over if stream.retried else not i.worker.quarantine.held)
-        ]
-        if not may:
-            for instance in self._instances:
-                instance.worker.quarantine.when_over(self.start)
+        """The instances on whose workers a stream may start. When others become so, another try follows by itself."""
+        may = []
+        for instance in self._instances:
+            quarantine = instance.worker.quarantine
+            is_open = quarantine.over if stream.retried else not quarantine.held
+            if is_open:
+                may.append(instance)
+            else:
+                quarantine.when_over(self.start)
         return may
 
     def lost(self, instance: Instance) -> None:

@@ -151,16 +151,32 @@ async def test_one_that_is_tried_again_starts_after_the_suspects_of_its_worker()
     instance = attached(d, 2, shared)
     opened(d, 2)
     await settle()
-    assert instance.started == [], "nothing passes the one that waits"
+    assert instance.started == [2], "who does not wait for the suspects passes the one that does"
     beside = StandIn(shared)
     other.attach(beside, loaded())
     shared.quarantine.loads = 0
     shared.quarantine.progressed()
     await settle()
-    assert (instance.started, len(beside.sent)) == ([], 1)
+    opened(d, 3)
+    assert (instance.started, len(beside.sent)) == ([2], 1)
     beside.answer()
     await settle()
-    assert instance.started == [1, 2]
+    assert instance.started == [2, 1], "it is the next one all the same"
+
+
+@virtual_time
+async def test_one_that_waits_for_any_of_several_workers_starts_where_there_is_room_first() -> None:
+    d = dispatcher()
+    attached(d, 1)
+    held = attached(d, 1, worker("cpu:1"))
+    quarantine = held.worker.quarantine
+    assert quarantine.claim(held.close)
+    opened(d, 1)
+    opened(d, 2)
+    assert held.started == []
+    quarantine.withdraw(held.close)
+    await settle()
+    assert held.started == [2]
 
 
 @virtual_time
