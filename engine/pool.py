@@ -64,6 +64,11 @@ class Entry:
     workers: list[Worker] = field(default_factory=list)
     """Of its instances, also while one is being replaced."""
 
+    @property
+    def wants_instances(self) -> bool:
+        """Whether there is, or may be, something for an instance to do."""
+        return self.state in ("loading", "ready") or (self.state == "unloading" and not self.dispatcher.idle)
+
 
 class Pool:
     """Owns the workers and what is loaded on them."""
@@ -328,6 +333,9 @@ class Pool:
                 instance.close()
                 raise
             else:
+                if not entry.wants_instances:  # any more
+                    await worker.unload(instance)
+                    return loaded
                 if loaded.batch_reason is not None:
                     entry.dispatcher.policy = BatchPolicy(1, 0.0)
                 entry.dispatcher.attach(instance, loaded)
@@ -336,7 +344,7 @@ class Pool:
 
     async def _replace(self, entry: Entry, worker: Worker) -> None:
         """A worker died with an instance: load it again, or give up on the model."""
-        if entry.state != "ready" or self._stopping:
+        if entry.state == "loading" or not entry.wants_instances or self._stopping:
             return
         try:
             await self._load_instance(entry, worker)

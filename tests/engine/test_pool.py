@@ -1,0 +1,98 @@
+"""What becomes of a model that is unloaded, or given up, while it is loaded again after its worker died."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from engine.errors import ModelFailed
+from engine.model_options import ModelOptions
+from engine.pool import Entry, Pool
+from engine.schema import ModelState
+from engine.settings import Settings
+from engine.telemetry.metrics import Metrics
+from engine.transport.messages import Load, Loaded
+from engine.worker.instance import Instance
+from engine.worker.supervisor import Worker
+from tests.engine.scheduling.stand_in import SPEC, loaded, request, worker
+from tests.engine.scheduling.virtual_time import settle, virtual_time
+
+
+class Slow:
+    """Stands in for the two functions of a worker: its loads take until they are let go."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.go = asyncio.Event()
+        self.unloaded: list[Instance] = []
+        self.worker = worker()
+        monkeypatch.setattr(Worker, "load", self._load)
+        monkeypatch.setattr(Worker, "unload", self._unload)
+
+    async def _load(self, message: Load, instance: Instance, timeout: float) -> Loaded:
+        await self.go.wait()
+        return loaded()
+
+    async def _unload(self, instance: Instance) -> None:
+        self.unloaded.append(instance)
+        instance.close()
+
+
+def served(pool: Pool) -> Entry:
+    entry = pool._entry(SPEC, ModelOptions())
+    entry.state = "ready"
+    pool.entries[SPEC.key] = entry
+    return entry
+
+
+def new_pool() -> Pool:
+    return Pool(Settings(), Metrics("1"), asyncio.get_running_loop().time)
+
+
+@virtual_time
+async def test_one_that_is_unloaded_meanwhile_does_not_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, pool = Slow(monkeypatch), new_pool()
+    entry = served(pool)
+    again = asyncio.create_task(pool._replace(entry, slow.worker))
+    await settle()
+    await pool.unload(SPEC)
+    assert SPEC.key not in pool.entries
+    slow.go.set()
+    await again
+    assert entry.dispatcher.instances == []
+    assert len(slow.unloaded) == 1
+
+
+@virtual_time
+async def test_one_that_failed_meanwhile_does_not_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another copy of it could not be loaded again, upon which the model was given up."""
+    slow, pool = Slow(monkeypatch), new_pool()
+    entry = served(pool)
+    again = asyncio.create_task(pool._replace(entry, slow.worker))
+    await settle()
+    entry.state, entry.error = "failed", ModelFailed("no")
+    slow.go.set()
+    await again
+    assert entry.dispatcher.instances == []
+    assert len(slow.unloaded) == 1
+
+
+@pytest.mark.parametrize("state", ["ready", "unloading"])
+@virtual_time
+async def test_one_that_has_requests_comes_back(state: ModelState, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, pool = Slow(monkeypatch), new_pool()
+    entry = served(pool)
+    endings: list[Any] = []
+    item = entry.dispatcher.submit(request(), endings.append)
+    entry.state = state
+    again = asyncio.create_task(pool._replace(entry, slow.worker))
+    await settle()
+    slow.go.set()
+    await again
+    (instance,) = entry.dispatcher.instances
+    await settle()
+    assert instance.outstanding[0].items == [item]
+    assert slow.unloaded == []
+    entry.dispatcher.detach(instance)
+    instance.close()
