@@ -15,6 +15,7 @@ import os
 import socket
 import sys
 import threading
+import time
 
 from backends.base import BackendError
 from engine.errors import UniModelError
@@ -41,6 +42,8 @@ log = logging.getLogger("unimodel.worker")
 _SIGN_OF_LIFE = 0.25
 """Seconds of steps that added to no stream, such as those of a long prompt, after which the server is told that the
 model does not hang. Well below the least ``engine.hang_timeout_s``."""
+_LONGEST_PAUSE = 0.05
+"""Seconds without a step after which messages, such as those that begin streams, wait for the next one."""
 _ALIVE = encode(StepDone([], []))
 
 
@@ -94,22 +97,28 @@ def _load_and_serve(control: Channel, message: Load, gate: Gate, queue: Channel,
 
 
 def _serve_queue(queue: Channel, model: loader.LoadedModel) -> None:
-    """Batches as they come; while streams are open, a step of them whenever no message waits, or after a batch."""
+    """Batches as they come; while streams are open, a step of them whenever no message waits, after a batch, and when
+    messages have come for a while without a pause."""
     streams = model.streams(queue)
+    due = 0.0
     while True:
-        data = queue.receive(block=not streams.busy)
+        idle = not streams.busy
+        data = queue.receive(block=idle)
         if data == b"":
             return
+        if idle:
+            due = time.monotonic() + _LONGEST_PAUSE
         message = None if data is None else decode_batch_down(data)
         if isinstance(message, StartStream):
             streams.start(message)
         elif isinstance(message, CancelStream):
             streams.cancel(message)
-        else:
-            if message is not None and model.runner is not None:
-                queue.send(model.runner.run(message))
-            if streams.busy:
-                streams.step()
+        elif message is not None and model.runner is not None:
+            queue.send(model.runner.run(message))
+            due = 0.0
+        if streams.busy and (message is None or time.monotonic() >= due):
+            streams.step()
+            due = time.monotonic() + _LONGEST_PAUSE
         if streams.busy and queue.silent_for > _SIGN_OF_LIFE:
             queue.send(_ALIVE)
 
