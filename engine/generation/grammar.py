@@ -10,6 +10,7 @@ import msgspec
 
 from engine.errors import InvalidInput
 from engine.generation.gbnf import EMPTY, NEVER, Chars, Node, alt, one_of, optional, repeat, seq
+from engine.generation.gbnf_check import check_gbnf
 from engine.generation.gbnf_rules import Grammar
 from engine.generation.json_grammar import json_grammar
 from engine.generation.json_plain import Plain, types_of
@@ -21,6 +22,8 @@ from engine.transport.generation import Format, GenerateRequest, Tool, ToolChoic
 
 _MOST_SOURCE = 200_000
 _OBJECT = {"type": "object"}
+_ASKED = {"text": "tools", "json_object": "tools", "json_schema": "response_format", "regex": "response_format.regex"}
+"""By kind of format, the field that a grammar which is too deep comes from."""
 
 
 def for_request(
@@ -48,7 +51,10 @@ def for_request(
             )
         return _given(form)
     tools = request.tools if calls else []
-    return _built(_encode((form, tools, choice)), tool_format if calls else None, reasoning, reasoning_open)
+    try:
+        return _built(_encode((form, tools, choice)), tool_format if calls else None, reasoning, reasoning_open)
+    except RecursionError:
+        raise InvalidInput("What was asked for is nested too deeply.", field=_ASKED[form.kind]) from None
 
 
 _Wanted = tuple[Format, list[Tool], ToolChoice]
@@ -83,6 +89,7 @@ def _given(form: Format) -> str:
         raise InvalidInput(
             f"A grammar must have a text, of up to {_MOST_SOURCE} characters.", field="response_format.grammar"
         )
+    check_gbnf(form.source, "response_format.grammar")
     return form.source
 
 

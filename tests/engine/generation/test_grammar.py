@@ -173,6 +173,12 @@ def test_grammars_have_a_sane_size(source: str) -> None:
     assert caught.value.field == "response_format.grammar"
 
 
+def test_a_format_that_is_too_deep() -> None:
+    with pytest.raises(InvalidInput, match="too deeply") as caught:
+        grammar(format=Format(kind="regex", source="(?:ab" * 400 + ")*" * 400))
+    assert caught.value.field == "response_format.regex"
+
+
 def test_a_format_that_nothing_fits() -> None:
     with pytest.raises(InvalidInput, match="Nothing at all fits"):
         grammar(format=Format(kind="json_schema", json_schema=False))
