@@ -168,30 +168,56 @@ def without_empty(node: Node) -> Node:
 
 def matches(node: Node, text: str) -> bool:
     """Whether `node`, which refers to no rules, matches a whole text. Unlike `re`, it never takes much longer."""
-    return len(text) in _ends(node, text, {0})
+    return bool(_Matcher(text).ends(node, 1) >> len(text))
 
 
-def _ends(node: Node, text: str, starts: set[int]) -> set[int]:
-    """Where matches that begin at one of the places may end."""
-    if isinstance(node, Text):
-        return {start + len(node.text) for start in starts if text.startswith(node.text, start)}
-    if isinstance(node, Chars):
-        return {start + 1 for start in starts if start < len(text) and text[start] in node}
-    if isinstance(node, Seq):
-        for part in node.parts:
-            starts = _ends(part, text, starts)
-        return starts
-    if isinstance(node, Alt):
-        return {end for choice in node.choices for end in _ends(choice, text, starts)}
-    assert isinstance(node, Repeat)
-    found = set(starts) if node.least == 0 else set()
-    times = 0
-    while starts and times != node.most:
-        following = _ends(node.part, text, starts)
-        times += 1
-        if following == starts or (times >= node.least and following <= found):
-            return found | following
-        starts = following
-        if times >= node.least:
-            found |= starts
-    return found
+class _Matcher:
+    """Where parts of one text match. Places in it are the bits of an integer, so that all are looked at together."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._places: dict[Text | Chars, int] = {}
+
+    def ends(self, node: Node, starts: int) -> int:
+        """Where matches that begin at one of the places may end."""
+        if isinstance(node, Text):
+            return (starts & self._places_of(node)) << len(node.text) if node.text else starts
+        if isinstance(node, Chars):
+            return (starts & self._places_of(node)) << 1
+        if isinstance(node, Seq):
+            for part in node.parts:
+                starts = self.ends(part, starts)
+            return starts
+        if isinstance(node, Alt):
+            found = 0
+            for choice in node.choices:
+                found |= self.ends(choice, starts)
+            return found
+        assert isinstance(node, Repeat)
+        return self._ends_of_repeat(node, starts)
+
+    def _ends_of_repeat(self, node: Repeat, starts: int) -> int:
+        part, least = node.part, node.least
+        if nullable(part):
+            part, least = without_empty(part), 0
+        found = 0 if least else starts
+        times = 0
+        while starts and times != node.most:
+            starts = self.ends(part, starts)
+            times += 1
+            if times >= least:
+                starts &= ~found  # those that were there after fewer times can go on at least as far
+                found |= starts
+        return found
+
+    def _places_of(self, node: Text | Chars) -> int:
+        """Where a text, or one character of a set, is."""
+        if node not in self._places:
+            text = self._text
+            if isinstance(node, Chars):
+                fitting = {c for c in set(text) if c in node}
+                bits = ["1" if c in fitting else "0" for c in reversed(text)]
+            else:
+                bits = ["1" if text.startswith(node.text, at) else "0" for at in reversed(range(len(text)))]
+            self._places[node] = int("".join(bits) or "0", 2)
+        return self._places[node]

@@ -6,6 +6,8 @@ from engine.generation.gbnf import NEVER, Alt, Chars, Node, Repeat, Rule, Seq, T
 
 _MOST_REPEATS = 1000
 """What llama.cpp takes for a repetition that has no upper bound begins at 2,000."""
+_UNREACHABLE = 10**9
+"""No answer is so long: what may be repeated more often than that may be repeated without end."""
 
 
 def gbnf(rules: dict[str, Node]) -> str:
@@ -49,6 +51,7 @@ class _Writer:
 
     def _repeat(self, node: Repeat, name: str) -> str:
         least, most = node.least, node.most
+        most = None if most is not None and most > max(least, _UNREACHABLE) else most
         part = node.part
         if nullable(part):
             least, part = 0, without_empty(part)

@@ -44,6 +44,8 @@ _WITHOUT_EFFECT = {"uniqueItems": False, "unevaluatedProperties": True, "unevalu
 _SCHEMAS = ("items", "additionalProperties", "propertyNames")
 _MOST_WORK = 20_000
 """Steps of taking one document apart."""
+_MOST_COMPARED = 4_000_000
+"""About how many characters of texts and patterns are compared; of a long text, many pairs of places."""
 
 _INTEGER_FORMATS = {
     "int32": (-(2**31), 2**31 - 1),
@@ -62,6 +64,7 @@ class Schemas:
         self.field = field
         self._expressions: dict[tuple[str, bool], Node] = {}
         self._work = 0
+        self._compared = 0
         self._comparing = False
         """Whether alternatives are compared; what is inside of them is then not, which might never end."""
 
@@ -197,9 +200,9 @@ class Schemas:
     def _both(self, left: list[Plain], right: list[Plain], path: str) -> list[Plain]:
         return [both for a in left for b in right if (both := self.meet(a, b, path)) is not None]
 
-    def _work_more(self, path: str) -> None:
+    def _work_more(self, path: str, steps: int = 1) -> None:
         """Counts what is done, which small schemas can make much of."""
-        self._work += 1
+        self._work += steps
         if self._work > _MOST_WORK:
             raise self.refusal(path.rstrip("."), "has too many combinations of alternatives")
 
@@ -212,6 +215,7 @@ class Schemas:
             if not both["type"]:
                 return None
         if "enum" in a and "enum" in b:
+            self._work_more(path, len(a["enum"]) * len(b["enum"]) // 100)
             both["enum"] = [v for v in a["enum"] if any(same(v, w) for w in b["enum"])]
         for keyword in a.keys() & b.keys():
             x, y = a[keyword], b[keyword]
@@ -306,6 +310,9 @@ class Schemas:
 
     def matches(self, source: str, text: str, search: bool = True) -> bool:
         """Whether a text matches a regular expression, as the grammar understands it."""
+        self._compared += len(source) * (10 + len(text) + len(text) ** 2 // 1000)
+        if self._compared > _MOST_COMPARED:
+            raise self.refusal("", "compares too many texts with patterns, or too long ones")
         if (source, search) not in self._expressions:
             self._expressions[source, search] = regex_grammar(source, self.field, search=search)
         return matches(self._expressions[source, search], text)

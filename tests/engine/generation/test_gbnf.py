@@ -110,6 +110,11 @@ def test_repetitions_beyond_what_llama_cpp_counts(least: int, most: int | None) 
         assert grammar.matches("x" * count) == (least <= count and (most is None or count <= most)), count
 
 
+@pytest.mark.parametrize("most", [2**62, int(1e308)])
+def test_a_bound_that_no_answer_reaches_is_none(most: int) -> None:
+    assert Grammar().text(repeat(one_of("x"), 2, most)) == Grammar().text(repeat(one_of("x"), 2, None))
+
+
 def test_rules_get_names_of_their_own() -> None:
     grammar = Grammar()
     first, second = grammar.rule("my rule", Text("a")), grammar.rule("my_rule", Text("b"))
@@ -189,3 +194,6 @@ def test_matching_takes_no_time_that_explodes() -> None:
     node = repeat(repeat(optional("a"), 0, 1000), 1000, 1000)
     assert matches(node, "a" * 60)
     assert not matches(node, "a" * 60 + "b")
+    several = repeat(one_of("a"))
+    for node in seq(repeat(several), "b"), seq(repeat(ANY), several, "b"), seq(repeat(ANY), repeat(several.part, 9000)):
+        assert not matches(node, "a" * 30_000 + "c")

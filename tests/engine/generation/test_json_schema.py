@@ -92,3 +92,27 @@ def doubled(depth: int) -> Schema:
 def test_alternatives_of_alternatives_are_bounded(schema: Schema) -> None:
     with pytest.raises(InvalidInput, match="too many combinations"):
         Schemas(schema, "schema").plain(schema)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"pattern": "^(a*b|a*c)$", "const": "a" * 90_000},
+        {"pattern": "^(" + "a?" * 900 + "b|c)$", "enum": [f"{i:04}" for i in range(5000)]},
+        {"allOf": [{"enum": list(range(5000))}, {"enum": list(range(5000, 10_000))}]},
+    ],
+    ids=range(3),
+)
+def test_comparisons_are_bounded(schema: Schema) -> None:
+    schemas = Schemas(schema, "schema")
+    with pytest.raises(InvalidInput, match="too many"):
+        for plain in schemas.plain(schema):
+            for value in plain["enum"]:
+                schemas.fits(schema, value)
+
+
+def test_common_comparisons_are_not_too_many() -> None:
+    days = [f"2026-{month:02}-{day:02}" for month in range(1, 13) for day in range(1, 29)]
+    schema = {"enum": days, "format": "date", "pattern": "^[0-9-]+$"}
+    schemas = Schemas(schema, "schema")
+    assert all(schemas.fits(schema, day) for day in days)
