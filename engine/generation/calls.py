@@ -211,7 +211,8 @@ class CallParser(Reader):
         name = head[1].strip()
         if name not in self._tools:
             raise NotACall
-        properties = schema_of(self._tools[name].parameters).get("properties", {})
+        declared = schema_of(self._tools[name].parameters).get("properties")
+        properties = declared if isinstance(declared, dict) else {}
         arguments: dict[str, Any] = {}
         self._at = seen = head.end()
         while True:

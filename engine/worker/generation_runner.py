@@ -141,7 +141,13 @@ class GenerationRunner:
                 touched.pop(piece.id, None)
                 continue
             touched[piece.id] = request
-            self._take(request, piece)
+            try:
+                self._take(request, piece)
+            except Exception as e:  # a parser's own mistake; the other answers go on
+                ends.append(StreamEnd(piece.id, describe(e, request.request_id)))
+                del self._open[piece.id], touched[piece.id]
+                self._backend.cancel(piece.id)
+                continue
             if not request.left:
                 ends.append(StreamEnd(piece.id))
                 del self._open[piece.id]

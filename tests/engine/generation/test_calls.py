@@ -28,7 +28,7 @@ from engine.generation.tools import (
     ToolFormat,
     tool_format,
 )
-from engine.transport.generation import ToolCall
+from engine.transport.generation import Tool, ToolCall
 from tests.engine.generation.conversations import TOOLS, numbered, read
 
 SIZES = (1, 2, 3, 7, 1000)
@@ -148,6 +148,14 @@ def test_variants_that_models_write(form: ToolFormat, text: str, content: str, c
 )
 def test_what_is_no_call_is_given_out_as_it_is(form: ToolFormat, text: str) -> None:
     assert everywhere(form, text) == (text, [])
+
+
+@pytest.mark.parametrize("properties", [None, [], "text", {"a": None}])
+def test_arguments_between_marks_of_a_tool_that_describes_none(properties: object) -> None:
+    tool = Tool(name="add", parameters={"type": "object", "properties": properties})
+    parser = OutputParser(GLM, tools=[tool], new_id=numbered())
+    text = GLM.write([ToolCall(id="", name="add", arguments='{"a": 1}')])
+    assert [(call.name, json.loads(call.arguments)) for call in read(parser, text, 7)[2]] == [("add", {"a": 1})]
 
 
 def test_a_call_behind_what_is_none() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from backends.base import Device, GenerationInfo, InvalidInput, Match, ModelInfo, OutOfMemory
 from backends.generation import Generation, GenerationBackend, Piece, Usage
+from engine.generation.output import OutputParser, Parsed
 from engine.generation.template import ChatTemplate
 from engine.transport.channel import Channel
 from engine.transport.generation import Delta, GenerateRequest, Message, decode_deltas, encode_request
@@ -182,6 +183,22 @@ def test_an_error_in_a_step_ends_its_request_alone(bench: Bench) -> None:
     deltas, ends = bench.received()
     assert deltas == {1: [Delta(content="a")]}
     assert [(e.id, e.error and e.error.code) for e in ends] == [(2, "insufficient_memory")]
+
+
+def test_an_answer_that_cannot_be_read_ends_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def feed(self: OutputParser, text: str) -> Parsed:
+        if text == "b":
+            raise ValueError("a mistake of the parser")
+        return Parsed(text)
+
+    monkeypatch.setattr(OutputParser, "feed", feed)
+    bench.start(1, stream=True)
+    bench.start(2, stream=True)
+    bench.step(Piece(id=2, text="b"), Piece(id=1, text="a"), Piece(id=2, text="c"))
+    deltas, ends = bench.received()
+    assert deltas == {1: [Delta(content="a")]}
+    assert [(e.id, e.error and e.error.code) for e in ends] == [(2, "model_error")]
+    assert list(bench.backend.requests) == [1]
 
 
 def test_a_cancelled_request_is_dropped_by_the_backend(bench: Bench) -> None:
