@@ -20,7 +20,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from engine.errors import BodyTooLarge, InsufficientStorage, InvalidInput
@@ -81,6 +81,9 @@ class Blobs:
         """
         for name, digest in files.items():
             _check_name(name, field)
+            folder_of_it = next((str(p) for p in PurePosixPath(name).parents if str(p) in files), None)
+            if folder_of_it is not None:
+                raise InvalidInput(f"{name} lies in {folder_of_it}, which is a file itself.", field=field)
             if self.find(digest) is None:
                 raise InvalidInput(
                     f"The file {digest} of {name} is not here; upload it to /api/blobs/{digest} first.", field=field

@@ -160,6 +160,13 @@ def test_what_cannot_be_created_is_said(
     assert (set(models.iterdir()) if models.exists() else set()) == before
 
 
+@pytest.mark.parametrize("name", ["acme/chat", "../up", "/tmp/up", "x" * 129])
+def test_a_model_is_not_created_under_what_is_no_name(client: ollama.Client, llama: str, name: str) -> None:
+    error = refused(lambda: client.create(name, files={"a.gguf": llama}))
+    assert error.status_code == 400
+    assert "cannot be a name" in error.error
+
+
 def test_a_restart_removes_what_no_model_is_loaded_from(start: Callable[..., Server], tmp_path: Path) -> None:
     home = tmp_path / "same"
     server = start(home=home)

@@ -190,9 +190,10 @@ async def test_a_file_that_is_not_here_cannot_be_linked(tmp_path: Path) -> None:
 async def test_names_that_exclude_each_other_leave_nothing(tmp_path: Path) -> None:
     blobs = Blobs(tmp_path)
     one = await stored(blobs, b"one")
-    with pytest.raises(InsufficientStorage):
-        blobs.link("m", {"a": one, "a/b": one}, "files")
-    assert not list((tmp_path / "blobs" / "models").iterdir())
+    with pytest.raises(InvalidInput, match="a/b lies in a, which is a file itself") as e:
+        blobs.link("m", {"a/b": one, "a": one}, "files")
+    assert e.value.field == "files"
+    assert len(left(tmp_path)) == 1
 
 
 async def test_what_no_model_is_loaded_from_goes(tmp_path: Path) -> None:

@@ -59,8 +59,9 @@ async def _register(
 
     try:
         if body.adapters:
+            stems = _adapters(list(body.adapters))
             folder = await linked(body.adapters, "adapters")
-            adapters = {PurePosixPath(file).stem: str(folder / file) for file in body.adapters}
+            adapters = {name: str(folder / file) for name, file in stems.items()}
             config["lora"] = {**(config.get("lora") or {}), **adapters}
         if source is None:
             files = body.files or {}
@@ -80,6 +81,19 @@ async def _register(
         for folder in folders:
             await asyncio.to_thread(blobs.unlink, folder)
         raise
+
+
+def _adapters(files: list[str]) -> dict[str, str]:
+    """Files of adapters by the names that those get. Raises `InvalidInput` when two have the same."""
+    adapters: dict[str, str] = {}
+    for file in files:
+        other = adapters.setdefault(PurePosixPath(file).stem, file)
+        if other != file:
+            raise InvalidInput(
+                f"An adapter is named after its file, and {other} and {file} have one name; rename one of them.",
+                field="adapters",
+            )
+    return adapters
 
 
 def _entry(files: list[str]) -> str:

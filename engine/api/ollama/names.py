@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from engine.errors import InvalidRequest, ModelNotFound
-from engine.registry import split_version
+from engine.registry import check_name, split_version
 
 LATEST = "latest"
 
@@ -36,14 +36,18 @@ def parse(given: str) -> tuple[str, int | None]:
 
 
 def new(given: str, field: str) -> str:
-    """The name that a new model gets. Raises `InvalidRequest` when it has a tag of its own."""
+    """The name that a new model gets. Raises `InvalidRequest` when it has a tag of its own, or can be no name."""
     name, colon, tag = given.partition(":")
     if colon and tag != LATEST:
         raise InvalidRequest(
             f"Versions are numbered by themselves; leave the tag out of {given[:140]!r}, or write ':{LATEST}'.",
             field=field,
         )
-    return name
+    try:
+        return check_name(name)
+    except InvalidRequest as e:
+        e.field = field
+        raise
 
 
 def display(name: str) -> str:

@@ -46,6 +46,13 @@ def test_a_new_model_has_no_tag_of_its_own() -> None:
     assert e.value.field == "destination"
 
 
+@pytest.mark.parametrize("given", ["", "../up", "/tmp/x", "acme/chat", "a\0b", "x" * 129, "chat@2", ".hidden:latest"])
+def test_a_new_model_has_a_name_that_can_be_registered(given: str) -> None:
+    with pytest.raises(InvalidRequest, match="cannot be a name") as e:
+        names.new(given, "model")
+    assert e.value.field == "model"
+
+
 @pytest.mark.parametrize(
     ("given", "source"),
     [
