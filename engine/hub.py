@@ -25,14 +25,17 @@ PREFIXES = ("hf:", "hf.co/", "huggingface.co/", "https://hf.co/", "https://huggi
 
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _SOURCE = re.compile(rf"(?P<repo>{_PART}/{_PART})(?::(?P<file>[^@]+))?(?:@(?P<revision>.+))?")
+_LONGEST_SOURCE = 1000
 _TERMINATE_SECONDS = 2.0
+_LONGEST_LINE = 16 << 20
+"""Bytes. An error lists the models of a repository, which may be thousands."""
 
 
 def parse(source: str) -> Source:
     """What a source names. Raises `InvalidRequest`."""
     prefix = next((p for p in PREFIXES if source.startswith(p)), None)
     found = _SOURCE.fullmatch(source[len(prefix) :].rstrip("/")) if prefix else None
-    if found is None or ".." in found["repo"]:
+    if found is None or ".." in found["repo"] or len(source) > _LONGEST_SOURCE:
         raise InvalidRequest(
             f"{source[:200]!r} names no model; expected hf:ORG/REPO, hf:ORG/REPO:FILE or hf:ORG/REPO:FILE@REVISION.",
             field="source",
@@ -59,6 +62,7 @@ async def pull(source: str, home: Path) -> AsyncGenerator[Progress, None]:
         msgspec.json.encode(wanted).decode(),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
+        limit=_LONGEST_LINE,
         start_new_session=True,  # a Ctrl-C in the terminal is the server's to handle
     )
     assert process.stdout is not None

@@ -7,6 +7,7 @@ huggingface_hub finds the repository and says what is in it; the bytes are fetch
 from __future__ import annotations
 
 import errno
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from engine import hub_files
 from engine.errors import InsufficientStorage, InvalidRequest, NotFound, Unavailable, UniModelError
 from engine.hub_transfer import TIMEOUT_SECONDS, Download, RemoteFile, gated
 from engine.schema import ErrorDetail, Progress
+
+_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 class Line(msgspec.Struct, omit_defaults=True):
@@ -101,7 +104,8 @@ def find(source: Source) -> tuple[hub_files.Model, list[RemoteFile], str]:
 
 def _remote_file(sibling: Any, url: str) -> RemoteFile:
     size = sibling.lfs.size if sibling.lfs else sibling.size
-    if size is None or not (sibling.lfs or sibling.blob_id):
+    digest = sibling.lfs.sha256 if sibling.lfs else sibling.blob_id
+    if size is None or not _DIGEST.fullmatch(digest or ""):  # a folder is named after it
         raise Unavailable(f"The hub says neither size nor digest of {sibling.rfilename}.")
     return RemoteFile(sibling.rfilename, size, sibling.lfs.sha256 if sibling.lfs else None, sibling.blob_id or "", url)
 

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import aclosing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -34,6 +35,7 @@ REPOS = {
     "org/vision": Repo({"v-Q8_0.gguf": b"model", "mmproj-v-f16.gguf": b"projector"}),
     "org/split": Repo({f"big/m-0000{i}-of-00003.gguf": b"piece %d" % i for i in (1, 2, 3)}),
     "org/torn": Repo({"m-00001-of-00002.gguf": b"piece"}),
+    "org/many": Repo({f"{'m' * 60}-{i}.gguf": b"m" for i in range(1500)}),
     "org/unclear": Repo({"small.gguf": b"s", "large.gguf": b"l"}),
     "org/folder": Repo(
         {
@@ -106,7 +108,11 @@ def test_a_source(source: str, parsed: tuple[str, str | None, str | None]) -> No
     assert hub.parse(source) == hub_download.Source(*parsed)
 
 
-@pytest.mark.parametrize("source", ["", "org/repo", "hf:repo", "hf:a/b/c", "hf:../x", "hf:a/..", "hf:a/b:", "ollama:m"])
+@pytest.mark.parametrize(
+    "source",
+    ["", "org/repo", "hf:repo", "hf:a/b/c", "hf:../x", "hf:a/..", "hf:a/b:", "ollama:m", f"hf:a/b:{'x' * 200_000}"],
+    ids=range(9),
+)
 def test_what_is_no_source(source: str) -> None:
     with pytest.raises(InvalidRequest, match="hf:ORG/REPO"):
         hub.parse(source)
@@ -218,6 +224,19 @@ async def test_several_models_that_could_be_meant_are_listed(stand_in: Hub, tmp_
     missing = await failure("hf:org/several:Q5_K_M", tmp_path)
     assert isinstance(missing, InvalidRequest)
     assert "m-Q8_0.gguf" in missing.message
+    many = await failure("hf:org/many", tmp_path)
+    assert isinstance(many, InvalidRequest)
+    assert len(many.details["files"]) == 1500
+
+
+@pytest.mark.parametrize("digest", ["", "../../../../up", "0" * 41, "g" * 64, "0" * 40 + "\n"])
+@pytest.mark.parametrize("large", [True, False])
+def test_a_digest_that_is_none_names_no_folder(digest: str, large: bool) -> None:
+    sibling = SimpleNamespace(rfilename="m.gguf", size=1, blob_id=digest, lfs=None)
+    if large:
+        sibling.lfs = SimpleNamespace(size=1, sha256=digest)
+    with pytest.raises(Unavailable, match=r"digest of m\.gguf"):
+        hub_download._remote_file(sibling, "http://hub/m.gguf")
 
 
 @pytest.mark.parametrize(
