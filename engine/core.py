@@ -115,6 +115,8 @@ class Engine:
             body = encode_request(request)
         except OverflowError:
             raise InvalidInput("The request has an integer of more than 64 bits.") from None
+        except RecursionError:
+            raise InvalidInput("The request is nested too deeply.") from None
         stream = Stream(next(self._stream_ids), body, request_id, priority, max(1, request.choices))
         until: float | None = deadline or begin + self.patience(entry)
         dispatcher = entry.dispatcher

@@ -146,4 +146,11 @@ def split(config: dict[str, Any], backend_options: BackendOptions) -> tuple[Mode
     ):
         if value is not None and value < least:
             raise InvalidOption(f"Model option {name} must be at least {least}; got {value}.", field=f"config.{name}")
-    return options, rest if struct is None else convert(struct, rest, known)
+    backends_own = rest if struct is None else convert(struct, rest, known)
+    for name, value in config.items():
+        try:
+            msgspec.msgpack.encode(value)  # as it goes to a worker
+        except OverflowError:
+            message = f"Model option {name} has an integer of more than 64 bits."
+            raise InvalidOption(message, field=f"config.{name}") from None
+    return options, backends_own

@@ -27,11 +27,13 @@ def decode_image(text: str, field: str) -> bytes:
 
 
 def crossing(value: T, field: str) -> T:
-    """A JSON value, if it can cross to a worker. Raises `InvalidInput` for integers that nothing holds."""
+    """A JSON value, if it can cross to a worker. Raises `InvalidInput` for one too deep, and integers nothing holds."""
     try:
         msgspec.msgpack.encode(value)
     except OverflowError:
         raise InvalidInput(f"{field} has an integer of more than 64 bits.", field=field) from None
+    except RecursionError:
+        raise InvalidInput(f"{field} is nested too deeply.", field=field) from None
     return value
 
 

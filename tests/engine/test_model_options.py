@@ -33,6 +33,12 @@ def test_nothing_set_is_the_defaults() -> None:
     assert split({}, NoOptions) == (ModelOptions(), NoOptions())
 
 
+def test_integers_that_cannot_go_to_a_worker_are_refused() -> None:
+    error = refused({"graph_level": 10**30})
+    assert "64 bits" in error.message
+    assert error.field == "config.graph_level"
+
+
 def test_options_go_to_the_engine_or_the_backend() -> None:
     own, rest = split(
         {

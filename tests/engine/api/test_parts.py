@@ -30,6 +30,15 @@ def test_json_crosses_to_a_worker_unless_an_integer_is_too_long() -> None:
         assert e.value.field == "schema"
 
 
+def test_json_that_is_too_deep_for_a_worker_is_refused() -> None:
+    deep: object = 1
+    for _ in range(2000):
+        deep = {"a": deep}
+    with pytest.raises(InvalidInput, match="nested too deeply") as e:
+        crossing(deep, "schema")
+    assert e.value.field == "schema"
+
+
 @pytest.mark.parametrize(
     ("error", "text"),
     [
