@@ -33,9 +33,6 @@ ModelName = Annotated[
 ]
 """The argument of the commands about one model. Completions offer the names of the running server for it."""
 
-ServedName = Annotated[str, typer.Argument(metavar="NAME", help="A model, or an alias.", show_default=False)]
-"""The same for the commands that speak OpenAI's dialect, which has no place for a version."""
-
 
 class PipeClosed(Exception):
     """The reader of stdout is gone. A type of its own, since Typer would end a `BrokenPipeError` as a failure."""

@@ -31,6 +31,10 @@ def test_stdin_is_one_turn(served, arguments):
     assert (done.returncode, done.stdout, done.stderr) == (0, "[1] hello\nthere\n", "")
 
 
+def test_a_version_may_be_named(served):
+    assert served.ok("chat", "parrot@1", "hello") == "[1] hello\n"
+
+
 def test_stdin_is_not_read_when_there_is_a_prompt(served):
     assert served.ok("chat", "parrot", "hello", input="not this") == "[1] hello\n"
 
@@ -56,7 +60,7 @@ def test_flags_and_parameters_go_into_the_request(served, tmp_path):
         (["missing", "hi"], 4, "missing"),
         (["parrot"], 2, "Nothing to say"),
         (["parrot", ""], 2, "Nothing to say"),
-        (["parrot@1", "hi"], 2, "unimodel alias set"),
+        (["parrot@9", "hi"], 4, "no version 9"),
         (["parrot", "hi", "--params", "stream=false"], 2, "cannot be set"),
         (["parrot", "hi", "--params", "novalue"], 2, "KEY=VALUE"),
         (["parrot", "hi", "--json-schema", "missing.json"], 2, "cannot read missing.json"),

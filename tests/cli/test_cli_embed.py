@@ -85,8 +85,18 @@ def test_what_is_no_text(cli, lengths, arguments, rows, word):
     assert word in error["message"]
 
 
-def test_a_version_cannot_be_named(cli):
-    assert cli.error("embed", "m@2", "a")[0] == 2
+def test_a_version_may_be_named(cli, lengths):
+    cli.ok("embed", "m@2", "a", "--host", lengths.url)
+    assert lengths.bodies[0]["model"] == "m@2"
+
+
+def test_a_model_that_counts_no_tokens(cli, stand_in):
+    async def embeddings(_):
+        return JSONResponse({"data": [{"index": 0, "embedding": [1.0]}], "model": "m", "usage": None})
+
+    host = ["--host", stand_in(None, [Route("/v1/embeddings", embeddings, methods=["POST"])]).url]
+    assert cli.ok("embed", "m", "a", *host) == "[1.0]\n"
+    assert cli.json("embed", "m", "a", *host) == {"model": "m", "embeddings": [[1.0]], "usage": None}
 
 
 def test_a_real_model_embeds(served, smol):

@@ -120,13 +120,9 @@ def _bench_text(
 ) -> list[TextLevel]:
     """A model that generates text."""
     from unimodel_cli import bench_text
-    from unimodel_cli.client import split_reference
 
-    model, version = split_reference(name)
-    if version is not None:
-        raise UsageError(f"Text is measured through OpenAI's API, which takes a name or an alias; got {name}.")
     target = bench_text.TextTarget(
-        session.client, session.api_key, model, view.version, view.task == "chat", prompt, max_tokens
+        session.client, session.api_key, name, view.version, view.task == "chat", prompt, max_tokens
     )
     with session.out.waiting("Trying one request"):  # what does not fit is an error and no result
         for _ in session.client.events(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from unimodel_cli import generation_flags
-from unimodel_cli.command import ServedName, Session, command
+from unimodel_cli.command import ModelName, Session, command
 from unimodel_cli.errors import UsageError
 
 
@@ -29,7 +29,7 @@ def add(app: typer.Typer) -> None:
 
 def chat(
     session: Session,
-    name: ServedName,
+    name: ModelName,
     prompt: Annotated[
         str | None, typer.Argument(metavar="PROMPT", help="Ask this alone; '-' is stdin.", show_default=False)
     ] = None,
@@ -56,9 +56,7 @@ def chat(
     from unimodel_cli.chat import Screen
     from unimodel_cli.conversation import Conversation
 
-    conversation = Conversation(
-        _model(name), generation.pop("system"), parameters=_parameters(generation, params or [])
-    )
+    conversation = Conversation(name, generation.pop("system"), parameters=_parameters(generation, params or []))
     for file in image or []:
         conversation.attach(file)
     screen = Screen(text=not session.json, reasoning=not hide_reasoning)
@@ -94,18 +92,6 @@ def _text(prompt: str | None) -> str:
     if not text.strip():
         raise UsageError("Nothing to say: give a PROMPT, or text on stdin.")
     return text
-
-
-def _model(name: str) -> str:
-    """The name for OpenAI's dialect, which has no place for a version."""
-    from unimodel_cli.client import split_reference
-
-    model, version = split_reference(name)
-    if version is not None:
-        raise UsageError(
-            f"'unimodel chat' takes a name or an alias; pin one with: unimodel alias set {model}-{version} {name}"
-        )
-    return model
 
 
 def _parameters(generation: dict[str, Any], params: list[str]) -> dict[str, Any]:

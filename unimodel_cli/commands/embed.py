@@ -13,7 +13,7 @@ from typing import IO, Annotated, Any
 import typer
 
 from engine.errors import InsufficientStorage
-from unimodel_cli.command import ServedName, Session, command
+from unimodel_cli.command import ModelName, Session, command
 from unimodel_cli.errors import UsageError
 
 BATCH = 64
@@ -37,7 +37,7 @@ def add(app: typer.Typer) -> None:
 
 def embed(
     session: Session,
-    name: ServedName,
+    name: ModelName,
     texts: Annotated[
         list[str] | None, typer.Argument(metavar="TEXT", help="Texts; without one, each line of stdin is one.")
     ] = None,
@@ -56,22 +56,16 @@ def embed(
     Prints one vector a line, as a JSON array, in the order of the texts. With --json it is one object, which also has
     the name of the model and the tokens that were read.
     """
-    from unimodel_cli.client import split_reference
-
-    model, version = split_reference(name)
-    if version is not None:
-        raise UsageError(
-            f"'unimodel embed' takes a name or an alias; pin a version with: unimodel alias set ALIAS {name}"
-        )
     headers = {"content-type": "application/json"}
     if timeout is not None:
         headers["x-request-timeout-ms"] = str(max(1, round(timeout * 1000)))
     vectors: list[list[float]] = []
-    tokens = 0
+    tokens: int | None = 0
     with ExitStack() as files:
         for batch in _batches(_texts(texts or [], jsonl, files)):
-            answer = _send(session, model, batch, headers, timeout)
-            tokens += answer.get("usage", {}).get("prompt_tokens", 0)
+            answer = _send(session, name, batch, headers, timeout)
+            usage = answer.get("usage")  # null of a model that does not count
+            tokens = None if usage is None or tokens is None else tokens + usage["prompt_tokens"]
             rows = [item["embedding"] for item in sorted(answer["data"], key=lambda item: item["index"])]
             if session.json or npy is not None:
                 vectors += rows
@@ -82,7 +76,7 @@ def embed(
         _write(npy, vectors)
     if session.json:
         kept: dict[str, Any] = {"embeddings": vectors} if npy is None else {"path": str(npy), "rows": len(vectors)}
-        session.out.json({"model": model, **kept, "usage": {"prompt_tokens": tokens}})
+        session.out.json({"model": name, **kept, "usage": None if tokens is None else {"prompt_tokens": tokens}})
 
 
 def _texts(given: list[str], jsonl: bool, files: ExitStack) -> Iterator[str]:
