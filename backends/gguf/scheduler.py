@@ -342,8 +342,10 @@ class Scheduler:
                 self._end(each)
 
     def _followers(self, context: Context, leader: Sequence) -> list[Sequence]:
-        """Lets in the other choices of a request whose prompt is computed, as far as there are slots."""
-        followers = [s for s in leader.request.sequences if s.slot < 0 and s.finish is None][: context.free_slots]
+        """Lets in the choices of a request that have yet to begin, now that its prompt is computed, as far as there are
+        slots."""
+        waiting = [s for s in leader.request.sequences if s.slot < 0 and s.finish is None and not s.generated]
+        followers = waiting[: context.free_slots]
         state: State | None = context.save(leader.slot) if followers else None
         entered = []
         for follower in followers:

@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from backends.base import BackendError, InvalidInput, InvalidOption, OutOfMemory
@@ -677,7 +678,7 @@ def test_a_draft_model_with_another_vocabulary_is_refused() -> None:
 
 def test_a_sequence_that_outgrows_its_slot_goes_on_in_a_longer_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("backends.gguf.backend._SHORT", 256)
-    request = Generation(prompt=tuple(range(500, 750)), sampling=GREEDY, max_tokens=10, ignore_eos=True)
+    request = Generation(prompt=tuple(range(500, 720)), sampling=GREEDY, max_tokens=45, ignore_eos=True)
     backend = load(sequences=4, long_sequences=1, speculation="off", prefix_cache=False)
     answers = run(backend, dict.fromkeys(range(2), request))
     backend.close()
@@ -685,8 +686,22 @@ def test_a_sequence_that_outgrows_its_slot_goes_on_in_a_longer_one(monkeypatch: 
     expected = run(one, dict.fromkeys(range(2), request))
     one.close()
     for i in range(2):
-        assert answers[i, 0].tokens == 10
+        assert answers[i, 0].tokens == 45
         assert answers[i, 0].text == expected[i, 0].text
+
+
+def test_a_choice_that_outgrew_its_slot_is_not_begun_anew_with_those_that_come_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("backends.gguf.backend._SHORT", 256)
+    request = Generation(prompt=tuple(range(500, 720)), sampling=GREEDY, max_tokens=45, ignore_eos=True, choices=3)
+    backend = load(sequences=2, long_sequences=1, speculation="off", prefix_cache=False)
+    answers = run(backend, {1: request})
+    expected = ask(backend, msgspec.structs.replace(request, choices=1))
+    backend.close()
+    for choice in range(3):
+        assert answers[1, choice].tokens == 45
+        assert answers[1, choice].text == expected.text
 
 
 def test_a_cached_prefix_serves_slots_of_any_length(monkeypatch: pytest.MonkeyPatch) -> None:
