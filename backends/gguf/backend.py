@@ -18,6 +18,7 @@ from backends.base import (
     Match,
     ModelFileError,
     ModelInfo,
+    OutOfMemory,
 )
 from backends.generation import Generation, GenerationBackend, Piece, Sampling
 from backends.gguf import file, memory
@@ -97,8 +98,13 @@ class GgufBackend(GenerationBackend):
             draft = _header(Path(options.draft_model).expanduser())
             needed += memory.need(draft, settings[:1], draft.length("tokenizer.ggml.tokens") or 0, 0)
         eyes = eyes_of(path, options.mmproj)
-        needed = dataclasses.replace(needed, images=eyes.bytes)
-        memory.check(needed, device, path.name)
+        try:
+            memory.check(dataclasses.replace(needed, images=eyes.bytes), device, path.name)
+        except OutOfMemory as e:
+            if not eyes.found:
+                raise
+            memory.check(needed, device, path.name)
+            eyes = eyes.unused(e)
         try:
             self._open(path, device, options, settings, prefixes)
             eyes = self._open_projector(path, device, settings[0].threads, eyes)
@@ -106,8 +112,8 @@ class GgufBackend(GenerationBackend):
             self.close()
             raise
         self.threads = settings[0].threads if device.kind == "cpu" else 0
-        if self._projector is None:
-            needed = dataclasses.replace(needed, images=0)
+        if self._projector is not None:
+            needed = dataclasses.replace(needed, images=eyes.bytes)
         return self._info(device, options, needed, eyes.note)
 
     def _open(self, path: Path, device: Device, options: GgufOptions, settings: list[Settings], prefixes: int) -> None:

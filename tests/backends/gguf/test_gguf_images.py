@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backends.base import Device, InvalidInput, InvalidOption, ModelFileError
+from backends.base import Device, InvalidInput, InvalidOption, ModelFileError, OutOfMemory
 from backends.generation import IMAGE, Generation, Pixels, Sampling
-from backends.gguf import images
+from backends.gguf import images, memory
 from backends.gguf.images import Image
 from backends.gguf.options import GgufOptions
 from tests import models_gguf, models_mmproj
@@ -375,6 +375,26 @@ def test_one_that_is_found_and_does_not_fit_is_left_out(folder: Path) -> None:
     assert not sees(backend)
     assert "mmproj.gguf lies beside the model, but is not used." in " ".join(backend.info.notes)
     assert "the projector" not in backend.info.notes[0]
+
+
+def test_one_that_is_found_and_takes_too_much_memory_is_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs: list[int] = []
+    check = memory.check
+
+    def recorded(need: memory.Need, device: Device, name: str) -> None:
+        needs.append(need.total)
+        check(need, device, name)
+
+    monkeypatch.setattr(memory, "check", recorded)
+    loaded(folder)
+    path = models_mmproj.write(folder / "mmproj.gguf")
+    monkeypatch.setattr(memory, "available", lambda: needs[0])
+    backend = loaded(folder)
+    assert not sees(backend)
+    assert "mmproj.gguf lies beside the model, but is not used. model.gguf needs" in " ".join(backend.info.notes)
+    assert "the projector" not in backend.info.notes[0]
+    with pytest.raises(OutOfMemory, match="the projector"):
+        loaded(folder, mmproj=str(path))
 
 
 @pytest.mark.parametrize(
