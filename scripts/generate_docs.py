@@ -28,6 +28,7 @@ from typing import Any
 
 import msgspec
 
+from backends.boosting.backend import BoostingOptions
 from backends.gguf.embedding import EmbeddingOptions
 from backends.gguf.options import GgufOptions
 from backends.gguf.rerank import RerankOptions
@@ -394,6 +395,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "gguf-embedding-options": options_of(EmbeddingOptions),
     "gguf-rerank-options": options_of(RerankOptions),
     "sklearn-options": options_of(SklearnOptions),
+    "boosting-options": options_of(BoostingOptions),
     "routes": routes_of(*NATIVE),
     "openai-routes": routes_of("openai"),
     "ollama-routes": routes_of("ollama"),

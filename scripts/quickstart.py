@@ -245,7 +245,7 @@ To try more, in this shell:
   unimodel show efficientnet                    # its signature, and how to call it
   unimodel bench iris                           # latency and throughput
   unimodel status; unimodel logs
-  unimodel register NAME PATH                   # a model of yours: .gguf, .onnx, .joblib, .skops, plugin.py
+  unimodel register NAME PATH                   # a model of yours: .gguf, .onnx, .joblib, .skops, .ubj, plugin.py
   unimodel --help
 
 To stop it:

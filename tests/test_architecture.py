@@ -48,7 +48,7 @@ LOWER = (
 )
 
 HEAVY = {
-    "huggingface_hub", "joblib", "lightgbm", "llama_cpp", "matplotlib", "onnx", "onnxruntime", "pandas",
+    "catboost", "huggingface_hub", "joblib", "lightgbm", "llama_cpp", "matplotlib", "onnx", "onnxruntime", "pandas",
     "PIL", "scipy", "sklearn", "skops", "tensorflow", "torch", "transformers", "xgboost",
 }  # fmt: skip
 """Imported only inside functions, when a model needs them."""

@@ -25,7 +25,7 @@ from backends.base import (
 from backends.discovery import available, choose
 from engine import model_options
 from engine.errors import UniModelError
-from tests import models, models_gguf, models_sklearn
+from tests import models, models_boosting, models_gguf, models_sklearn
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = ROOT / "tests" / "plugins"
@@ -36,6 +36,8 @@ TENSORS: dict[str, Callable[[], Path]] = {
     "onnx magika": models.magika,
     **{f"sklearn {name}": partial(models_sklearn.path, name) for name in models_sklearn.BUILDERS},
     "sklearn iris skops": partial(models_sklearn.path, "iris", ".skops"),
+    **{f"{name.replace('_', ' ', 1)}": partial(models_boosting.path, name) for name in models_boosting.BUILDERS},
+    "xgboost iris json": partial(models_boosting.path, "xgboost_iris", ".json"),
     "gguf-embedding minilm": models_gguf.minilm,
     "gguf-rerank tiny": models_gguf.reranker,
 }
@@ -105,7 +107,7 @@ def test_sniffing_anything_raises_nothing(name: str, tmp_path: Path) -> None:
     for case in FILES:
         data = FILES[case]().read_bytes()
         contents += [data[:1], data[:7], data[:100], data[: len(data) // 2], data[:-1], data[100:5000]]
-    for suffix in ("", ".onnx", ".joblib", ".pkl", ".skops", ".py", ".txt"):
+    for suffix in ("", ".onnx", ".joblib", ".pkl", ".skops", ".py", ".txt", ".ubj", ".cbm"):
         for i, content in enumerate(contents):
             file = tmp_path / f"{i}{suffix}"
             file.write_bytes(content)

@@ -184,7 +184,7 @@ def test_a_backend_that_fails_to_look_does_not_stop_the_others_nor_counts_as_saf
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("skleran", "Did you mean 'sklearn'?"), ("zzz", "Choose one of gguf, gguf-embedding, gguf-rerank, onnx")],
+    [("skleran", "Did you mean 'sklearn'?"), ("zzz", "Choose one of catboost, gguf, gguf-embedding")],
 )
 def test_an_unknown_backend(name: str, hint: str) -> None:
     error = refused(models_sklearn.path("iris"), name)

@@ -1,0 +1,220 @@
+"""XGBoost, LightGBM and CatBoost in their own formats: their answers are those of the libraries themselves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import catboost
+import lightgbm
+import numpy as np
+import pandas as pd
+import pytest
+import xgboost
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
+
+from backends.base import Device, InvalidOption, ModelFileError, ModelInfo
+from backends.boosting import CatBoostBackend, LightGbmBackend, XgboostBackend
+from backends.boosting.backend import BoostingOptions
+from backends.boosting.columns import MISSING_TEXT
+from tests import models_boosting
+
+CPU = Device("cpu", threads=2)
+BACKENDS: dict[str, Any] = {"xgboost": XgboostBackend, "lightgbm": LightGbmBackend, "catboost": CatBoostBackend}
+IRIS = load_iris(return_X_y=True)[0][::10]
+DIABETES = load_diabetes(return_X_y=True)[0][::30]
+CANCER = load_breast_cancer(return_X_y=True)[0][::30]
+MIXED = [("length", "float64"), ("shade", "string"), ("garden", "string")]
+FLOWERS = models_boosting.flowers().drop(columns="kind")[::10]
+
+
+def load(name: str, suffix: str = "") -> tuple[Any, ModelInfo]:
+    backend = BACKENDS[name.partition("_")[0]]()
+    return backend, backend.load(models_boosting.path(name, suffix), CPU, BoostingOptions())
+
+
+def flowers() -> dict[str, Any]:
+    return {
+        "length": FLOWERS["length"].to_numpy(),
+        "shade": FLOWERS["shade"].to_numpy(object),
+        "garden": FLOWERS["garden"].to_numpy(object),
+    }
+
+
+# --- answers --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".json", ".ubj"])
+def test_xgboost_of_several_classes(suffix: str) -> None:
+    backend, info = load("xgboost_iris", suffix)
+    wanted = xgboost.XGBClassifier()
+    wanted.load_model(models_boosting.path("xgboost_iris", suffix))
+    answer = backend.predict({"input": IRIS})
+    np.testing.assert_array_equal(answer["probabilities"], wanted.predict_proba(IRIS))
+    np.testing.assert_array_equal(answer["label"], wanted.predict(IRIS))
+    assert info.labels == ("0", "1", "2")
+    assert info.metadata == {"objective": "multi:softprob"}
+    assert info.runtime.startswith("xgboost ")
+
+
+def test_xgboost_of_two_classes_knows_its_columns() -> None:
+    backend, info = load("xgboost_cancer")
+    wanted = xgboost.XGBClassifier()
+    wanted.load_model(models_boosting.path("xgboost_cancer"))
+    frame = load_breast_cancer(as_frame=True).data[::30]
+    answer = backend.predict({"input": frame.to_numpy()})
+    np.testing.assert_allclose(answer["probabilities"], wanted.predict_proba(frame), atol=1e-6)
+    np.testing.assert_array_equal(answer["label"], wanted.predict(frame))
+    assert json.loads(info.metadata["columns"]) == list(frame.columns)
+
+
+@pytest.mark.parametrize(
+    ("objective", "more", "outputs"),
+    [
+        ("binary:hinge", {}, ["label"]),
+        ("binary:logitraw", {}, ["label", "scores"]),
+        ("multi:softmax", {"num_class": 3}, ["label"]),
+        ("count:poisson", {}, ["output"]),
+        ("reg:quantileerror", {"quantile_alpha": [0.1, 0.9]}, ["output"]),
+    ],
+)
+def test_xgboost_of_other_objectives(objective: str, more: dict[str, Any], outputs: list[str], tmp_path: Path) -> None:
+    features, target = load_iris(return_X_y=True)
+    target = target if "multi" in objective else (target > 0).astype(int)
+    booster = xgboost.train({"objective": objective, "nthread": 1, **more}, xgboost.DMatrix(features, target), 3)
+    booster.save_model(tmp_path / "m.ubj")
+    backend = XgboostBackend()
+    info = backend.load(tmp_path / "m.ubj", CPU, BoostingOptions())
+    answer = backend.predict({"input": IRIS})
+    assert [spec.name for spec in info.outputs] == list(answer) == outputs
+    wanted = booster.predict(xgboost.DMatrix(IRIS))
+    np.testing.assert_array_equal(answer[outputs[-1]], wanted)
+    if outputs == ["label", "scores"]:
+        np.testing.assert_array_equal(answer["label"], wanted > 0)
+    if "quantile" in objective:
+        assert answer["output"].shape == (len(IRIS), 2)
+
+
+def test_xgboost_says_how_categories_are_given(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"a": [1.0, 2, 3, 4] * 10, "k": pd.Categorical(["u", "v", "u", "w"] * 10)})
+    model = xgboost.XGBRegressor(n_estimators=3, enable_categorical=True, n_jobs=1).fit(frame, [0, 1, 0, 1] * 10)
+    model.save_model(tmp_path / "m.json")
+    backend = XgboostBackend()
+    info = backend.load(tmp_path / "m.json", CPU, BoostingOptions())
+    assert "categories of k" in info.notes[0]
+    answer = backend.predict({"input": np.array([[1.0, 0], [2, 1]])})
+    np.testing.assert_array_equal(answer["output"], model.predict(frame[:2]))
+
+
+def test_lightgbm_of_several_classes() -> None:
+    backend, info = load("lightgbm_iris")
+    wanted = lightgbm.Booster(model_file=models_boosting.path("lightgbm_iris")).predict(IRIS)
+    answer = backend.predict({"input": IRIS})
+    np.testing.assert_array_equal(answer["probabilities"], wanted)
+    np.testing.assert_array_equal(answer["label"], wanted.argmax(axis=1))
+    assert info.labels == ("0", "1", "2")
+    assert "columns" not in info.metadata, "Column_0 … are no names"
+
+
+def test_lightgbm_of_two_classes() -> None:
+    backend, info = load("lightgbm_cancer")
+    wanted = lightgbm.Booster(model_file=models_boosting.path("lightgbm_cancer")).predict(CANCER)
+    answer = backend.predict({"input": CANCER})
+    np.testing.assert_array_equal(answer["probabilities"][:, 1], wanted)
+    np.testing.assert_array_equal(answer["label"], wanted > 0.5)
+    assert info.labels == ("0", "1")
+
+
+def test_lightgbm_takes_categories_as_the_texts_that_they_are() -> None:
+    backend, info = load("lightgbm_flowers")
+    assert [(s.name, s.dtype) for s in info.inputs] == [
+        ("length", "float64"),
+        ("shade", "string"),
+        ("garden", "string"),
+    ]
+    whole = models_boosting.flowers().drop(columns="kind").astype({"shade": "category", "garden": "category"})
+    wanted = lightgbm.Booster(model_file=models_boosting.path("lightgbm_flowers")).predict(whole)[::10]
+    np.testing.assert_array_equal(backend.predict(flowers())["probabilities"], wanted)
+    odd = flowers() | {"shade": np.array([MISSING_TEXT] * len(FLOWERS), object)}
+    unseen = flowers() | {"shade": np.array(["purple"] * len(FLOWERS), object)}
+    np.testing.assert_array_equal(backend.predict(odd)["probabilities"], backend.predict(unseen)["probabilities"])
+
+
+def test_catboost_of_several_classes_has_their_names() -> None:
+    backend, info = load("catboost_iris")
+    wanted = catboost.CatBoostClassifier().load_model(str(models_boosting.path("catboost_iris")))
+    answer = backend.predict({"input": IRIS})
+    np.testing.assert_array_equal(answer["probabilities"], wanted.predict_proba(IRIS))
+    np.testing.assert_array_equal(answer["label"], wanted.predict(IRIS)[:, 0])
+    assert info.labels == ("setosa", "versicolor", "virginica")
+    assert "columns" not in info.metadata, "0, 1, 2 … are no names"
+
+
+def test_catboost_takes_categories_as_the_texts_that_they_are() -> None:
+    backend, info = load("catboost_flowers")
+    assert [(s.name, s.dtype) for s in info.inputs] == [
+        ("length", "float64"),
+        ("shade", "string"),
+        ("garden", "string"),
+    ]
+    wanted = catboost.CatBoostClassifier().load_model(str(models_boosting.path("catboost_flowers")))
+    np.testing.assert_allclose(backend.predict(flowers())["probabilities"], wanted.predict_proba(FLOWERS))
+    gaps = flowers() | {"shade": np.array([MISSING_TEXT] * len(FLOWERS), object)}
+    frame = FLOWERS.assign(shade="nan")
+    np.testing.assert_allclose(backend.predict(gaps)["probabilities"], wanted.predict_proba(frame))
+
+
+@pytest.mark.parametrize("name", ["xgboost_diabetes", "lightgbm_diabetes", "catboost_diabetes", "catboost_counts"])
+def test_numbers(name: str) -> None:
+    file = str(models_boosting.path(name))
+    wanted = {
+        "xgboost": lambda: xgboost.Booster(model_file=file).predict(xgboost.DMatrix(DIABETES)),
+        "lightgbm": lambda: lightgbm.Booster(model_file=file).predict(DIABETES),
+        "catboost": lambda: catboost.CatBoostRegressor().load_model(file).predict(DIABETES),
+    }[name.partition("_")[0]]()
+    backend, info = load(name)
+    np.testing.assert_allclose(backend.predict({"input": DIABETES})["output"], wanted)
+    assert info.labels is None
+
+
+def test_missing_numbers() -> None:
+    backend, _ = load("xgboost_iris")
+    gaps = IRIS.copy()
+    gaps[:, 2] = np.nan
+    wanted = xgboost.XGBClassifier()
+    wanted.load_model(models_boosting.path("xgboost_iris"))
+    np.testing.assert_array_equal(backend.predict({"input": gaps})["probabilities"], wanted.predict_proba(gaps))
+
+
+# --- files that are not as they should be ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_threads_that_make_no_sense(threads: int) -> None:
+    with pytest.raises(InvalidOption, match="threads"):
+        XgboostBackend().load(models_boosting.path("xgboost_iris"), CPU, BoostingOptions(threads=threads))
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "m.json"
+    file.write_text('{"learner": []}')
+    with pytest.raises(ModelFileError, match=r"m\.json"):
+        XgboostBackend().load(file, CPU, BoostingOptions())
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("left_child=1", "left_child=9"),
+        ("num_leaves=", "num_leaves=1"),
+        ("tree_sizes=", "tree_sizes=1"),
+        ("\nend of", "\nof"),
+    ],
+)
+def test_lightgbm_files_on_which_the_library_would_end_the_process(before: str, after: str, tmp_path: Path) -> None:
+    text = models_boosting.path("lightgbm_iris").read_text()
+    assert before in text
+    (tmp_path / "m.txt").write_text(text.replace(before, after, 1))
+    with pytest.raises(ModelFileError, match=r"m\.txt .* truncated or corrupt"):
+        LightGbmBackend().load(tmp_path / "m.txt", CPU, BoostingOptions())
