@@ -11,10 +11,12 @@ import msgspec
 import numpy as np
 
 from backends.base import (
+    NO_MATCH,
     BackendError,
     Device,
     InvalidInput,
     InvalidOption,
+    Match,
     ModelFileError,
     ModelInfo,
     TensorBackend,
@@ -22,6 +24,8 @@ from backends.base import (
     TensorSpec,
 )
 from backends.boosting.columns import MISSING_TEXT, Array, Columns
+
+_HEAD = 4096
 
 
 class BoostingOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,8 +58,29 @@ class BoostingBackend(TensorBackend):
 
     Options: ClassVar[type[msgspec.Struct]] = BoostingOptions
 
+    suffix: ClassVar[str] = ""
+    """What alone lets a file be taken for one of these, though it does not begin like one."""
+
     _trees: Trees | None = None
     _bytes = 0
+
+    @classmethod
+    def sniff(cls, path: Path) -> Match:
+        """By how the file begins."""
+        try:
+            if not path.is_file():
+                return NO_MATCH
+            head = head_of(path)
+        except (OSError, ValueError):
+            return NO_MATCH
+        if cls.begins(head):
+            return Match(0.95)
+        return Match(0.5) if cls.suffix and path.suffix.lower() == cls.suffix else NO_MATCH
+
+    @classmethod
+    @abstractmethod
+    def begins(cls, head: bytes) -> bool:
+        """Whether `head` is the beginning of a file of the library."""
 
     @abstractmethod
     def read(self, path: Path) -> Trees:
@@ -122,6 +147,12 @@ class BoostingBackend(TensorBackend):
 
     def close(self) -> None:
         self._trees = None
+
+
+def head_of(path: Path) -> bytes:
+    """The beginning of a file."""
+    with path.open("rb") as file:
+        return file.read(_HEAD)
 
 
 def classified(probabilities: Array, classes: Array) -> Tensors:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from backends.base import NO_MATCH, Match, MissingRuntime, ModelFileError, Tensors
-from backends.boosting.backend import BoostingBackend, Trees, classified
+from backends.base import MissingRuntime, ModelFileError, Tensors
+from backends.boosting.backend import BoostingBackend, Trees, classified, head_of
 from backends.boosting.columns import MISSING_TEXT, Columns
 
 _MAGIC = b"CBM1"
@@ -24,21 +24,14 @@ class CatBoostBackend(BoostingBackend):
     package = "catboost"
     extra = "catboost"
 
+    suffix = ".cbm"
+
     @classmethod
-    def sniff(cls, path: Path) -> Match:
-        """By how the file begins."""
-        try:
-            if not path.is_file():
-                return NO_MATCH
-            with path.open("rb") as file:
-                if file.read(len(_MAGIC)) == _MAGIC:
-                    return Match(0.95)
-        except (OSError, ValueError):
-            return NO_MATCH
-        return Match(0.5) if path.suffix.lower() == ".cbm" else NO_MATCH
+    def begins(cls, head: bytes) -> bool:
+        return head.startswith(_MAGIC)
 
     def read(self, path: Path) -> Trees:
-        if self.sniff(path).confidence < 0.9:
+        if not self.begins(head_of(path)):
             raise ModelFileError(f"{path.name} is not a CatBoost model, or is truncated.", field="model_path")
         model = _runtime().CatBoost()
         model.load_model(str(path))

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from backends.base import NO_MATCH, Match, MissingRuntime, ModelFileError, Tensors
+from backends.base import MissingRuntime, ModelFileError, Tensors
 from backends.boosting.backend import BoostingBackend, Trees, both, classified
 from backends.boosting.columns import MISSING_TEXT, Array, Columns
 
-_HEAD = 4096
 _BEGIN = re.compile(r"tree\r?\nversion=v\d+\r?\n")
 _DEFAULT_NAMES = re.compile(r"Column_\d+")
 _PROBABLE = ("binary", "multiclass", "softmax", "multiclassova", "cross_entropy", "xentropy")
@@ -28,16 +27,8 @@ class LightGbmBackend(BoostingBackend):
     extra = "lightgbm"
 
     @classmethod
-    def sniff(cls, path: Path) -> Match:
-        """By how the file begins."""
-        try:
-            if not path.is_file():
-                return NO_MATCH
-            with path.open("rb") as file:
-                head = file.read(_HEAD)
-        except (OSError, ValueError):
-            return NO_MATCH
-        return Match(0.95) if _BEGIN.match(head.decode("utf-8", "replace")) else NO_MATCH
+    def begins(cls, head: bytes) -> bool:
+        return bool(_BEGIN.match(head.decode("utf-8", "replace")))
 
     def read(self, path: Path) -> Trees:
         text = path.read_text("utf-8", "replace")

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from backends.base import NO_MATCH, Match, MissingRuntime, ModelFileError, Tensors
-from backends.boosting.backend import BoostingBackend, Trees, both, classified
+from backends.base import MissingRuntime, ModelFileError, Tensors
+from backends.boosting.backend import BoostingBackend, Trees, both, classified, head_of
 from backends.boosting.columns import Columns
 
-_HEAD = 4096
 _JSON = re.compile(rb'\s*\{\s*"(learner|version)"\s*:')
 _UBJSON = re.compile(rb"\{(L.{8}|l.{4}|I.{2}|[iU].)(learner|version)[\[{]", re.DOTALL)
 _OLD = re.compile(rb"(bs64|binf).|.{0,200}(binary:logistic|reg:squarederror|multi:softprob)", re.DOTALL)
@@ -27,26 +26,18 @@ class XgboostBackend(BoostingBackend):
     package = "xgboost"
     extra = "xgboost"
 
+    suffix = ".ubj"
+
     @classmethod
-    def sniff(cls, path: Path) -> Match:
-        """By how the file begins."""
-        try:
-            if not path.is_file():
-                return NO_MATCH
-            with path.open("rb") as file:
-                head = file.read(_HEAD)
-        except (OSError, ValueError):
-            return NO_MATCH
-        if _UBJSON.match(head) or (_JSON.match(head) and b"learner" in head):
-            return Match(0.95)
-        return Match(0.5) if path.suffix.lower() == ".ubj" else NO_MATCH
+    def begins(cls, head: bytes) -> bool:
+        return bool(_UBJSON.match(head) or (_JSON.match(head) and b"learner" in head))
 
     def read(self, path: Path) -> Trees:
-        if self.sniff(path).confidence < 0.9:
+        head = head_of(path)
+        if not self.begins(head):
             old = ""
-            with path.open("rb") as file:
-                if _OLD.match(file.read(_HEAD)):
-                    old = " If it is in the old binary format, read it with XGBoost below 3.1, and save it as .ubj."
+            if _OLD.match(head):
+                old = " If it is in the old binary format, read it with XGBoost below 3.1, and save it as .ubj."
             raise ModelFileError(f"{path.name} is not an XGBoost model, or is truncated.{old}", field="model_path")
         return _XgboostTrees(_runtime().Booster({"nthread": self.threads}, model_file=str(path)))
 
