@@ -24,7 +24,7 @@ from engine.transport import channel
 from engine.transport.channel import Channel
 from engine.transport.generation import GenerateRequest, encode_request
 from engine.transport.messages import StartStream
-from engine.worker.gate import Gate
+from engine.worker.gate import Gate, ModelGate
 from engine.worker.generation_runner import GenerationRunner
 from engine.worker.supervisor import SPINS
 
@@ -48,7 +48,7 @@ def main() -> None:
     ours, theirs = channel.pair()
     subprocess.Popen([sys.executable, "-c", _DRAIN, str(theirs.fileno())], pass_fds=[theirs.fileno()])
     theirs.close()
-    runner = GenerationRunner(backend, info, None, Channel(ours), Gate(device.threads))
+    runner = GenerationRunner(backend, info, None, Channel(ours), ModelGate(Gate(device.threads)))
     shares = {int(n): _share(backend, runner, int(n), arguments.steps) for n in arguments.clients.split(",")}
     print(json.dumps(shares))
 

@@ -30,7 +30,7 @@ class OnnxOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The options of an ONNX model."""
 
     threads: int | None = None
-    """CPU threads for one call; the worker's share of the cores when not given."""
+    """CPU threads for one call; all of the worker's when not given, and never more."""
     graph_optimization: Literal["all", "extended", "basic", "off"] = "all"
     """How much onnxruntime rewrites the graph when it loads it."""
     dims: dict[str, int] = {}
@@ -218,7 +218,7 @@ def _look(path: Path) -> Kind:
 def _threads(device: Device, options: OnnxOptions) -> int:
     if options.threads is not None and options.threads < 1:
         raise InvalidOption(f"threads must be at least 1; got {options.threads}.", field="config.threads")
-    return options.threads or device.threads
+    return min(options.threads or device.threads, device.threads)
 
 
 def _providers(onnxruntime: Any, device: Device) -> list[Any]:

@@ -17,9 +17,10 @@ from benchmarks.dialects import Served
 from benchmarks.harness import OURS, Metric, Options, Study, interleave
 from benchmarks.load import Load
 from benchmarks.servers import Running, System, UniModel, registrations, running
+from engine.worker.main import POOL
 
 SAMPLE_SECONDS = 0.01
-CROWD = "samples with more runnable threads than cores"
+CROWD = "samples with more computing threads than cores"
 TOGETHER = "together, as shares of what each does alone"
 
 
@@ -41,7 +42,7 @@ class HandSet(UniModel):
 
 
 def run(options: Options) -> Study:
-    """Loads three ONNX models at once, of which one has a lone client, and samples the worker's runnable threads."""
+    """Loads three ONNX models at once, of which one has a lone client, and samples the worker's threads."""
     cores = psutil.cpu_count() or 1
     study = Study(
         "neighbours", f"Three models at once on {cores} cores: ResNet-50 c=8, EfficientNet c=8 and c=1, binary"
@@ -69,8 +70,9 @@ def run(options: Options) -> Study:
 
     interleave(study, options, [UniModel(), *(HandSet(n) for n in range(1, cores + 1))], measure)
     study.notes.append(
-        "Runnable threads are those of the worker process, sampled every 10 ms: the runtime's, and those of Python, "
-        "which pack and unpack the batches beside it. The client runs on the same cores."
+        "Threads are sampled every 10 ms. Those that compute are the runtime's own that are runnable, and for each "
+        "model that has such, the thread that called it. Python's threads, which pack and unpack the batches of one "
+        "model while another computes, are not among them. The client runs on the same cores."
     )
     return study
 
@@ -78,7 +80,7 @@ def run(options: Options) -> Study:
 def _at_once(
     server: Running, clients: dict[Served, int], seconds: float, cores: int
 ) -> tuple[dict[Served, Load], float]:
-    """Each model's result, and the share of samples, in percent, with more runnable threads than cores."""
+    """Each model's result, and the share of samples, in percent, with more computing threads than cores."""
     worker = server.process.family()[1].pid
     counts: list[int] = []
     with ThreadPoolExecutor(len(clients)) as pool:
@@ -87,19 +89,22 @@ def _at_once(
             for served, count in clients.items()
         }
         while not all(run.done() for run in runs.values()):
-            counts.append(runnable_threads(worker))
+            counts.append(computing_threads(worker))
             time.sleep(SAMPLE_SECONDS)
     results = {served: run.result() for served, run in runs.items()}
     return results, statistics.mean(count > cores for count in counts) * 100
 
 
-def runnable_threads(pid: int) -> int:
-    """Threads of a process that run or wait for a core now."""
-    count = 0
-    for thread in Path(f"/proc/{pid}/task").iterdir():
+def computing_threads(worker: int) -> int:
+    """Threads of a runtime that run or wait for a core now, with those that called it."""
+    count, callers = 0, set()
+    for thread in Path(f"/proc/{worker}/task").iterdir():
         try:
-            stat = (thread / "stat").read_text()
+            name = (thread / "comm").read_text().strip()
+            runnable = (thread / "stat").read_text().rpartition(")")[2].split()[0] == "R"
         except OSError:
             continue  # it has just ended
-        count += stat.rpartition(")")[2].split()[0] == "R"
-    return count
+        if runnable and name.endswith(POOL):
+            count += 1
+            callers.add(name)
+    return count + len(callers)

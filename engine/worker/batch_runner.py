@@ -6,6 +6,7 @@ only the guilty one gets the error.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +34,7 @@ from engine.transport.messages import (
 )
 from engine.worker import padding
 from engine.worker.answers import Answer, describe, of_value, pack, pack_rows
-from engine.worker.gate import SLICE, Gate
+from engine.worker.gate import ModelGate
 from engine.worker.padding import Padding
 
 LARGE_ANSWER = 64 * 1024
@@ -63,7 +64,7 @@ class BatchRunner:
         slots: Slots,
         chunk_rows: int,
         pad: Padding | None,
-        gate: Gate,
+        gate: ModelGate,
         threads: int = 1,
     ) -> None:
         self.backend = backend
@@ -184,7 +185,7 @@ class BatchRunner:
         return self._answers(works), seconds
 
     def _decode_in_turn(self, item: Item, arena: bytes | memoryview) -> _Work:
-        with self.gate.turn(1, 0.0):
+        with self.gate.turn(1):
             return self._decode(item, arena)
 
     def _decode(self, item: Item, arena: bytes | memoryview) -> _Work:
@@ -281,14 +282,14 @@ class BatchRunner:
                 self._compute_group(backend, [work])
 
     def compute(self, backend: TensorBackend, inputs: Tensors, rows: int) -> Tensors:
-        """Calls the backend in its turn, and in pieces when other models wait for theirs, or when one request alone has
+        """Calls the backend in its turn, and in pieces when other models may want theirs, or when one request alone has
         more rows than a batch may have."""
         if not self.task.info.batchable or not rows:
             return self._call(backend, inputs, rows)
         pieces: list[Tensors] = []
         row = 0
         while row < rows:
-            count = min(rows - row, self.chunk_rows, self._slice_rows() if self.gate.crowded else rows)
+            count = min(rows - row, self.chunk_rows, self._slice_rows(backend))
             piece = inputs if count == rows else {n: a[row : row + count] for n, a in inputs.items()}
             pieces.append(self._call(backend, piece, count))
             row += count
@@ -297,16 +298,19 @@ class BatchRunner:
     def _call(self, backend: TensorBackend, inputs: Tensors, rows: int) -> Tensors:
         if not backend.threads:
             return backend.predict(inputs)
-        with self.gate.turn(backend.threads, rows * self._speed.seconds_per_row):
+        with self.gate.turn(backend.threads):
             begin = time.perf_counter()
             outputs = backend.predict(inputs)
             self._speed.record(rows, time.perf_counter() - begin)
             return outputs
 
-    def _slice_rows(self) -> int:
+    def _slice_rows(self, backend: TensorBackend) -> int:
         """Rows that one turn is long enough for."""
-        seconds = self._speed.seconds_per_row
-        return max(1, int(SLICE / seconds)) if seconds else self.chunk_rows
+        seconds = self.gate.slice()
+        if seconds == math.inf or not backend.threads:
+            return self.chunk_rows
+        each = self._speed.seconds_per_row
+        return max(1, int(seconds / each)) if each else 1
 
     @staticmethod
     def _check_rows(outputs: Tensors, rows: int) -> None:

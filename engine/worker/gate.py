@@ -1,78 +1,136 @@
 """The gate through which the models of a worker compute: together they keep no more threads busy than the worker has.
 
 A model says how many threads one call of it keeps busy, and enters with as many permits; those that find too few wait
-their turn. A turn is meant to be short: while others wait, a batch is computed in slices (see `BatchRunner.compute`).
-A call cannot be cut below one row, though, and a model whose row takes seconds must not hold up the others. So the
-wait has an end, which depends on how long the call itself will take: who computes for a moment waits for a moment,
-and then computes beside the slow one.
+their turn. Turns are given out by start-time fair queueing (Goyal, Vin, Cheng, 1996): of those who wait, the model that
+has computed least comes first, so a short call waits for one turn of others and not for one of each.
+
+A turn is meant to be short, so batches are computed in slices where a worker has several models (see
+`BatchRunner.compute`). A call cannot be cut below one row or one step, though, and a model whose row takes seconds must
+not hold up the others: a turn that has become `OVERDUE` no longer keeps its permits from those who wait. Only then do
+more threads compute than the worker has.
 """
 
 from __future__ import annotations
 
+import math
 import threading
-from collections import deque
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-SLICE = 0.025
-"""Seconds that a turn is meant to take while others wait."""
-_LEAST_PATIENCE = 0.01
-_PATIENCE = 4.0
-"""Turns of its own length that a call waits before it computes in any case."""
+OVERDUE = 0.2
+"""Seconds after which a turn no longer keeps others out."""
+_SLICE = 0.025
+"""Seconds that a turn is meant to take while others wait: less costs throughput, since small batches are slower."""
+_LONGEST_SLICE = 0.05
+"""The same while nobody waits. Somebody may come at any time, and is not to find a turn that becomes overdue."""
 
 
 @dataclass(slots=True, eq=False)
-class _Waiter:
+class _Turn:
     permits: int
-    turn: threading.Lock = field(default_factory=threading.Lock)
+    start: float
+    """In the time that all models have computed; those who wait are served in its order."""
+    given: threading.Lock = field(default_factory=threading.Lock)
+    begin: float = math.inf
+    """In the time of the clock."""
 
 
 class Gate:
-    """Counted permits, given in the order of arrival."""
+    """Counted permits of a worker."""
 
     def __init__(self, permits: int) -> None:
         self._lock = threading.Lock()
+        self._models = 0
         self._permits = permits
         self._free = permits
-        """Negative while somebody whose patience ended computes beside the others."""
-        self._waiters: deque[_Waiter] = deque()
-
-    @property
-    def crowded(self) -> bool:
-        """Whether somebody computes, or waits for a turn. For one that does neither."""
-        return self._free < self._permits or bool(self._waiters)
+        self._turns: list[_Turn] = []
+        """Those that hold their permits, by the time of their beginning."""
+        self._overdue = 0
+        """Turns whose permits were given to others."""
+        self._waiting: list[_Turn] = []
+        """In the order of arrival."""
+        self._start = 0.0
+        """Of the last turn that was given."""
 
     @contextmanager
-    def turn(self, permits: int, seconds: float) -> Iterator[None]:
-        """Computes with so many permits, for about so many seconds. More permits than there are means all of them."""
-        permits = min(permits, self._permits)
-        self._enter(permits, max(_LEAST_PATIENCE, _PATIENCE * seconds))
+    def model(self) -> Iterator[ModelGate]:
+        """The gate of one model, for as long as it is there."""
+        with self._lock:
+            self._models += 1
+        try:
+            yield ModelGate(self)
+        finally:
+            with self._lock:
+                self._models -= 1
+
+    def _enter(self, turn: _Turn, computed: float) -> None:
+        turn.given.acquire()
+        with self._lock:
+            turn.start = max(self._start, computed)
+            self._waiting.append(turn)
+            self._give()
+            wait = self._lend()
+        while not turn.given.acquire(timeout=wait):
+            with self._lock:
+                wait = self._lend()
+
+    def _leave(self, turn: _Turn) -> None:
+        with self._lock:
+            if turn in self._turns:
+                self._turns.remove(turn)
+                self._free += turn.permits
+                self._give()
+            else:
+                self._overdue -= 1
+
+    def _lend(self) -> float:
+        """Gives the permits of overdue turns to those who wait. Seconds until the next turn becomes overdue."""
+        now = time.monotonic()
+        while self._waiting and self._turns and now - self._turns[0].begin >= OVERDUE:
+            self._overdue += 1
+            self._free += self._turns.pop(0).permits
+            self._give()
+        return max(0.0, self._turns[0].begin + OVERDUE - now) if self._turns else OVERDUE
+
+    def _give(self) -> None:
+        while self._waiting:
+            turn = min(self._waiting, key=lambda each: each.start)
+            if turn.permits > self._free:
+                return
+            self._waiting.remove(turn)
+            self._free -= turn.permits
+            self._start = turn.start
+            turn.begin = time.monotonic()
+            self._turns.append(turn)
+            turn.given.release()
+
+
+class ModelGate:
+    """What one model sees of the gate."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._computed = 0.0
+        """Where its last turn ended, in the time that all models have computed."""
+
+    def slice(self) -> float:
+        """Seconds that a turn which begins now should take; infinity for a model that has the worker to itself."""
+        gate = self._gate
+        if gate._models < 2:
+            return math.inf
+        return _SLICE if gate._turns or gate._overdue or gate._waiting else _LONGEST_SLICE
+
+    @contextmanager
+    def turn(self, permits: int) -> Iterator[None]:
+        """Computes with so many permits, at most all that there are."""
+        gate = self._gate
+        turn = _Turn(min(permits, gate._permits), 0.0)
+        gate._enter(turn, self._computed)
         try:
             yield
         finally:
-            with self._lock:
-                self._free += permits
-                self._give()
-
-    def _enter(self, permits: int, patience: float) -> None:
-        with self._lock:
-            if not self._waiters and self._free >= permits:
-                self._free -= permits
-                return
-            waiter = _Waiter(permits)
-            waiter.turn.acquire()
-            self._waiters.append(waiter)
-        if waiter.turn.acquire(timeout=patience):
-            return
-        with self._lock:
-            if waiter in self._waiters:  # else its turn came at this very moment
-                self._waiters.remove(waiter)
-                self._free -= permits
-                self._give()
-
-    def _give(self) -> None:
-        while self._waiters and self._free >= self._waiters[0].permits:
-            waiter = self._waiters.popleft()
-            self._free -= waiter.permits
-            waiter.turn.release()
+            gate._leave(turn)
+            seconds = time.monotonic() - turn.begin
+            self._computed = max(self._computed, turn.start) + seconds * turn.permits

@@ -20,12 +20,9 @@ from engine.transport.channel import Channel
 from engine.transport.generation import Delta, FinishReason, decode_request, encode_deltas
 from engine.transport.messages import CancelStream, Chunk, StartStream, StepDone, StreamEnd, encode
 from engine.worker.answers import describe
-from engine.worker.gate import Gate
+from engine.worker.gate import ModelGate
 
 log = logging.getLogger("unimodel.worker")
-
-_STEP_SECONDS = 0.02
-"""About what a step takes, as the gate needs to know it."""
 
 
 @dataclass(slots=True)
@@ -65,7 +62,7 @@ class GenerationRunner:
         info: GenerationInfo,
         template: ChatTemplate | None,
         channel: Channel,
-        gate: Gate,
+        gate: ModelGate,
     ) -> None:
         self._backend = backend
         self._info = info
@@ -127,7 +124,7 @@ class GenerationRunner:
 
     def step(self) -> None:
         """Computes once, and sends what that added."""
-        with self._gate.turn(self._backend.threads, _STEP_SECONDS):
+        with self._gate.turn(self._backend.threads):
             pieces = self._backend.step()
         touched: dict[int, _Request] = {}
         ends: list[StreamEnd] = []

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from backends import discovery
-from backends.base import Backend, InvalidOption, ModelInfo, TensorBackend, ValueBackend
+from backends.base import Backend, InvalidOption, ModelInfo, TensorBackend, Tensors, ValueBackend
 from backends.generation import GenerationBackend
 from engine import model_options, tasks
 from engine.model_options import ModelOptions
@@ -21,8 +21,9 @@ from engine.transport.channel import Channel
 from engine.transport.messages import Load, Loaded
 from engine.worker import self_check
 from engine.worker.batch_runner import BatchRunner
-from engine.worker.gate import Gate
+from engine.worker.gate import ModelGate
 from engine.worker.padding import Padding
+from engine.worker.self_check import Predict
 from engine.worker.stream_runner import StreamRunner
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class LoadedModel:
     """Makes what runs its streams, given where the chunks go."""
 
 
-def load(message: Load, slots: Slots, gate: Gate) -> LoadedModel:
+def load(message: Load, slots: Slots, gate: ModelGate) -> LoadedModel:
     """Loads, warms up and checks a model. Raises what the backend raises; a failed warm-up fails the load."""
     begin = time.perf_counter()
     backend, info, options = _create(message)
@@ -58,9 +59,10 @@ def load(message: Load, slots: Slots, gate: Gate) -> LoadedModel:
         raise InvalidOption(
             f"batching.padding names {sorted(unknown)}, which are no inputs of this model.", field="config"
         )
+    predict = _in_turn(backend, gate)
     example = backend.example()
-    backend.predict(example)  # the warm-up
-    batch_reason, padding_reason = _check(message, backend, info, options, pad)
+    predict(example)  # the warm-up
+    batch_reason, padding_reason = _check(message, example, predict, info, options, pad)
     if batch_reason is not None and info.batchable:
         info = msgspec.structs.replace(info, batchable=False, unbatched_reason=batch_reason)
         task.info = info
@@ -94,8 +96,16 @@ def _create(message: Load) -> tuple[TensorBackend | ValueBackend | GenerationBac
     return backend, info, options
 
 
+def _in_turn(backend: TensorBackend, gate: ModelGate) -> Predict:
+    def predict(inputs: Tensors) -> Tensors:
+        with gate.turn(backend.threads):
+            return backend.predict(inputs)
+
+    return predict if backend.threads else backend.predict
+
+
 def _check(
-    message: Load, backend: TensorBackend, info: ModelInfo, options: ModelOptions, pad: Padding
+    message: Load, example: Tensors, predict: Predict, info: ModelInfo, options: ModelOptions, pad: Padding
 ) -> tuple[str | None, str | None]:
     """Why the model is not batched, and why it is not padded; `None` when it is."""
     if message.batch_rows == 1:
@@ -103,16 +113,16 @@ def _check(
     if not info.batchable:
         return info.unbatched_reason or "the model does not take batches", "the model is served unbatched"
     if options.batching.self_check:
-        reason = self_check.batch_reason(backend, info, message.batch_rows)
+        reason = self_check.batch_reason(predict, example, info, message.batch_rows)
         if reason is not None:
             return reason, "the model is served unbatched"
     if not message.dynamic_padding:
         return None, "dynamic_padding is off"
-    return None, self_check.padding_reason(backend, info, pad)
+    return None, self_check.padding_reason(predict, example, info, pad)
 
 
 def _values(
-    message: Load, backend: ValueBackend, info: ModelInfo, task: TensorTask, slots: Slots, gate: Gate, begin: float
+    message: Load, backend: ValueBackend, info: ModelInfo, task: TensorTask, slots: Slots, gate: ModelGate, begin: float
 ) -> LoadedModel:
     """A model that takes whole JSON bodies: there are no tensors to check, only an example to try."""
     example: dict[str, Any] | None = backend.example()
@@ -140,7 +150,9 @@ def _values(
     return LoadedModel(backend, reply, runner, lambda channel: StreamRunner(backend, channel))
 
 
-def _generation(message: Load, backend: GenerationBackend, info: ModelInfo, gate: Gate, begin: float) -> LoadedModel:
+def _generation(
+    message: Load, backend: GenerationBackend, info: ModelInfo, gate: ModelGate, begin: float
+) -> LoadedModel:
     """A model that generates text. Its warm-up is a short answer; batches are its own affair."""
     from engine.generation.template import ChatTemplate  # needs Jinja, which comes with the runtimes that generate
     from engine.worker.generation_runner import GenerationRunner

@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 import time
+from pathlib import Path
 
 from backends.base import BackendError
 from engine.errors import UniModelError
@@ -35,13 +36,15 @@ from engine.transport.messages import (
     encode,
 )
 from engine.worker import loader
-from engine.worker.gate import Gate
+from engine.worker.gate import Gate, ModelGate
 
 log = logging.getLogger("unimodel.worker")
 
 _SIGN_OF_LIFE = 0.25
 """Seconds of steps that added to no stream, such as those of a long prompt, after which the server is told that the
 model does not hang. Well below the least ``engine.hang_timeout_s``."""
+POOL = "/pool"
+"""Ends the names of a runtime's own threads."""
 _LONGEST_PAUSE = 0.05
 """Seconds without a step after which messages, such as those that begin streams, wait for the next one."""
 _ALIVE = encode(StepDone([], []))
@@ -71,7 +74,8 @@ def _serve_model(control: Channel, message: Load, gate: Gate, queue_fd: int, mem
     queue = Channel(socket.socket(fileno=queue_fd))
     slots = Slots.attach(memory_fd, message.slots, message.slot_bytes)
     try:
-        _load_and_serve(control, message, gate, queue, slots)
+        with gate.model() as own:
+            _load_and_serve(control, message, own, queue, slots)
     except BaseException as e:
         log.error("model's thread failed", exc_info=e, extra={"model": message.key})
     queue.close()
@@ -81,9 +85,11 @@ def _serve_model(control: Channel, message: Load, gate: Gate, queue_fd: int, mem
         control.send(encode(Unloaded(message.key)))
 
 
-def _load_and_serve(control: Channel, message: Load, gate: Gate, queue: Channel, slots: Slots) -> None:
+def _load_and_serve(control: Channel, message: Load, gate: ModelGate, queue: Channel, slots: Slots) -> None:
     try:
+        _name_thread(message.key, POOL)  # the threads that the runtime makes inherit the name
         model = loader.load(message, slots, gate)
+        _name_thread(message.key)
     except BaseException as e:
         control.send(encode(_failure(message, e)))
         return
@@ -94,6 +100,13 @@ def _load_and_serve(control: Channel, message: Load, gate: Gate, queue: Channel,
         pass  # the server closed the queue while something was on its way
     finally:
         model.backend.close()
+
+
+def _name_thread(key: str, mark: str = "") -> None:
+    """Names this thread after its model, for `top -H` and its like, in as many bytes as Linux has for it."""
+    name = key.encode()[: 15 - len(mark)] + mark.encode()
+    with contextlib.suppress(OSError):
+        Path("/proc/thread-self/comm").write_bytes(name)
 
 
 def _serve_queue(queue: Channel, model: loader.LoadedModel) -> None:

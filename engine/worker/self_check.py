@@ -6,13 +6,16 @@ rows padded. A model that fails is served unbatched, or unpadded, and says why.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from backends.base import ModelInfo, TensorBackend, Tensors
+from backends.base import ModelInfo, Tensors
 from engine.worker import padding
 from engine.worker.padding import Padding
+
+Predict = Callable[[Tensors], Tensors]
 
 ROWS = 4
 """Rows in the checked batch."""
@@ -21,11 +24,11 @@ _TOLERANCE = {2: 2e-2, 4: 2e-3, 8: 1e-6}
 """Relative and absolute, by bytes of a float: room for other summation orders, not for other results."""
 
 
-def batch_reason(backend: TensorBackend, info: ModelInfo, rows: int) -> str | None:
+def batch_reason(predict: Predict, example: Tensors, info: ModelInfo, rows: int) -> str | None:
     """Why rows must not be batched; `None` when a batch gives what each row gives alone."""
-    variants, alone = _rows_alone(backend, min(ROWS, max(2, rows)))
+    variants, alone = _rows_alone(predict, example, min(ROWS, max(2, rows)))
     try:
-        together = backend.predict(padding.concatenate(variants))
+        together = predict(padding.concatenate(variants))
     except Exception as e:
         return f"a batch of {len(variants)} rows failed: {_short(e)}"
     for spec in info.outputs:
@@ -39,18 +42,18 @@ def batch_reason(backend: TensorBackend, info: ModelInfo, rows: int) -> str | No
     return None
 
 
-def padding_reason(backend: TensorBackend, info: ModelInfo, pad: Padding) -> str | None:
+def padding_reason(predict: Predict, example: Tensors, info: ModelInfo, pad: Padding) -> str | None:
     """Why rows of different lengths must not be padded together; `None` when padding changes nothing."""
     reason = padding.paddable(info)
     if reason is not None:
         return reason
-    long = backend.example()
+    long = example
     short = _resize(long, pad, halve=True)
     if short is None:
         long, short = _resize(long, pad, halve=False) or long, long
     try:
-        alone = [backend.predict(long), backend.predict(short)]
-        outputs = backend.predict(pad.stack([long, short]))
+        alone = [predict(long), predict(short)]
+        outputs = predict(pad.stack([long, short]))
     except Exception as e:
         return f"rows of different lengths failed: {_short(e)}"
     row = 0
@@ -88,17 +91,16 @@ def _gap(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> str:
         return f"is off by {np.nanmax(np.abs(a - b)):.3g}"
 
 
-def _rows_alone(backend: TensorBackend, count: int) -> tuple[list[Tensors], list[Tensors]]:
+def _rows_alone(predict: Predict, example: Tensors, count: int) -> tuple[list[Tensors], list[Tensors]]:
     """Rows that differ a little, and what the model makes of each alone.
 
     A model may know no rows but its example, such as one whose categories are numbers: then all rows are that.
     """
-    example = backend.example()
     varied = [_vary(example, i) for i in range(count)]
     try:
-        return varied, [backend.predict(v) for v in varied]
+        return varied, [predict(v) for v in varied]
     except Exception:
-        return [example] * count, [backend.predict(example)] * count
+        return [example] * count, [predict(example)] * count
 
 
 def _vary(row: Tensors, i: int) -> Tensors:

@@ -35,7 +35,7 @@ from engine.transport.messages import BatchDone, RunBatch
 from engine.transport.packing import pack_batch, unpack_answers
 from engine.types import Answer, BytesInput, Input, JsonAnswer, JsonInput, Request, TensorAnswer, TensorInput
 from engine.worker.batch_runner import LARGE_ANSWER, BatchRunner
-from engine.worker.gate import Gate
+from engine.worker.gate import Gate, ModelGate
 from engine.worker.padding import Padding
 from tests.engine.worker.backends_for_tests import Numeric, Ragged, Values
 
@@ -64,7 +64,7 @@ class Setup:
         self.gate = Gate(threads)
         padding = Padding(info, {}) if pad else None
         made = task(info, options) if task is not None else tasks.create(info.task, info, options)
-        self.runner = BatchRunner(backend, made, self.slots, chunk_rows, padding, self.gate, threads)
+        self.runner = BatchRunner(backend, made, self.slots, chunk_rows, padding, ModelGate(self.gate), threads)
 
     def done(self, requests: list[Request]) -> BatchDone:
         message = messages.decode_batch_down(pack_batch(3, 1, self.slots, requests))
@@ -554,7 +554,7 @@ def many(count: int) -> Request:
     return rows([[float(i), 0.0, 1.0] for i in range(count)])
 
 
-def test_a_batch_is_one_call_while_nobody_else_computes() -> None:
+def test_a_batch_is_one_call_where_no_other_model_is() -> None:
     backend = Busy()
     setup = Setup(backend)
     for _ in range(3):
@@ -570,8 +570,9 @@ def test_a_batch_is_computed_in_slices_while_another_model_waits() -> None:
     inside, stop = threading.Event(), threading.Event()
 
     def other() -> None:
+        gate = ModelGate(setup.gate)
         while not stop.is_set():
-            with setup.gate.turn(1, 1000.0):
+            with gate.turn(1):
                 inside.set()
                 stop.wait(0.001)
 
@@ -580,7 +581,8 @@ def test_a_batch_is_computed_in_slices_while_another_model_waits() -> None:
         thread.start()
     assert inside.wait(10)
     try:
-        assert setup.answers([many(8)]) == whole
+        with setup.gate.model(), setup.gate.model():
+            assert setup.answers([many(8)]) == whole
     finally:
         stop.set()
         for thread in others:
@@ -588,6 +590,18 @@ def test_a_batch_is_computed_in_slices_while_another_model_waits() -> None:
     sizes = [len(c["x"]) for c in backend.calls]
     assert sum(sizes) == 8
     assert len(sizes) > 1
+
+
+def test_where_other_models_are_no_turn_is_planned_long() -> None:
+    backend = Busy()
+    setup = Setup(backend)
+    with setup.gate.model(), setup.gate.model():
+        for _ in range(3):
+            setup.answers([many(20)])
+    first, *others = [len(c["x"]) for c in backend.calls]
+    assert sum(others) + first == 60
+    assert first == 1, "nothing is known of its speed yet"
+    assert max(others) <= 7, "of 8 ms a row"
 
 
 class Lengths(Numeric):

@@ -2,16 +2,49 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
 
 import pytest
 
-from engine.worker.gate import Gate
+from engine.worker import gate as gate_module
+from engine.worker.gate import Gate, ModelGate
 
 LONG = 1000.0
-"""Seconds that a call says it takes, so that its patience never ends in a test."""
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No turn becomes overdue because the machine is slow."""
+    monkeypatch.setattr(gate_module, "OVERDUE", LONG)
+
+
+@pytest.fixture
+def no_patience(patience: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate_module, "OVERDUE", 0.0)
+
+
+class Clock:
+    """Stands still but for what a test adds."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(gate_module, "time", clock)
+    return clock
+
+
+def compute(gate: ModelGate, clock: Clock, seconds: float) -> None:
+    with gate.turn(1):
+        clock.now += seconds
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -24,16 +57,16 @@ def until(condition: Callable[[], bool]) -> None:
 class Call:
     """A call in its own thread that computes until it is told to end."""
 
-    def __init__(self, gate: Gate, permits: int, seconds: float = LONG) -> None:
+    def __init__(self, gate: Gate | ModelGate, permits: int) -> None:
         self.inside = threading.Event()
         self._end = threading.Event()
-        self._arguments = (gate, permits, seconds)
+        self._gate = ModelGate(gate) if isinstance(gate, Gate) else gate
+        self._permits = permits
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        gate, permits, seconds = self._arguments
-        with gate.turn(permits, seconds):
+        with self._gate.turn(self._permits):
             self.inside.set()
             assert self._end.wait(10)
 
@@ -48,9 +81,8 @@ def test_calls_that_fit_compute_side_by_side() -> None:
     calls = [Call(gate, 1), Call(gate, 3)]
     assert all(c.inside.wait(10) for c in calls)
     for call in calls:
-        assert gate.crowded
         call.end()
-    assert not gate.crowded
+    assert gate._free == gate._permits
 
 
 def test_turns_come_in_the_order_of_arrival() -> None:
@@ -58,9 +90,9 @@ def test_turns_come_in_the_order_of_arrival() -> None:
     first = Call(gate, 2)
     assert first.inside.wait(10)
     second = Call(gate, 2)
-    until(lambda: len(gate._waiters) == 1)
+    until(lambda: len(gate._waiting) == 1)
     third = Call(gate, 1)
-    until(lambda: len(gate._waiters) == 2)
+    until(lambda: len(gate._waiting) == 2)
     assert not second.inside.is_set()
     first.end()
     assert second.inside.wait(10)
@@ -75,9 +107,9 @@ def test_a_small_call_does_not_pass_one_that_waits() -> None:
     first = Call(gate, 1)
     assert first.inside.wait(10)
     large = Call(gate, 2)
-    until(lambda: len(gate._waiters) == 1)
+    until(lambda: len(gate._waiting) == 1)
     small = Call(gate, 1)
-    until(lambda: len(gate._waiters) == 2)
+    until(lambda: len(gate._waiting) == 2)
     assert not small.inside.is_set()
     for call in (first, large, small):
         assert call.inside.wait(10)
@@ -94,24 +126,90 @@ def test_more_permits_than_there_are_means_all() -> None:
     after.end()
 
 
-def test_patience_ends_sooner_for_a_short_call() -> None:
+def test_an_overdue_turn_no_longer_keeps_others_out(no_patience: None) -> None:
     gate = Gate(2)
     slow = Call(gate, 2)
     assert slow.inside.wait(10)
-    short = Call(gate, 2, seconds=0.0)
-    assert short.inside.wait(10), "it computes beside the slow one"
-    patient = Call(gate, 2)
-    until(lambda: len(gate._waiters) == 1)
+    second, third = Call(gate, 2), Call(gate, 2)
+    assert second.inside.wait(10), "it computes beside the slow one"
+    assert third.inside.wait(10), "the second is overdue as well"
+    for call in (slow, second, third):
+        call.end()
+    assert gate._overdue == 0
+
+
+def test_beside_an_overdue_turn_the_others_still_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(2)
+    slow = Call(gate, 2)
+    assert slow.inside.wait(10)
+    monkeypatch.setattr(gate_module, "OVERDUE", 0.0)
+    second = Call(gate, 2)
+    assert second.inside.wait(10)
+    monkeypatch.setattr(gate_module, "OVERDUE", LONG)
+    third = Call(gate, 2)
+    until(lambda: len(gate._waiting) == 1)
     slow.end()
-    assert not patient.inside.is_set(), "the short call still has its permits"
-    short.end()
-    assert patient.inside.wait(10)
-    patient.end()
+    assert not third.inside.is_set(), "the slow one's permits were given to the second already"
+    second.end()
+    assert third.inside.wait(10)
+    third.end()
+
+
+def test_slices_are_short_while_others_compute() -> None:
+    gate = Gate(2)
+    with gate.model() as model:
+        assert model.slice() == math.inf, "it has the worker to itself"
+        with gate.model() as other:
+            free = model.slice()
+            with other.turn(1):
+                assert 0 < model.slice() < free < gate_module.OVERDUE
+            assert model.slice() == free
+        assert model.slice() == math.inf
+
+
+def test_who_has_computed_least_comes_first(clock: Clock) -> None:
+    gate = Gate(1)
+    heavy, light = ModelGate(gate), ModelGate(gate)
+    compute(heavy, clock, 0.02)
+    compute(heavy, clock, 0.02)
+    compute(light, clock, 0.001)
+    now = Call(ModelGate(gate), 1)
+    assert now.inside.wait(10)
+    first = Call(heavy, 1)
+    until(lambda: len(gate._waiting) == 1)
+    second = Call(light, 1)
+    until(lambda: len(gate._waiting) == 2)
+    now.end()
+    assert second.inside.wait(10)
+    assert not first.inside.is_set()
+    second.end()
+    assert first.inside.wait(10)
+    first.end()
+
+
+def test_who_was_idle_has_no_claim_to_the_time_it_missed(clock: Clock) -> None:
+    gate = Gate(1)
+    busy, idle = ModelGate(gate), ModelGate(gate)
+    for _ in range(5):
+        compute(busy, clock, 0.01)
+    compute(idle, clock, 0.02)
+    now = Call(ModelGate(gate), 1)
+    assert now.inside.wait(10)
+    again = Call(idle, 1)
+    until(lambda: len(gate._waiting) == 1)
+    other = Call(busy, 1)
+    until(lambda: len(gate._waiting) == 2)
+    now.end()
+    assert other.inside.wait(10), "10 ms more since both were there, and not 30 less in all"
+    assert not again.inside.is_set()
+    other.end()
+    assert again.inside.wait(10)
+    again.end()
 
 
 def test_a_failed_call_gives_its_permits_back() -> None:
     gate = Gate(2)
-    with pytest.raises(ValueError, match="oh"), gate.turn(2, LONG):
+    with pytest.raises(ValueError, match="oh"), ModelGate(gate).turn(2):
         raise ValueError("oh")
     call = Call(gate, 2)
     assert call.inside.wait(10)
@@ -125,8 +223,9 @@ def test_never_more_permits_than_there_are() -> None:
 
     def compute(permits: int) -> None:
         nonlocal taken, worst, turns
+        own = ModelGate(gate)
         for _ in range(200):
-            with gate.turn(permits, LONG):
+            with own.turn(permits):
                 with lock:
                     taken += permits
                     worst = max(worst, taken)
@@ -142,4 +241,4 @@ def test_never_more_permits_than_there_are() -> None:
         thread.join(60)
     assert turns == 1800
     assert worst <= 3
-    assert not gate.crowded
+    assert gate._free == gate._permits

@@ -18,7 +18,7 @@ from engine.generation.template import ChatTemplate
 from engine.transport.channel import Channel
 from engine.transport.generation import Delta, GenerateRequest, Message, decode_deltas, encode_request
 from engine.transport.messages import CancelStream, StartStream, StepDone, StreamEnd, decode_batch_up
-from engine.worker.gate import Gate
+from engine.worker.gate import Gate, ModelGate
 from engine.worker.generation_runner import GenerationRunner
 
 INFO = GenerationInfo(context_length=64, sequences=4, bos="<s>")
@@ -80,7 +80,11 @@ class Bench:
         self.server = Channel(ours)
         self.queue = Channel(theirs)
         self.runner = GenerationRunner(
-            self.backend, INFO, None if template is None else ChatTemplate(template, "", ""), self.queue, Gate(1)
+            self.backend,
+            INFO,
+            None if template is None else ChatTemplate(template, "", ""),
+            self.queue,
+            ModelGate(Gate(1)),
         )
 
     def start(self, number: int = 1, prompt: str = "hello", **wishes: Any) -> None:

@@ -23,7 +23,7 @@ from engine.transport.batchqueue import Slots
 from engine.transport.messages import Load, RunBatch, decode_batch_down, decode_batch_up
 from engine.transport.packing import pack_batch, unpack_answers
 from engine.types import JsonAnswer, JsonInput, Request
-from engine.worker.gate import Gate
+from engine.worker.gate import Gate, ModelGate
 from engine.worker.loader import LoadedModel, load
 from tests import models_sklearn
 
@@ -58,7 +58,7 @@ def loader(slots: Slots) -> Iterator[Loader]:
             slot_bytes=slots.slot_bytes,
             **settings,
         )
-        loaded.append(load(message, slots, Gate(1)))
+        loaded.append(load(message, slots, ModelGate(Gate(1))))
         return loaded[-1]
 
     yield make

@@ -15,11 +15,11 @@ from tests.engine.worker.backends_for_tests import Numeric, Ragged
 
 
 def batch_reason(backend: Numeric, rows: int = 32) -> str | None:
-    return self_check.batch_reason(backend, backend.info, rows)
+    return self_check.batch_reason(backend.predict, backend.example(), backend.info, rows)
 
 
 def padding_reason(backend: Numeric, **options: PaddingOptions) -> str | None:
-    return self_check.padding_reason(backend, backend.info, Padding(backend.info, options))
+    return self_check.padding_reason(backend.predict, backend.example(), backend.info, Padding(backend.info, options))
 
 
 # -- batches ----------------------------------------------------------------------------------------------------------
@@ -250,4 +250,5 @@ def test_inputs_of_several_lengths_are_padded_each_by_its_own() -> None:
 
 def test_the_info_says_the_batch_axis_of_the_output() -> None:
     info = ModelInfo(task="tensor", inputs=Numeric.inputs, outputs=Numeric.outputs)
-    assert self_check.batch_reason(Numeric(), info, 2) is None
+    backend = Numeric()
+    assert self_check.batch_reason(backend.predict, backend.example(), info, 2) is None
