@@ -130,4 +130,5 @@ BARS: tuple[Bar, ...] = (
     *_cold_start(),
     Bar("memory", "growth", "<=", 2.0),
     Bar("neighbours", "together, as shares of what each does alone", ">=", 0.9, "threads=1"),
+    Bar("neighbours", "samples with more computing threads than cores", "<=", 1.0),
 )

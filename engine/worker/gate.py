@@ -21,10 +21,8 @@ from dataclasses import dataclass, field
 
 OVERDUE = 0.2
 """Seconds after which a turn no longer keeps others out."""
-_SLICE = 0.025
-"""Seconds that a turn is meant to take while others wait: less costs throughput, since small batches are slower."""
-_LONGEST_SLICE = 0.05
-"""The same while nobody waits. Somebody may come at any time, and is not to find a turn that becomes overdue."""
+_SLICE = 0.05
+"""Seconds that a turn is meant to take: less costs more throughput, by small batches, than a shorter wait is worth."""
 
 
 @dataclass(slots=True, eq=False)
@@ -46,9 +44,7 @@ class Gate:
         self._permits = permits
         self._free = permits
         self._turns: list[_Turn] = []
-        """Those that hold their permits, by the time of their beginning."""
-        self._overdue = 0
-        """Turns whose permits were given to others."""
+        """Those that hold their permits, by the time of their beginning. An overdue one may have lost them."""
         self._waiting: list[_Turn] = []
         """In the order of arrival."""
         self._start = 0.0
@@ -82,14 +78,11 @@ class Gate:
                 self._turns.remove(turn)
                 self._free += turn.permits
                 self._give()
-            else:
-                self._overdue -= 1
 
     def _lend(self) -> float:
         """Gives the permits of overdue turns to those who wait. Seconds until the next turn becomes overdue."""
         now = time.monotonic()
         while self._waiting and self._turns and now - self._turns[0].begin >= OVERDUE:
-            self._overdue += 1
             self._free += self._turns.pop(0).permits
             self._give()
         return max(0.0, self._turns[0].begin + OVERDUE - now) if self._turns else OVERDUE
@@ -116,11 +109,8 @@ class ModelGate:
         """Where its last turn ended, in the time that all models have computed."""
 
     def slice(self) -> float:
-        """Seconds that a turn which begins now should take; infinity for a model that has the worker to itself."""
-        gate = self._gate
-        if gate._models < 2:
-            return math.inf
-        return _SLICE if gate._turns or gate._overdue or gate._waiting else _LONGEST_SLICE
+        """Seconds that a turn should take; infinity for a model that has the worker to itself."""
+        return math.inf if self._gate._models < 2 else _SLICE
 
     @contextmanager
     def turn(self, permits: int) -> Iterator[None]:

@@ -24,13 +24,14 @@ from engine.worker.instance import MAX_STREAM_BYTES, Instance, Stream
 from engine.worker.supervisor import Worker
 
 PLUGIN = """
-import os, time
+import os, threading, time
 from unimodel.plugins import BasePlugin
 
 class Model(BasePlugin):
     def load_model(self, config):
         if config.options.get("abort"):
             os.abort()
+        threading.Thread(target=threading.Event().wait, daemon=True).start()  # as a runtime has them
         time.sleep(config.options.get("sleep", 0))
         if config.options.get("fail"):
             raise ValueError("as it was told")
@@ -156,6 +157,13 @@ async def test_a_model_is_loaded_asked_and_unloaded_and_nothing_stays_open(bench
         await bench.worker.unload(instance)
     assert (descriptors(pid), descriptors(os.getpid())) == before
     assert bench.lost == []
+
+
+async def test_threads_are_named_after_their_model(bench: Bench) -> None:
+    instance = await bench.load()
+    tasks = Path(f"/proc/{bench.worker.pid}/task").iterdir()
+    names = sorted((task / "comm").read_text().strip() for task in tasks)
+    assert [name for name in names if name.startswith(instance.key)] == ["m#1", "m#1/pool"]
 
 
 async def test_answers_of_every_size(bench: Bench) -> None:
