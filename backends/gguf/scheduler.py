@@ -2,8 +2,8 @@
 
 Steps take turns. One makes a decode call for all sequences that generate: the next token of each, and the tokens that
 were guessed to follow. The next computes a bounded number of prompt tokens, of the oldest prompt first, so that a long
-one never holds up the others, and ends when a prompt is complete, so that its first token goes out at once. Sequences
-join and leave between any two steps. Of the images in prompts, one at most is encoded in a step (a tile, where it has
+one never holds up the others, and ends soon when a prompt is complete, so that its first token goes out. Sequences join
+and leave between any two steps. Of the images in prompts, one at most is encoded in a step (a tile, where it has
 several): that takes as long as it takes, and then the others go on.
 
 Prompts have calls of their own, as llama.cpp would take a call apart anyway where sequences have different numbers of
@@ -39,6 +39,10 @@ TILE = 64
 """The fewest tokens whose attention llama.cpp computes as a matrix product on the CPU."""
 _PROMPT_SECONDS = 1.0
 """Time that prompts take of one step, at most, unless `TILE` tokens take longer."""
+_PROMPTS_SECONDS = 0.1
+"""Time that a step takes for prompts after one is complete: its first token waits so long at most. Many short prompts
+are computed together so, and the calls for the next tokens of few sequences, which cost nearly as much as those for
+many, are fewer."""
 _PLAIN_EVERY = 12
 """Of so many calls that could guess one does not: what a call takes without must stay known."""
 _HEADROOM = 32
@@ -229,13 +233,18 @@ class Scheduler:
             self._advance_all(context, shares, pieces)
 
     def _compute_prompts(self, prompts: list[Sequence], decoding: bool, pieces: list[Piece]) -> None:
-        """Computes prompts, or parts of them, the oldest first, as far as one step may go, or until one is complete."""
+        """Computes prompts, or parts of them, the oldest first, as far as one step may go."""
         room = self._prompt_room(decoding)
-        encoded = False
+        step_begin = time.perf_counter()
+        encoded = complete = False
         for sequence in prompts:
             context = sequence.context
             if context is None:  # it went with another choice of its request, which failed
                 continue
+            if complete:
+                end = time.perf_counter() + sequence.run * self._prompt_token_seconds
+                if end - step_begin > _PROMPTS_SECONDS:
+                    break
             image = sequence.image
             if image is not None and image.vectors is None:
                 encoded = encoded or self._encode(image, sequence.request, pieces)
@@ -251,8 +260,7 @@ class Scheduler:
                 seconds = (time.perf_counter() - begin) / count
                 self._prompt_token_seconds += 0.2 * (seconds - self._prompt_token_seconds)
                 self._advance_all(context, shares, pieces)
-                if sequence.generated:
-                    break
+                complete = complete or sequence.generated > 0
 
     def _encode(self, image: Image, request: Request, pieces: list[Piece]) -> bool:
         """Encodes an image, which is all that is done for its request in this step."""
