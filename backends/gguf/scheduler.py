@@ -124,9 +124,11 @@ class Scheduler:
         if self._running:
             if not self._prompts_next:
                 self._group = self._next_group()
-            members = [sequence for sequence in self._running if sequence.request.group == self._group]
-            decoding = [sequence for sequence in members if sequence.decodes]
-            prompts = [sequence for sequence in members if not sequence.decodes]
+            decoding: list[Sequence] = []
+            prompts: list[Sequence] = []
+            for sequence in self._running:
+                if sequence.request.group == self._group:
+                    (decoding if sequence.decodes else prompts).append(sequence)
             if decoding and not self._prompts_next:
                 for context in self._pools.open:
                     self._decode(context, [s for s in decoding if s.context is context], bool(prompts), pieces)
@@ -212,6 +214,8 @@ class Scheduler:
 
     def _next_group(self) -> Group:
         """The adapters of this step. Sequences with others wait for theirs: adapters are applied to a whole call."""
+        if len(self._running) == 1:
+            return self._running[0].request.group
         groups = list(dict.fromkeys(sequence.request.group for sequence in self._running))
         at = groups.index(self._group) + 1 if self._group in groups else 0
         return groups[at % len(groups)]
@@ -228,7 +232,7 @@ class Scheduler:
         shares = [self._put(context, sequence, 1, draft) for sequence in sequences]
         begin = time.perf_counter()
         if self._computed(context, shares, pieces):
-            if len(shares) == 1:
+            if len(shares) == 1 and sequences[0].guesser is not None:
                 self._costs.record(context.size, time.perf_counter() - begin)
             self._advance_all(context, shares, pieces)
 

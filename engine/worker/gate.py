@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 OVERDUE = 0.2
 """Seconds after which a turn no longer keeps others out."""
@@ -26,13 +26,23 @@ _SLICE = 0.05
 
 
 @dataclass(slots=True, eq=False)
-class _Turn:
+class Turn:
+    """A call with so many permits. To be used in a `with`, once."""
+
+    model: ModelGate
     permits: int
-    start: float
+    start: float = 0.0
     """In the time that all models have computed; those who wait are served in its order."""
-    given: threading.Lock = field(default_factory=threading.Lock)
     begin: float = math.inf
     """In the time of the clock."""
+    given: threading.Lock | None = None
+    """For one that waits."""
+
+    def __enter__(self) -> None:
+        self.model.gate.enter(self)
+
+    def __exit__(self, *error: object) -> None:
+        self.model.gate.leave(self)
 
 
 class Gate:
@@ -43,12 +53,17 @@ class Gate:
         self._models = 0
         self._permits = permits
         self._free = permits
-        self._turns: list[_Turn] = []
+        self._turns: list[Turn] = []
         """Those that hold their permits, by the time of their beginning. An overdue one may have lost them."""
-        self._waiting: list[_Turn] = []
+        self._waiting: list[Turn] = []
         """In the order of arrival."""
         self._start = 0.0
         """Of the last turn that was given."""
+
+    @property
+    def models(self) -> int:
+        """How many there are."""
+        return self._models
 
     @contextmanager
     def model(self) -> Iterator[ModelGate]:
@@ -61,19 +76,27 @@ class Gate:
             with self._lock:
                 self._models -= 1
 
-    def _enter(self, turn: _Turn, computed: float) -> None:
-        turn.given.acquire()
+    def enter(self, turn: Turn) -> None:
+        """Waits for the permits of a turn, of which it may have as many as there are."""
         with self._lock:
-            turn.start = max(self._start, computed)
+            turn.permits = min(turn.permits, self._permits)
+            turn.start = max(self._start, turn.model.computed)
+            if not self._waiting and turn.permits <= self._free:
+                self._begin(turn)
+                return
+            turn.given = given = threading.Lock()
+            given.acquire()
             self._waiting.append(turn)
-            self._give()
             wait = self._lend()
-        while not turn.given.acquire(timeout=wait):
+        while not given.acquire(timeout=wait):
             with self._lock:
                 wait = self._lend()
 
-    def _leave(self, turn: _Turn) -> None:
+    def leave(self, turn: Turn) -> None:
+        """Gives them back."""
         with self._lock:
+            cost = (time.monotonic() - turn.begin) * turn.permits
+            turn.model.computed = max(turn.model.computed, turn.start) + cost
             if turn in self._turns:
                 self._turns.remove(turn)
                 self._free += turn.permits
@@ -93,34 +116,29 @@ class Gate:
             if turn.permits > self._free:
                 return
             self._waiting.remove(turn)
-            self._free -= turn.permits
-            self._start = turn.start
-            turn.begin = time.monotonic()
-            self._turns.append(turn)
-            turn.given.release()
+            self._begin(turn)
+            if turn.given is not None:
+                turn.given.release()
+
+    def _begin(self, turn: Turn) -> None:
+        self._free -= turn.permits
+        self._start = turn.start
+        turn.begin = time.monotonic()
+        self._turns.append(turn)
 
 
 class ModelGate:
     """What one model sees of the gate."""
 
     def __init__(self, gate: Gate) -> None:
-        self._gate = gate
-        self._computed = 0.0
+        self.gate = gate
+        self.computed = 0.0
         """Where its last turn ended, in the time that all models have computed."""
 
     def slice(self) -> float:
         """Seconds that a turn should take; infinity for a model that has the worker to itself."""
-        return math.inf if self._gate._models < 2 else _SLICE
+        return math.inf if self.gate.models < 2 else _SLICE
 
-    @contextmanager
-    def turn(self, permits: int) -> Iterator[None]:
+    def turn(self, permits: int) -> Turn:
         """Computes with so many permits, at most all that there are."""
-        gate = self._gate
-        turn = _Turn(min(permits, gate._permits), 0.0)
-        gate._enter(turn, self._computed)
-        try:
-            yield
-        finally:
-            gate._leave(turn)
-            seconds = time.monotonic() - turn.begin
-            self._computed = max(self._computed, turn.start) + seconds * turn.permits
+        return Turn(self, permits)
