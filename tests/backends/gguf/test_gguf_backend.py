@@ -12,7 +12,7 @@ import pytest
 
 from backends.base import BackendError, InvalidInput, InvalidOption, OutOfMemory
 from backends.generation import Generation, Sampling
-from backends.gguf import GgufBackend
+from backends.gguf import GgufBackend, scheduler
 from backends.gguf.options import GgufOptions, SamplingDefaults
 from tests import models_gguf
 from tests.backends.gguf.generating import (
@@ -499,12 +499,16 @@ def test_a_long_prompt_does_not_hold_up_the_others() -> None:
     backend.close()
 
 
-def test_the_first_token_of_a_prompt_does_not_wait_for_the_next_prompt(backend: Loaded) -> None:
+@pytest.mark.parametrize(("seconds", "first"), [(0.0, 1), (3600.0, 3)])
+def test_the_first_token_of_a_prompt_waits_for_short_prompts_only(
+    backend: Loaded, monkeypatch: pytest.MonkeyPatch, seconds: float, first: int
+) -> None:
+    monkeypatch.setattr(scheduler, "_PROMPTS_SECONDS", seconds)
     answers: dict[tuple[int, int], Answer] = {}
     for i in range(3):
         backend.add(i, greedy(f"Write {i} things:", 5, ignore_eos=True))
     step(backend, answers)
-    assert sorted(answers) == [(0, 0)]
+    assert sorted(answers) == [(i, 0) for i in range(first)]
     finish(backend, answers)
     assert [answers[i, 0].tokens for i in range(3)] == [5, 5, 5]
 
