@@ -14,6 +14,7 @@ from backends import discovery
 from backends.base import BackendError, ModelInfo
 from engine import digest, model_options
 from engine.errors import DeadlineExceeded, InvalidInput, ServerStopping, UniModelError, UntrustedModel, from_code
+from engine.hub import Hub
 from engine.pool import Entry, Pool
 from engine.registry import Registry, check_name
 from engine.schema import RegisterRequest
@@ -41,6 +42,7 @@ class Engine:
         self.metrics = metrics
         self.clock = clock
         self.pool = Pool(settings, metrics, clock)
+        self.hub = Hub(registry.home / "models")
         self.started = time.time()
         self.state: Literal["starting", "ready", "draining"] = "starting"
         self._stream_ids = itertools.count(1)

@@ -12,11 +12,12 @@ import importlib.util
 import re
 import sys
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 
 import msgspec
 
-from engine.errors import InternalError, InvalidRequest, MissingRuntime, from_code
+from engine.errors import InternalError, InvalidRequest, MissingRuntime, Overloaded, from_code
 from engine.hub_download import Line, Source
 from engine.schema import Progress as Progress
 
@@ -26,6 +27,9 @@ PREFIXES = ("hf:", "hf.co/", "huggingface.co/", "https://hf.co/", "https://huggi
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _SOURCE = re.compile(rf"(?P<repo>{_PART}/{_PART})(?::(?P<file>[^@]+))?(?:@(?P<revision>.+))?")
 _LONGEST_SOURCE = 1000
+MOST_PULLS = 8
+"""Downloads at once. Each is a process of its own."""
+_RETRY_SECONDS = 10.0
 _TERMINATE_SECONDS = 2.0
 _LONGEST_LINE = 16 << 20
 """Bytes. An error lists the models of a repository, which may be thousands."""
@@ -43,22 +47,44 @@ def parse(source: str) -> Source:
     return Source(found["repo"], found["file"], found["revision"])
 
 
-async def pull(source: str, home: Path) -> AsyncGenerator[Progress, None]:
-    """Downloads a model below ``home/models``. The last progress has its path; closing the generator ends it.
+class Hub:
+    """Owns the folder of what was downloaded, and counts the downloads that are under way."""
 
-    Raises `InvalidRequest` (also when the repository has several models that could be meant: it lists them),
-    `NotFound`, `MissingRuntime`, `InsufficientStorage`, `ModelFileError` when a digest is wrong, `Unavailable` when the
-    hub is.
-    """
-    wanted = parse(source)
-    if importlib.util.find_spec("huggingface_hub") is None:
-        raise MissingRuntime("huggingface_hub is not installed. Install it with: pip install 'unimodel[hub]'")
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._under_way = 0
+
+    async def pull(self, source: str) -> AsyncGenerator[Progress, None]:
+        """Downloads a model. The last progress has its path; closing the generator ends it.
+
+        Raises `InvalidRequest` (also when the repository has several models that could be meant: it lists them),
+        `NotFound`, `Overloaded`, `MissingRuntime`, `InsufficientStorage`, `ModelFileError` when a digest is wrong,
+        `Unavailable` when the hub is.
+        """
+        wanted = parse(source)
+        if importlib.util.find_spec("huggingface_hub") is None:
+            raise MissingRuntime("huggingface_hub is not installed. Install it with: pip install 'unimodel[hub]'")
+        if self._under_way >= MOST_PULLS:
+            raise Overloaded(
+                f"No more than {MOST_PULLS} models are downloaded at once. Retry when one is done.",
+                retry_after=_RETRY_SECONDS,
+            )
+        self._under_way += 1
+        try:
+            async with aclosing(_download(wanted, self._folder)) as steps:
+                async for step in steps:
+                    yield step
+        finally:
+            self._under_way -= 1
+
+
+async def _download(wanted: Source, folder: Path) -> AsyncGenerator[Progress, None]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-P",
         "-m",
         "engine.hub_download",
-        str(home / "models"),
+        str(folder),
         msgspec.json.encode(wanted).decode(),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,

@@ -43,7 +43,9 @@ _BUSY_PATIENCE = 0.5
 _FAILURE_MEMORY = 10.0
 """Seconds during which requests to a model that failed to load are answered without another try."""
 _HOUSEKEEPING = 5.0
-"""Seconds between two looks for hung models, and for idle slots whose memory can go back."""
+"""Seconds between two looks for hung models, missing instances, and idle slots whose memory can go back."""
+_RETRY_INSTANCE = 30.0
+"""Seconds after which an instance that could not be replaced is tried again, while others of its model serve."""
 
 
 @dataclass(eq=False)
@@ -63,6 +65,16 @@ class Entry:
     """Whether it counts among the models that are loaded at once; one that waits for room does not yet."""
     workers: list[Worker] = field(default_factory=list)
     """Of its instances, also while one is being replaced."""
+    replacing: set[Worker] = field(default_factory=set)
+    """Those on which its instance is being replaced."""
+    replace_after: float = 0.0
+    """The time before which no missing instance is tried again."""
+
+    @property
+    def missing(self) -> list[Worker]:
+        """Workers that have no instance, and are about to have none."""
+        served = {instance.worker for instance in self.dispatcher.instances}
+        return [w for w in self.workers if w not in served and w not in self.replacing]
 
     @property
     def wants_instances(self) -> bool:
@@ -345,15 +357,19 @@ class Pool:
     async def _replace(self, entry: Entry, worker: Worker) -> None:
         """A worker died with an instance: load it again, or give up on the model."""
         if entry.state == "loading" or not entry.wants_instances or self._stopping:
-            return
+            return  # what is missing when a load ends is found by `_keep_house`
+        entry.replacing.add(worker)
         try:
             await self._load_instance(entry, worker)
         except UniModelError as e:
             log.error("model could not be loaded again", extra={"model": entry.spec.name, "reason": e.message})
+            entry.replace_after = self.clock() + _RETRY_INSTANCE
             if not entry.dispatcher.instances:
                 entry.state, entry.error, entry.failed_at = "failed", e, self.clock()
                 reason = f"Model {entry.spec.name!r} failed to load again: {e.message}"
                 entry.dispatcher.end_all(lambda: ModelFailed(reason))
+        finally:
+            entry.replacing.discard(worker)
 
     async def _drop_instances(self, entry: Entry) -> None:
         for instance in list(entry.dispatcher.instances):
@@ -392,16 +408,22 @@ class Pool:
                     await self._idle.wait()
 
     async def _keep_house(self) -> None:
-        """Replaces workers that hang, and gives the memory of idle slots back."""
+        """Replaces workers that hang and instances that are missing, and gives the memory of idle slots back."""
         patience = self.settings.engine.hang_timeout_s
         while True:
             await asyncio.sleep(min(_HOUSEKEEPING, patience / 2))
             for entry in self.entries.values():
-                for instance in entry.dispatcher.instances:
-                    instance.trim(_HOUSEKEEPING)
-                    if instance.silent_for > patience:
-                        log.error("model hangs, its worker is replaced", extra={"model": entry.spec.name})
-                        instance.worker.kill()
+                self._look_after(entry, patience)
+
+    def _look_after(self, entry: Entry, patience: float) -> None:
+        for instance in entry.dispatcher.instances:
+            instance.trim(_HOUSEKEEPING)
+            if instance.silent_for > patience:
+                log.error("model hangs, its worker is replaced", extra={"model": entry.spec.name})
+                instance.worker.kill()
+        if entry.state == "ready" and self.clock() >= entry.replace_after:
+            for worker in entry.missing:
+                self.background(self._replace(entry, worker))
 
     def background(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs work that nobody waits for; what it raises is logged."""

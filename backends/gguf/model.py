@@ -135,6 +135,11 @@ class Model:
         self._pieces[special][token] = piece
         return piece
 
+    @functools.cached_property
+    def longest_token(self) -> int:
+        """Bytes of the longest token."""
+        return max(len(self.token_bytes(token, True)) for token in range(self.vocab_size))
+
     def text(self, token: int) -> str:
         """The text of one token; nothing for -1, which stands for a token that the model does not have."""
         return self.token_bytes(token, True).decode("utf-8", "replace") if token >= 0 else ""

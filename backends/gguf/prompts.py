@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +17,10 @@ from backends.gguf.projector import Projector
 Tokens = NDArray[np.int32]
 
 
+_USUAL_BYTES = 16
+"""Of a token. A prompt of no more for each token of the context is not looked at closer."""
+
+
 class Prompt(NamedTuple):
     """What a request's answer goes on from."""
 
@@ -26,6 +31,7 @@ class Prompt(NamedTuple):
 
 def prompt_of(request: Generation, model: Model, projector: Projector | None, context_length: int) -> Prompt:
     """The prompt in tokens, which leaves room for one more at least. Raises `InvalidInput`."""
+    request = _bounded(request, model, context_length)
     tokens, images = untruncated(request, model, projector)
     if not tokens:
         raise InvalidInput("The prompt is empty, and this model has no token to begin one with.", field="prompt")
@@ -47,6 +53,28 @@ def prompt_of(request: Generation, model: Model, projector: Projector | None, co
             )
         tokens = _truncated(tokens, model, context_length, request.max_tokens)
     return Prompt(np.array(tokens, np.int32), tuple(images))
+
+
+def _bounded(request: Generation, model: Model, context_length: int) -> Generation:
+    """The request with a prompt that could fit, by its bytes: it takes seconds to make tokens of megabytes.
+
+    Raises `InvalidInput` for a longer one, unless it may be truncated.
+    """
+    prompt = request.prompt
+    if not isinstance(prompt, str) or len(prompt) <= _USUAL_BYTES * context_length:
+        return request
+    data = prompt.encode()
+    most = context_length * model.longest_token
+    if len(data) <= most:
+        return request
+    if request.truncate and not request.images:
+        return msgspec.structs.replace(request, prompt=data[-most:].decode("utf-8", "ignore"))
+    raise InvalidInput(
+        f"The prompt has {len(data):,} bytes. A token has {model.longest_token} at most, so these are "
+        f"{len(data) // model.longest_token:,} tokens or more; prompt and answer together have room for "
+        f"{context_length:,}. Shorten it, or ask for it to be truncated.",
+        field="prompt",
+    )
 
 
 def untruncated(request: Generation, model: Model, projector: Projector | None) -> tuple[list[int], list[Image]]:

@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from engine import errors as e
-from engine import hub
 from engine.api.dialect import Call, Dialect, EventStream
 from engine.api.http import encode_json, error_body
 from engine.api.streaming import NDJSON
@@ -26,6 +25,7 @@ _PULL = Operation(
         e.InvalidRequest,
         e.InvalidJSON,
         e.NotFound,
+        e.Overloaded,
         e.ModelFileError,
         e.MissingRuntime,
         e.InsufficientStorage,
@@ -45,7 +45,7 @@ async def _pull(call: Call) -> EventStream:
 
 
 async def _lines(request: PullRequest, call: Call) -> AsyncGenerator[bytes, None]:
-    async with aclosing(hub.pull(request.source, call.engine.registry.home)) as progress:
+    async with aclosing(call.engine.hub.pull(request.source)) as progress:
         head = b""
         async for step in progress:
             head += encode_json(step) + b"\n"

@@ -20,6 +20,7 @@ from engine.errors import (
     MissingRuntime,
     ModelFileError,
     NotFound,
+    Overloaded,
     Unavailable,
     UniModelError,
 )
@@ -75,7 +76,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 
 async def pulled(source: str, home: Path) -> list[Progress]:
     """All progress of a pull that succeeds."""
-    steps = [step async for step in hub.pull(source, home)]
+    steps = [step async for step in hub.Hub(home / "models").pull(source)]
     assert steps[-1].status == "success"
     return steps
 
@@ -83,7 +84,7 @@ async def pulled(source: str, home: Path) -> list[Progress]:
 async def failure(source: str, home: Path) -> UniModelError:
     """The error of a pull that fails."""
     with pytest.raises(UniModelError) as caught:
-        async for _ in hub.pull(source, home):
+        async for _ in hub.Hub(home / "models").pull(source):
             pass
     return caught.value
 
@@ -151,7 +152,7 @@ async def test_a_download_that_breaks_off_goes_on_where_it_ended(stand_in: Hub, 
 
 async def test_a_pull_that_is_ended_goes_on_when_it_is_asked_for_again(stand_in: Hub, tmp_path: Path) -> None:
     stand_in.hold_after = 1 << 20
-    async with aclosing(hub.pull("hf:org/one", tmp_path)) as steps:
+    async with aclosing(hub.Hub(tmp_path / "models").pull("hf:org/one")) as steps:
         async for step in steps:
             if step.status == "downloading" and step.completed:
                 break
@@ -171,6 +172,25 @@ def partial_size(stand_in: Hub, request: int = -1) -> int:
     return int(last.removeprefix("bytes=").rstrip("-"))
 
 
+async def test_more_pulls_than_there_are_places_are_refused(
+    stand_in: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "MOST_PULLS", 1)
+    downloads = hub.Hub(tmp_path / "models")
+
+    async def statuses() -> list[str]:
+        return [step.status async for step in downloads.pull("hf:org/one")]
+
+    stand_in.hold_after = 1 << 20
+    first = asyncio.create_task(statuses())
+    await asyncio.to_thread(stand_in.held.wait)
+    with pytest.raises(Overloaded, match="No more than 1 models are downloaded at once") as caught:
+        await statuses()
+    assert caught.value.retry_after
+    stand_in.go.set()
+    assert (await first)[-1] == (await statuses())[-1] == "success"
+
+
 async def test_a_hub_without_ranges_is_asked_for_everything(stand_in: Hub, tmp_path: Path) -> None:
     stand_in.serves_ranges = False
     stand_in.break_after = [1 << 20]
@@ -185,7 +205,7 @@ async def test_two_pulls_of_one_file_download_it_once(stand_in: Hub, tmp_path: P
 
     async def watch() -> list[Progress]:
         steps = []
-        async for step in hub.pull("hf:org/one", tmp_path):
+        async for step in hub.Hub(tmp_path / "models").pull("hf:org/one"):
             steps.append(step)
             if step.status == "downloading":
                 waits.set()
@@ -292,7 +312,7 @@ async def test_a_folder_comes_with_what_serving_needs(stand_in: Hub, tmp_path: P
 
 async def test_a_folder_that_breaks_off_goes_on_with_the_file_where_it_ended(stand_in: Hub, tmp_path: Path) -> None:
     stand_in.hold_after = 1 << 20
-    async with aclosing(hub.pull("hf:org/folder", tmp_path)) as steps:
+    async with aclosing(hub.Hub(tmp_path / "models").pull("hf:org/folder")) as steps:
         async for step in steps:
             if step.status == "downloading" and step.completed >= 1 << 19:
                 break

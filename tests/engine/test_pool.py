@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -25,6 +26,8 @@ class Slow:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.go = asyncio.Event()
+        self.failures = 0
+        """How many of the next loads fail."""
         self.unloaded: list[Instance] = []
         self.worker = worker()
         monkeypatch.setattr(Worker, "load", self._load)
@@ -32,6 +35,9 @@ class Slow:
 
     async def _load(self, message: Load, instance: Instance, timeout: float) -> Loaded:
         await self.go.wait()
+        if self.failures:
+            self.failures -= 1
+            raise ModelFailed("as it was told")
         return loaded()
 
     async def _unload(self, instance: Instance) -> None:
@@ -96,3 +102,43 @@ async def test_one_that_has_requests_comes_back(state: ModelState, monkeypatch: 
     assert slow.unloaded == []
     entry.dispatcher.detach(instance)
     instance.close()
+
+
+async def keep_house(pool: Pool, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await pool._keep_house()
+    await settle()
+
+
+@virtual_time
+async def test_an_instance_that_could_not_be_replaced_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, pool = Slow(monkeypatch), new_pool()
+    slow.go.set()
+    entry = served(pool)
+    entry.workers = [worker(), worker()]
+    await pool._replace(entry, entry.workers[0])
+    slow.failures = 1
+    await pool._replace(entry, entry.workers[1])
+    assert entry.state == "ready"
+    await keep_house(pool, 20)
+    assert [instance.worker for instance in entry.dispatcher.instances] == entry.workers[:1]
+    await keep_house(pool, 20)
+    assert [instance.worker for instance in entry.dispatcher.instances] == entry.workers
+    await pool._drop_instances(entry)
+
+
+@virtual_time
+async def test_an_instance_that_is_lost_while_another_is_loaded_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, pool = Slow(monkeypatch), new_pool()
+    entry = served(pool)
+    entry.workers = [worker()]
+    entry.state = "loading"
+    await pool._replace(entry, entry.workers[0])
+    assert entry.dispatcher.instances == []
+    entry.state = "ready"
+    await keep_house(pool, 20)
+    slow.go.set()
+    await settle()
+    assert [instance.worker for instance in entry.dispatcher.instances] == entry.workers, "once, whatever the time"
+    await pool._drop_instances(entry)

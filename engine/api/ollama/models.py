@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
 
-from engine import digest, hub
+from engine import digest
 from engine.api.ollama import names
 from engine.api.ollama.bodies import OllamaPullRequest, OllamaStatus
 from engine.core import Engine
@@ -72,7 +72,7 @@ async def pull(engine: Engine, body: OllamaPullRequest) -> AsyncGenerator[Ollama
         raise InvalidInput("insecure is not supported; the hub is spoken to as HF_ENDPOINT says.", field="insecure")
     path = ""
     begun = False
-    async with aclosing(hub.pull(source, engine.registry.home)) as steps:
+    async with aclosing(engine.hub.pull(source)) as steps:
         async for step in steps:
             if step.status == "resolving":
                 continue  # until it is known that there is such a file, nothing is said: an error has a status then

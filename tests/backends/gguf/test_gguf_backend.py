@@ -13,6 +13,7 @@ import pytest
 from backends.base import BackendError, InvalidInput, InvalidOption, OutOfMemory
 from backends.generation import Generation, Sampling
 from backends.gguf import GgufBackend, scheduler
+from backends.gguf.model import Model
 from backends.gguf.options import GgufOptions, SamplingDefaults
 from tests import models_gguf
 from tests.backends.gguf.generating import (
@@ -366,6 +367,23 @@ def test_a_prompt_that_is_too_long_is_refused_with_both_numbers(backend: Loaded)
     with pytest.raises(InvalidInput, match=r"601 tokens.*511.*512") as e:
         backend.add(1, Generation(prompt=(5,) * 601))
     assert e.value.field == "prompt"
+
+
+def test_a_prompt_of_megabytes_is_not_made_tokens_of(plain: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    longest = plain.model.longest_token
+    assert longest == max(len(plain.model.token_bytes(i, True)) for i in range(plain.model.vocab_size))
+    made: list[int] = []
+    tokenize = Model.tokenize
+    monkeypatch.setattr(Model, "tokenize", lambda self, text: made.append(len(text)) or tokenize(self, text))
+    with pytest.raises(InvalidInput, match=r"5,000,000 bytes.*tokens or more.*512") as e:
+        plain.add(1, greedy("word " * 1_000_000))
+    assert e.value.field == "prompt"
+    assert made == []
+    ends = "word " * 1_000_000 + "1, 2, 3, 4, 5, 6,"
+    answer = ask(plain, greedy(ends, 4, truncate=True))
+    assert made == [512 * longest]
+    rest = tuple(plain.model.tokenize(ends[-5000:])[-508:])
+    assert answer.text == ask(plain, Generation(prompt=rest, sampling=GREEDY, max_tokens=4)).text
 
 
 def test_truncation_drops_the_beginning(plain: Loaded) -> None:
