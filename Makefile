@@ -23,7 +23,7 @@ $(BIN)/python:
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(LLAMA_START)
-	$(BIN)/python scripts/requirements.py all > $(VENV)/requirements.txt
+	$(BIN)/python scripts/requirements.py onnx sklearn gguf hub image plot > $(VENV)/requirements.txt
 	$(PIP_INSTALL) --editable . --requirement $(VENV)/requirements.txt onnx
 	@touch $@
 

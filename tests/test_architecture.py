@@ -26,9 +26,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "engine.codec": ("backends.base",),
     "engine.types": ("backends.base", "engine.codec"),
     "engine.model_options": ("engine.errors", "engine.settings"),
-    "backends": ("backends.base", "backends.generation"),
+    "backends": ("backends.base", "backends.generation", "backends.probing"),
     "backends.base": (),
     "backends.generation": ("backends.base",),
+    "backends.probing": ("backends.base",),
     "backends.python": ("backends.base", "backends.python", "unimodel.plugins"),
 }
 """Package or module to the only parts of this repository that it may import. The longest prefix counts."""
@@ -48,8 +49,9 @@ LOWER = (
 )
 
 HEAVY = {
-    "catboost", "huggingface_hub", "joblib", "lightgbm", "llama_cpp", "matplotlib", "onnx", "onnxruntime", "pandas",
-    "PIL", "scipy", "sklearn", "skops", "tensorflow", "torch", "transformers", "xgboost",
+    "PIL", "ai_edge_litert", "av", "catboost", "ctranslate2", "faster_whisper", "huggingface_hub", "joblib", "keras",
+    "lightgbm", "llama_cpp", "matplotlib", "onnx", "onnxruntime", "pandas", "safetensors", "scipy", "sklearn", "skops",
+    "tensorflow", "tokenizers", "torch", "transformers", "xgboost",
 }  # fmt: skip
 """Imported only inside functions, when a model needs them."""
 

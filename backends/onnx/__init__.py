@@ -19,11 +19,11 @@ from backends.base import (
     ModelInfo,
     TensorBackend,
     Tensors,
-    TensorSpec,
 )
 from backends.onnx import errors, file, labels
 from backends.onnx.file import Kind
-from backends.onnx.signature import Input, Signature, dtype_of, probe
+from backends.onnx.types import dtype_of
+from backends.probing import Input, Signature, image_classes, probe
 
 
 class OnnxOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,7 +94,7 @@ class OnnxBackend(TensorBackend):
         self._output_names = [name for name, _, _ in outputs]
         self._maps = {name for name, onnx_type, _ in outputs if _is_map(onnx_type, name)}
         self._classes: dict[str, tuple[str, ...]] = {}
-        signature = probe(tensors, [(name, shape) for name, _, shape in outputs], self.predict, options.dims)
+        signature = probe(tensors, self.predict, options.dims, [(name, shape) for name, _, shape in outputs])
         self._example = signature.example
         size = sum(each.stat().st_size for each in self.parts(path) or (path,))
         self._memory = max(size, _resident_bytes() - before if device.kind == "cpu" else 0)
@@ -130,7 +130,7 @@ class OnnxBackend(TensorBackend):
     def _info(
         self, found: Signature, metadata: dict[str, str], producer: str, device: Device, version: str
     ) -> ModelInfo:
-        image = _image_classifier(found.inputs, found.outputs)
+        image = image_classes(found.inputs, found.outputs)
         names: tuple[str, ...] | None = next(iter(self._classes.values()), None)
         notes: list[str] = []
         if image is not None:
@@ -254,19 +254,3 @@ def _is_map(onnx_type: str, name: str) -> bool:
         return True
     dtype_of("Output", onnx_type, name)
     return False
-
-
-def _image_classifier(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> int | None:
-    """How many classes an image classifier has, judged by its shapes alone; `None` when it is none."""
-    if len(inputs) != 1 or len(outputs) != 1:
-        return None
-    image, scores = inputs[0], outputs[0]
-    if len(image.shape) != 4 or not image.dtype.startswith(("float", "uint8")):
-        return None
-    channels = (image.shape[1], image.shape[3])
-    if not any(c in (1, 3) for c in channels) or not scores.dtype.startswith("float"):
-        return None
-    if len(scores.shape) < 2 or any(d != 1 for d in scores.shape[2:]):
-        return None
-    classes = scores.shape[1]
-    return classes if isinstance(classes, int) and classes >= 2 else None

@@ -1,6 +1,6 @@
-"""A model's signature, found by running it.
+"""A model's signature, found by running it: for the backends whose files tell too little of it.
 
-What an ONNX file declares of its shapes is often less than the truth (dimensions without a name) and sometimes wrong (a
+What a file declares of its shapes is often less than the truth (dimensions without a name) and sometimes wrong (a
 batch of 1 declared, any taken). So the model is run on a made-up row, on two of them, and with each free dimension
 changed, and the shapes that come back tell which axis is the batch and which output dimension follows which input.
 """
@@ -15,15 +15,6 @@ from typing import Any
 import numpy as np
 
 from backends.base import BackendError, Dim, InvalidOption, ModelFileError, OutOfMemory, Tensors, TensorSpec
-
-DTYPES = {
-    "float": "float32",
-    "double": "float64",
-    "bool": "bool",
-    "string": "string",
-    **{name: name for name in ("float16", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")},
-}
-"""ONNX's names of the element types that NumPy has too, and ours."""
 
 _MADE_UP = re.compile(r"\?|unk_.*|.*_dim_\d+|None")
 """Names that exporters give to dimensions of which they know nothing."""
@@ -57,24 +48,16 @@ class Signature:
     unbatched_reason: str | None
 
 
-def dtype_of(kind: str, onnx_type: str, name: str) -> str:
-    """Our name of ``tensor(float)``. Raises `ModelFileError` for a type that has no form in NumPy."""
-    match = re.fullmatch(r"tensor\((\w+)\)", onnx_type)
-    if match is None or match[1] not in DTYPES:
-        raise ModelFileError(
-            f"{kind} {name!r} has the type {onnx_type}, which cannot be served; "
-            "export the model with plain tensors of numbers or strings."
-        )
-    return DTYPES[match[1]]
-
-
 def probe(
-    inputs: Sequence[Input], outputs: Sequence[tuple[str, Sequence[Any]]], run: Run, sizes: Mapping[str, int]
+    inputs: Sequence[Input],
+    run: Run,
+    sizes: Mapping[str, int],
+    outputs: Sequence[tuple[str, Sequence[Any]]] | None = None,
 ) -> Signature:
     """Runs the model and tells its signature.
 
-    `outputs` are names and declared shapes; `sizes` are the user's sizes of free dimensions. Raises `ModelFileError`
-    when no made-up row makes the model run, `OutOfMemory`.
+    `sizes` are the user's sizes of free dimensions; `outputs` are names and declared shapes, where the file has them.
+    Raises `ModelFileError` when no made-up row makes the model run, `OutOfMemory`.
     """
     for tensor in inputs:
         _name_dims(tensor)
@@ -86,7 +69,7 @@ def probe(
         _fix(inputs, batch)
     others = trial.follow()
     shapes = _Shapes(batch, one, two, others, all_varied=len(others) == len(trial.sizes))
-    found = tuple(shapes.spec(name, declared) for name, declared in outputs)
+    found = tuple(shapes.spec(name, declared) for name, declared in outputs or [(name, ()) for name in one])
     specs = tuple(TensorSpec(t.name, t.dtype, tuple(t.dims), t.batch_axis) for t in inputs)
     specs, found = _fixed_batch(specs, found) if two is None else (specs, found)
     return Signature(specs, found, row, _unbatched_reason(specs, found, refusal))
@@ -325,3 +308,22 @@ def _unbatched_reason(
 
 def _listed(names: Sequence[str]) -> str:
     return " and ".join(map(repr, names))
+
+
+# --- what a signature looks like ------------------------------------------------------------------------------------
+
+
+def image_classes(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> int | None:
+    """How many classes an image classifier has, judged by its shapes alone; `None` when it is none."""
+    if len(inputs) != 1 or len(outputs) != 1:
+        return None
+    image, scores = inputs[0], outputs[0]
+    if len(image.shape) != 4 or not image.dtype.startswith(("float", "uint8")):
+        return None
+    channels = (image.shape[1], image.shape[3])
+    if not any(c in (1, 3) for c in channels) or not scores.dtype.startswith("float"):
+        return None
+    if len(scores.shape) < 2 or any(d != 1 for d in scores.shape[2:]):
+        return None
+    classes = scores.shape[1]
+    return classes if isinstance(classes, int) and classes >= 2 else None
