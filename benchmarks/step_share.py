@@ -7,6 +7,7 @@ of answers under way. They are streamed, greedy and not guessed; what the worker
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import subprocess
@@ -45,6 +46,7 @@ def main() -> None:
     device = Device("cpu", threads=arguments.threads)
     info = backend.load(arguments.model, device, GgufOptions(speculation="off")).generation
     assert info is not None
+    gc.freeze()  # as in a worker
     ours, theirs = channel.pair()
     subprocess.Popen([sys.executable, "-c", _DRAIN, str(theirs.fileno())], pass_fds=[theirs.fileno()])
     theirs.close()

@@ -119,7 +119,8 @@ class Context:
         self._vectors: Any = None
         self._image_positions = self._positions
         self._rows = 0
-        self._logits = np.zeros((0, model.vocab_size), np.float32)
+        self._logits: list[NDArray[np.float32]] = []
+        """Views of the rows, made once: a view made in each step takes longer than all else that is done with it."""
         self._address = 0
 
     # --- one call -----------------------------------------------------------------------------------------------------
@@ -136,20 +137,25 @@ class Context:
         The number of the first of those rows.
         """
         begin, end = self.size, self.size + len(tokens)
-        if end - begin == 1:  # by far the commonest case
-            self._tokens[begin] = tokens[0]
-            self._positions[begin] = position
-            self._sequences[begin] = sequence
-            self._outputs[begin] = outputs
-        else:
-            self._tokens[begin:end] = tokens
-            self._positions[begin:end] = np.arange(position, position + len(tokens), dtype=np.int32)
-            self._sequences[begin:end] = sequence
-            self._outputs[begin:end] = 0
-            self._outputs[end - outputs : end] = 1
+        self._tokens[begin:end] = tokens
+        self._positions[begin:end] = np.arange(position, position + len(tokens), dtype=np.int32)
+        self._sequences[begin:end] = sequence
+        self._outputs[begin:end] = 0
+        self._outputs[end - outputs : end] = 1
         self.size = end
         row = self._rows
         self._rows += outputs
+        return row
+
+    def add_one(self, token: int, position: int, sequence: int) -> int:
+        """As `add`, for one token whose logits are wanted: by far the commonest case, and so a quicker way."""
+        at, row = self.size, self._rows
+        self._tokens[at] = token
+        self._positions[at] = position
+        self._sequences[at] = sequence
+        self._outputs[at] = 1
+        self.size = at + 1
+        self._rows = row + 1
         return row
 
     def add_image(self, image: Image, begin: int, count: int, sequence: int, outputs: int) -> int:
@@ -181,7 +187,7 @@ class Context:
             if pointer != self._address or self._rows > len(self._logits):
                 rows = max(self._rows, self.settings.sequences)  # the least that llama.cpp allocates
                 raw = (ctypes.c_float * (rows * self._model.vocab_size)).from_address(pointer)
-                self._logits = np.ndarray((rows, self._model.vocab_size), np.float32, memoryview(raw))
+                self._logits = list(np.ndarray((rows, self._model.vocab_size), np.float32, memoryview(raw)))
                 self._address = pointer
 
     def _decode_text(self) -> int:
@@ -202,8 +208,7 @@ class Context:
 
     def logits(self, row: int) -> NDArray[np.float32]:
         """The logits of a row of the last call. Valid, and free to be changed, until the next one."""
-        logits: NDArray[np.float32] = self._logits[row]
-        return logits
+        return self._logits[row]
 
     # --- what it remembers --------------------------------------------------------------------------------------------
 

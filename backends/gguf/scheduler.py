@@ -296,9 +296,10 @@ class Scheduler:
         if image is not None:
             row = context.add_image(image, begin - image.begin, count, sequence.slot, int(end == sequence.count))
             return Share(sequence, count, draft, row)
-        tokens = sequence.tokens[begin:end]
-        if len(draft):
-            tokens = np.concatenate((tokens, draft))
+        if count == 1 and draft is _NOTHING and end == sequence.count:
+            row = context.add_one(sequence.token(begin), sequence.position(begin), sequence.slot)
+            return Share(sequence, count, draft, row)
+        tokens = np.concatenate((sequence.tokens[begin:end], draft))
         outputs = 1 + len(draft) if end == sequence.count else 0
         row = context.add(tokens, sequence.position(begin), sequence.slot, outputs)
         return Share(sequence, count, draft, row)

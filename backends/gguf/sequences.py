@@ -82,6 +82,10 @@ class Sequence:
         """The prompt and what was generated."""
         return self._buffer[: self.count]
 
+    def token(self, index: int) -> int:
+        """The one at `index`."""
+        return self._buffer.item(index)
+
     @property
     def pending(self) -> int:
         """How many tokens are to be computed before the next one can be chosen."""
@@ -90,7 +94,7 @@ class Sequence:
     @property
     def image(self) -> Image | None:
         """The one that its next token to be computed is part of."""
-        return images.at(self.request.images, self.stored)
+        return images.at(self.request.images, self.stored) if self.request.images else None
 
     @property
     def run(self) -> int:
@@ -101,11 +105,11 @@ class Sequence:
     @property
     def decodes(self) -> bool:
         """Whether only the token that was chosen last, or the last one of its prompt, is to be computed."""
-        return self.pending == 1 and self.image is None
+        return self.count - self.stored == 1 and self.image is None
 
     def position(self, index: int) -> int:
         """Of the token at `index`, which is in no image."""
-        return images.position(self.request.images, index)
+        return images.position(self.request.images, index) if self.request.images else index
 
     def bounded(self, length: int) -> int:
         """`length`, or less where it would end within an image."""

@@ -100,7 +100,8 @@ class Gate:
             if turn in self._turns:
                 self._turns.remove(turn)
                 self._free += turn.permits
-                self._give()
+                if self._waiting:
+                    self._give()
 
     def _lend(self) -> float:
         """Gives the permits of overdue turns to those who wait. Seconds until the next turn becomes overdue."""

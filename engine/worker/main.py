@@ -93,6 +93,7 @@ def _load_and_serve(control: Channel, message: Load, gate: ModelGate, queue: Cha
     except BaseException as e:
         control.send(encode(_failure(message, e)))
         return
+    gc.freeze()  # what a load made stays; the collector need not walk it between two batches
     control.send(encode(model.reply))
     try:
         _serve_queue(queue, model)
@@ -149,7 +150,9 @@ def _failure(message: Load, error: BaseException) -> LoadFailed:
 
 def _free_memory() -> None:
     """Gives what an unloaded model held back to the system, which the C allocator would keep."""
+    gc.unfreeze()
     gc.collect()
+    gc.freeze()
     ctypes.CDLL(None).malloc_trim(0)
 
 
