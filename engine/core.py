@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import time
@@ -13,10 +14,20 @@ from typing import Literal, TypeVar
 from backends import discovery
 from backends.base import BackendError, ModelInfo
 from engine import digest, model_options
-from engine.errors import DeadlineExceeded, InvalidInput, ServerStopping, UniModelError, UntrustedModel, from_code
+from engine.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    InvalidOption,
+    InvalidRequest,
+    ServerStopping,
+    UniModelError,
+    UntrustedModel,
+    from_code,
+)
 from engine.hub import Hub
+from engine.pipelines import Pipelines, is_pipeline
 from engine.pool import Entry, Pool
-from engine.registry import Registry, check_name
+from engine.registry import Registry, check_name, split_version
 from engine.schema import RegisterRequest
 from engine.settings import Settings
 from engine.telemetry.metrics import Metrics
@@ -42,6 +53,7 @@ class Engine:
         self.metrics = metrics
         self.clock = clock
         self.pool = Pool(settings, metrics, clock)
+        self.pipelines = Pipelines(registry, settings.engine.max_queue_requests)
         self.hub = Hub(registry.home / "models")
         self.started = time.time()
         self.state: Literal["starting", "ready", "draining"] = "starting"
@@ -59,7 +71,11 @@ class Engine:
     async def stop(self, drain_seconds: float) -> None:
         """Takes no new requests, lets the accepted ones end, and stops the workers."""
         self.state = "draining"
-        await self.pool.stop(drain_seconds)
+        until = self.clock() + drain_seconds
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(drain_seconds):
+                await self.pipelines.ended()
+        await self.pool.stop(max(0.0, until - self.clock()))
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
@@ -161,14 +177,21 @@ class Engine:
         entry = self.pool.entries.get(self.registry.get(name, version).key)
         return entry if entry is not None and entry.state == "ready" and self.state == "ready" else None
 
-    async def ready(self, name: str, version: int | None, deadline: float) -> Entry:
-        """The entry that serves a name, loaded. Waits for a load until the deadline."""
+    async def ready(self, name: str, version: int | None, deadline: float, *, accepted: bool = False) -> Entry:
+        """The entry that serves a name, loaded. Waits for a load until the deadline.
+
+        `accepted`: for a request that was taken before the server began to stop, such as the next step of a pipeline.
+        """
         entry = self.ready_now(name, version)
         if entry is not None:
             return entry
-        if self.state == "draining":
+        if self.state == "draining" and not accepted:
             raise ServerStopping("The server is stopping and takes no new requests.")
         spec = self.registry.get(name, version)
+        if is_pipeline(spec):
+            raise InvalidRequest(
+                f"{name!r} is a pipeline, which is called by POST /v1/models/{spec.name}:predict alone.", field="model"
+            )
         self.pool.check_recent_failure(spec)
         try:
             async with asyncio.timeout(max(0.0, deadline - self.clock())):
@@ -206,25 +229,42 @@ class Engine:
             created=time.time(),
             info=ModelInfo(task=""),
         )
-        entry, loaded = await self.pool.load_new(draft, options)
-        try:
-            spec = self.registry.add(
-                name=draft.name,
-                path=draft.path,
-                sha256=sha256,
-                size_bytes=size,
-                backend=draft.backend,
-                task=loaded.task,
-                config=draft.config,
-                trusted=draft.trusted,
-                info=loaded.info,
-            )
-        except BaseException:
-            await self.pool.discard(entry)
-            raise
-        self.pool.adopt(entry, spec)
+        if is_pipeline(draft):
+            if draft.config:
+                raise InvalidOption("A pipeline has no options; set them at the models that it calls.", field="config")
+            info = await self.pipelines.check(draft.name, source)
+            spec = self._add(draft, info.task, info)
+        else:
+            entry, loaded = await self.pool.load_new(draft, options)
+            try:
+                spec = self._add(draft, loaded.task, loaded.info)
+            except BaseException:
+                await self.pool.discard(entry)
+                raise
+            self.pool.adopt(entry, spec)
         self.pool.background(self._retire(spec))
         return spec
+
+    def _add(self, draft: ModelSpec, task: str, info: ModelInfo) -> ModelSpec:
+        return self.registry.add(
+            name=draft.name,
+            path=draft.path,
+            sha256=draft.sha256,
+            size_bytes=draft.size_bytes,
+            backend=draft.backend,
+            task=task,
+            config=draft.config,
+            trusted=draft.trusted,
+            info=info,
+        )
+
+    async def load(self, spec: ModelSpec) -> None:
+        """Loads a registered version; of a pipeline, what it calls."""
+        if not is_pipeline(spec):
+            await self.pool.load(spec)
+            return
+        for model in (await self.pipelines.graph(spec)).models:
+            await self.load(self.registry.get(*split_version(model)))
 
     async def _retire(self, newest: ModelSpec) -> None:
         """Unloads the versions that a new one replaced, when they are idle. Asked for by number, they load again."""
@@ -238,6 +278,7 @@ class Engine:
         keys = [self.registry.get(name, v).key for v in ([version] if version else self.registry.versions(name))]
         removed = self.registry.remove(name, version)
         for key in keys:
+            self.pipelines.forget(key)
             entry = self.pool.entries.get(key)
             if entry is not None:
                 await self.pool.unload(entry.spec)
@@ -246,7 +287,8 @@ class Engine:
 
     async def _preload(self) -> None:
         """Loads the registered models, the newest first, as many as may be loaded at once."""
-        specs = sorted(self.registry.list(), key=lambda s: s.created, reverse=True)
+        models = [spec for spec in self.registry.list() if not is_pipeline(spec)]
+        specs = sorted(models, key=lambda s: s.created, reverse=True)
         for spec in specs[: self.settings.engine.max_models]:
             try:
                 await self.pool.load(spec)

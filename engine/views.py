@@ -15,6 +15,7 @@ from backends import discovery
 from backends.base import GenerationInfo, TensorSpec
 from engine import model_options, schema
 from engine.core import Engine
+from engine.pipelines import is_pipeline
 from engine.pool import Entry
 from engine.settings import TABLE, Provenance
 from engine.types import ModelSpec
@@ -36,7 +37,7 @@ def model_view(engine: Engine, spec: ModelSpec, *, with_example: bool = True) ->
         aliases=aliases,
         backend=spec.backend,
         task=spec.task,
-        state="unloaded" if entry is None else entry.state,
+        state=_state(spec, entry),
         error=entry.error.message if entry is not None and entry.error is not None else None,
         path=spec.path,
         sha256=spec.sha256,
@@ -54,6 +55,12 @@ def model_view(engine: Engine, spec: ModelSpec, *, with_example: bool = True) ->
         notes=list(spec.info.notes),
         example=msgspec.json.decode(example) if example else None,
     )
+
+
+def _state(spec: ModelSpec, entry: Entry | None) -> schema.ModelState:
+    if entry is None:
+        return "ready" if is_pipeline(spec) else "unloaded"
+    return entry.state
 
 
 def tensor_view(spec: TensorSpec) -> schema.TensorView:
@@ -106,7 +113,7 @@ def status_view(engine: Engine, spec: ModelSpec) -> schema.StatusView:
         return schema.StatusView(
             name=spec.name,
             version=spec.version,
-            state="unloaded",
+            state=_state(spec, None),
             instances=[],
             batching=batching_view(engine, spec, None),
             queue_requests=0,

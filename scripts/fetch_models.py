@@ -104,6 +104,20 @@ def make_vocabularies(archives: dict[str, tarfile.TarFile], folder: Path) -> Non
             shutil.copyfileobj(source, target)
 
 
+def make_ocr(wheels: dict[str, zipfile.ZipFile], folder: Path) -> None:
+    """``detect.onnx``, ``turned.onnx``, ``recognise.onnx``, and the characters of the last, which it has with it."""
+    import onnx
+
+    names = {"detect": "ch_PP-OCRv4_det_infer", "turned": "ch_ppocr_mobile_v2.0_cls_infer"}
+    names["recognise"] = "ch_PP-OCRv4_rec_infer"
+    sources = {
+        f"{name}.onnx": f"rapidocr-onnxruntime:rapidocr_onnxruntime/models/{n}.onnx" for name, n in names.items()
+    }
+    copy(sources, wheels, folder)
+    metadata = {entry.key: entry.value for entry in onnx.load(folder / "recognise.onnx").metadata_props}
+    (folder / "characters.txt").write_text("\n".join(metadata["character"].splitlines()), "utf-8")
+
+
 MODELS: dict[str, Model] = {
     "efficientnet": Model(  # EfficientNet-Lite0 (Apache-2.0), names of the classes (MIT)
         wheels=(
@@ -147,6 +161,17 @@ MODELS: dict[str, Model] = {
                 "config.json": "magika:magika/models/standard_v3_3/config.min.json",
             },
         ),
+    ),
+    "ocr": Model(  # PP-OCRv4: lines of text in an image, and what is written there (Apache-2.0)
+        wheels=(
+            Wheel(
+                "rapidocr-onnxruntime",
+                "1.4.4",
+                "971d7d5f223a7a808662229df1ef69893809d8457d834e6373d3854bc1782cbf",
+                14.9,
+            ),
+        ),
+        make=make_ocr,
     ),
     "profanity": Model(  # a scikit-learn text classifier and its vectorizer (MIT)
         wheels=(

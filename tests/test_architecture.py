@@ -19,7 +19,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "unimodel": ("unimodel", *CONTRACTS),
     "unimodel.plugins": (),
     "unimodel_cli": ("unimodel_cli", *CONTRACTS),
-    "engine": ("engine", "backends.base", "backends.discovery", "backends.generation"),
+    "engine": ("engine", "backends.base", "backends.discovery", "backends.generation", "backends.pipeline"),
     "engine.errors": (),
     "engine.schema": (),
     "engine.settings": ("engine.errors",),

@@ -84,7 +84,7 @@ class Admin:
     async def load_model(self, request: Request) -> Reply:
         """``POST /v1/models/{name}:load``"""
         spec = self._spec(request)
-        await self.engine.pool.load(spec)
+        await self.engine.load(spec)
         return _json(views.status_view(self.engine, spec))
 
     async def unload_model(self, request: Request) -> Reply:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 
-from engine.api import native_generation, predict_body
+from engine.api import native_generation, pipeline, predict_body
 from engine.api.dialect import Call
 from engine.api.http import (
     Body,
@@ -37,14 +37,17 @@ from engine.api.http import (
     send_body,
     send_error,
 )
-from engine.api.streaming import EVENT_STREAM, send_events
+from engine.api.streaming import EVENT_STREAM, send_events, while_connected
 from engine.core import Engine
 from engine.errors import InvalidRequest, NotFound
+from engine.pipelines import is_pipeline
 from engine.pool import Entry
-from engine.types import Answer, Request
+from engine.types import Answer, ModelSpec, Request
 
 MODELS = "/v1/models/"
 PREDICT = ":predict"
+
+_JSON_TYPE: RawHeaders = [(b"content-type", b"application/json")]
 
 Respond = Callable[[int, RawHeaders, Body], None]
 """Writes a whole response: status, headers but for ``content-length``, body."""
@@ -122,19 +125,11 @@ class PredictEndpoint:
         try:
             reservation.cover(announced_length(headers, self.max_body))
             body = await read_body(receive, self.max_body, reservation.cover)
-            entry = await self.engine.ready(name, version, self._deadline(headers, begin, None))
-            if entry.spec.info.generation is not None:
-                call = Call(self.engine, headers, body, rid, begin)
-                await native_generation.answer(call, entry, receive, send)
+            spec = self.engine.registry.get(name, version)
+            if is_pipeline(spec):
+                await self._pipeline(spec, Call(self.engine, headers, body, rid, begin), receive, send)
             else:
-                request, stream = self._request(entry, body, headers, rid, begin, disconnect_probe(receive))
-                if stream:
-                    await self._stream(name, version, bytes(body), request, receive, send)
-                else:
-                    answer = await entry.dispatcher.predict(request)
-                    content, data = predict_body.answer_body(answer, request, entry.dispatcher, headers)
-                    content.append((b"x-request-id", rid.encode()))
-                    await send_body(send, 200, content, data)
+                await self._model(name, version, Call(self.engine, headers, body, rid, begin), receive, send)
         except asyncio.CancelledError:
             raise
         except Exception as e:
@@ -144,6 +139,27 @@ class PredictEndpoint:
         finally:
             reservation.release()
         self._log(name, rid, status, begin)
+
+    async def _pipeline(self, spec: ModelSpec, call: Call, receive: Receive, send: Send) -> None:
+        call.is_gone = disconnect_probe(receive)
+        data = await while_connected(pipeline.answer(call, spec), receive)
+        if data is not None:
+            await send_body(send, 200, [*_JSON_TYPE, (b"x-request-id", call.request_id.encode())], data)
+
+    async def _model(self, name: str, version: int | None, call: Call, receive: Receive, send: Send) -> None:
+        headers, rid = call.headers, call.request_id
+        entry = await self.engine.ready(name, version, self._deadline(headers, call.begin, None))
+        if entry.spec.info.generation is not None:
+            await native_generation.answer(call, entry, receive, send)
+            return
+        request, stream = self._request(entry, call.body, headers, rid, call.begin, disconnect_probe(receive))
+        if stream:
+            await self._stream(name, version, bytes(call.body), request, receive, send)
+            return
+        answer = await entry.dispatcher.predict(request)
+        content, data = predict_body.answer_body(answer, request, entry.dispatcher, headers)
+        content.append((b"x-request-id", rid.encode()))
+        await send_body(send, 200, content, data)
 
     def _deadline(self, headers: Headers, begin: float, entry: Entry | None) -> float:
         return begin + (headers.timeout or self.engine.patience(entry))

@@ -27,7 +27,7 @@ SMALL_JSON = 32 * 1024
 NPY = "application/x-npy"
 OCTETS = "application/octet-stream"
 JSON = "application/json"
-_JSON_TYPES = ("", JSON, "application/x-www-form-urlencoded")  # the last is what `curl -d` sends by itself
+JSON_TYPES = ("", JSON, "application/x-www-form-urlencoded")  # the last is what `curl -d` sends by itself
 
 _DIMENSION = re.compile(r"[0-9]{1,18}")
 
@@ -84,7 +84,7 @@ def parse(
     Raises `InvalidInput`, `InvalidJSON` or `UnsupportedMediaType`.
     """
     kind = JSON if headers.get(b"content-type") == b"application/json" else media_type(headers.text(b"content-type"))
-    if kind in _JSON_TYPES or kind.endswith("+json"):
+    if kind in JSON_TYPES or kind.endswith("+json"):
         if loaded.accepts_values:
             stream = decode_json(_decode_flag, body).stream
             return JsonInput(body), b"", stream
@@ -120,10 +120,10 @@ def _parse_envelope(envelope: PredictBody, loaded: Loaded, max_rows: int) -> tup
         except BackendError as e:
             raise translated(e) from None
         return TensorInput(tensors, rows_of(tensors, loaded.info), form, single), parameters, envelope.stream
-    return JsonInput(data, form, _estimated_rows(data, max_rows)), parameters, envelope.stream
+    return JsonInput(data, form, estimated_rows(data, max_rows)), parameters, envelope.stream
 
 
-def _estimated_rows(data: bytes, max_rows: int) -> int:
+def estimated_rows(data: bytes, max_rows: int) -> int:
     """About how many rows are in JSON that only the worker decodes. Images and texts are strings, one for each row."""
     begin = data[:64].lstrip(b" \t\r\n[")[:1]
     if begin == b'"':
