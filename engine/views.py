@@ -27,7 +27,9 @@ def model_view(engine: Engine, spec: ModelSpec, *, with_example: bool = True) ->
     entry = engine.pool.entries.get(spec.key)
     aliases = [a.alias for a in engine.registry.aliases() if a.model == spec.name and a.version in (None, spec.version)]
     loaded = entry.dispatcher.loaded if entry is not None and with_example else None
-    example = loaded.example if loaded is not None else b""
+    example: bytes | str = loaded.example if loaded is not None else b""
+    if is_pipeline(spec):
+        example = spec.info.metadata.get("example", "")
     return schema.ModelView(
         id=spec.name if engine.registry.get(spec.name) is spec else f"{spec.name}@{spec.version}",
         created=int(spec.created),

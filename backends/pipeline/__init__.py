@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import msgspec
+
 from backends.base import NO_MATCH, Backend, Device, Match, ModelInfo
 
 if TYPE_CHECKING:
@@ -48,5 +50,6 @@ def info_of(graph: Graph) -> ModelInfo:
         batchable=False,
         unbatched_reason="Each of its models makes batches of its own.",
         runtime="the server",
+        metadata={} if graph.example is None else {"example": msgspec.json.encode({"input": graph.example}).decode()},
         notes=(f"It calls {', '.join(graph.models)}.",),
     )

@@ -44,7 +44,10 @@ def pipeline(server: Server, files: Path, name: str, text: str, status: int = 20
 
 
 def test_it_is_found_listed_and_shown(serving: Server, files: Path) -> None:
-    view = pipeline(serving, files, "shown", "steps: {a: {model: iris}, b: {model: echo, input: a}}")
+    text = "steps: {a: {model: iris}, b: {model: echo, input: a}}\nexample: [5.1, 3.5, 1.4, 0.2]"
+    view = pipeline(serving, files, "shown", text)
+    assert view["example"] == {"input": [5.1, 3.5, 1.4, 0.2]}
+    assert serving.predict("shown", view["example"])["output"]["output"] is None
     assert (view["backend"], view["task"], view["state"]) == ("pipeline", "pipeline", "ready")
     assert view["notes"] == ["It calls iris, echo."]
     assert serving.get("/v1/models/shown/status")["state"] == "ready"
