@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import errno
 import importlib.metadata
-import importlib.util
 import os
 import stat
 from pathlib import Path
@@ -96,19 +95,6 @@ def choose_from(backends: dict[str, type[Backend]], path: Path, wanted: str | No
         flags = " or ".join(f"--backend {name}" for name in rivals)
         raise AmbiguousBackend(f"{path.name} could be a model of several backends; choose {flags}.", field="backend")
     return backends[rivals[0]], best
-
-
-def runtime_version(backend: type[Backend]) -> str | None:
-    """The version of the backend's runtime, without importing it; `None` when it is not installed or needs none."""
-    if backend.package is None or importlib.util.find_spec(backend.package) is None:
-        return None
-    providers = importlib.metadata.packages_distributions().get(backend.package, [backend.package])
-    for distribution in providers:
-        try:
-            return importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return None
 
 
 def _sniff(backend: type[Backend], path: Path) -> Match:

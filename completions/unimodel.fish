@@ -395,7 +395,7 @@ complete -c unimodel -n '__unimodel_at "/config/init"' -l home -x -a '(__fish_co
 complete -c unimodel -n '__unimodel_at "/config/init" = 0' -F
 
 # unimodel backend
-complete -c unimodel -n '__unimodel_at "/backend"' -a list -d 'List the backends, and how to install what is missing'
+complete -c unimodel -n '__unimodel_at "/backend"' -a list -d 'List the backends: formats, runtime, devices, and how to install what is missing'
 complete -c unimodel -n '__unimodel_at "/backend"' -s h -l help -d 'Show the help.'
 
 # unimodel backend list

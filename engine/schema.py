@@ -244,10 +244,22 @@ class BackendView(msgspec.Struct, kw_only=True):
 
     name: str
     summary: str
+    """The formats that it serves."""
     available: bool
+    runtime: str | None = None
+    """The module of its runtime; none for a backend that needs none."""
     version: str | None = None
+    """Of the runtime."""
+    devices: list[str] = []
+    """Kinds of device that it can run on."""
+    extra: str | None = None
+    """The extra of ``unimodel`` that installs its runtime."""
+    package: str = ""
+    """The installed package that it comes from, and its version."""
     install: str | None = None
     """The command that installs the missing runtime."""
+    problem: str | None = None
+    """Why it cannot be used, if it is not for want of its runtime."""
 
 
 class BackendList(msgspec.Struct, kw_only=True):

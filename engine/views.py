@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 import psutil
 
-from backends import discovery
 from backends.base import GenerationInfo, TensorSpec
 from engine import model_options, schema
 from engine.core import Engine
@@ -207,24 +206,6 @@ def config_view(values: Mapping[str, Provenance]) -> schema.ConfigView:
             for key, p in values.items()
         ]
     )
-
-
-def backend_list() -> schema.BackendList:
-    """Every backend that is installed, and how to get the runtimes that are not."""
-    views = []
-    for name, cls in discovery.available().items():
-        version = discovery.runtime_version(cls)
-        there = cls.package is None or version is not None
-        views.append(
-            schema.BackendView(
-                name=name,
-                summary=cls.summary,
-                available=there,
-                version=version,
-                install=None if there else f"pip install 'unimodel[{cls.extra}]'",
-            )
-        )
-    return schema.BackendList(backends=views)
 
 
 def refresh_gauges(engine: Engine) -> None:

@@ -86,9 +86,8 @@ class Session:
         """
         from unimodel_cli.client import normalize_url
 
-        given = self.common.host or os.environ.get("UNIMODEL_HOST")
-        if given:
-            return normalize_url(given)
+        if self.names_server:
+            return normalize_url(self.common.host or os.environ["UNIMODEL_HOST"])
         record = self.home.record()
         if record is None:
             return DEFAULT_URL
@@ -98,6 +97,11 @@ class Session:
                 "Look at 'unimodel logs', and start it again with: unimodel start"
             )
         return record.url
+
+    @property
+    def names_server(self) -> bool:
+        """Whether the user says which server is meant."""
+        return bool(self.common.host or os.environ.get("UNIMODEL_HOST"))
 
     @property
     def api_key(self) -> str | None:

@@ -4,13 +4,14 @@ translates between HTTP and the engine.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
 from starlette.requests import Request
 
-from engine import openapi, schema, views
+from engine import installed, openapi, schema, views
 from engine.api.http import Headers, announced_length, encode_json, parse_version, read_body
 from engine.api.predict_body import JSON, decode_json, media_type
 from engine.api.routes import OPERATIONS
@@ -123,7 +124,7 @@ class Admin:
 
     async def list_backends(self, _: Request) -> Reply:
         """``GET /v1/backends``"""
-        return _json(views.backend_list())
+        return _json(await asyncio.to_thread(installed.backends))
 
     async def get_health(self, _: Request) -> Reply:
         """``GET /healthz``: the loop turns."""

@@ -6,7 +6,6 @@ import os
 import pickle
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -14,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from backends.base import NO_MATCH, Backend, Device, InvalidOption, Match, ModelFileError, ModelInfo, NoOptions
-from backends.discovery import AmbiguousBackend, available, choose, choose_from, discover, runtime_version
+from backends.base import Backend, Device, InvalidOption, Match, ModelFileError, ModelInfo, NoOptions
+from backends.discovery import AmbiguousBackend, available, choose, choose_from, discover
 from backends.onnx import OnnxBackend
 from backends.python import PythonBackend
 from backends.sklearn import SklearnBackend
@@ -260,29 +259,3 @@ def test_a_file_without_permission(tmp_path: Path) -> None:
     (tmp_path / "x.joblib").write_bytes(b"x")
     (tmp_path / "x.joblib").chmod(0)
     assert refused(tmp_path / "x.joblib").message.endswith("permission denied.")
-
-
-# --- versions -------------------------------------------------------------------------------------------------------
-
-
-def test_versions_without_importing() -> None:
-    code = (
-        "import sys; from backends.discovery import available, runtime_version\n"
-        "found = available()\n"
-        "print({name: runtime_version(found[name]) for name in ('onnx', 'python', 'sklearn')})\n"
-        "print(sorted({'onnxruntime', 'sklearn', 'joblib', 'pandas', 'scipy', 'onnx'} & set(sys.modules)))"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    versions, imported = out.splitlines()
-    import onnxruntime
-    import sklearn
-
-    assert versions == str({"onnx": onnxruntime.__version__, "python": None, "sklearn": sklearn.__version__})
-    assert imported == "[]"
-
-
-def test_the_version_of_a_runtime_that_is_not_installed() -> None:
-    backend = sure("absent", 0.0)
-    backend.package = "no_such_runtime"
-    assert runtime_version(backend) is None
-    assert backend.sniff(Path("x")) == NO_MATCH

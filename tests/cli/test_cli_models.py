@@ -201,6 +201,27 @@ def test_backends(served):
     assert "onnx" in served.ok("backend", "list")
 
 
+def test_backends_without_a_server(cli, tmp_path):
+    metadata = tmp_path / "hungry-1.5.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: hungry\nVersion: 1.5\n")
+    (metadata / "entry_points.txt").write_text("[unimodel.backends]\nhungry = hungry:Hungry\ngone = nowhere:Gone\n")
+    (tmp_path / "hungry.py").write_text(
+        "from backends.onnx import OnnxBackend\n"
+        "class Hungry(OnnxBackend):\n"
+        "    name, package, extra = 'hungry', 'no_such_runtime', 'torch'\n"
+    )
+    done = cli("backend", "list", env={"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 0
+    assert "No server runs" in done.stderr
+    rows = {words[0]: words[1:] for line in done.stdout.splitlines() if (words := line.split())}
+    assert rows["python"][:4] == ["built", "in", "-", "cpu,"]
+    assert "gone: nowhere:Gone of hungry cannot be imported: ModuleNotFoundError" in done.stdout
+    assert "hungry needs no_such_runtime. Install it with: pip install 'unimodel[torch]'" in done.stdout
+    answer = cli.json("backend", "list")
+    assert {"onnx", "python", "sklearn"} <= {b["name"] for b in answer["backends"]}
+
+
 def test_a_chat_template_comes_from_its_file(tmp_path: Path) -> None:
     template = tmp_path / "template.jinja"
     template.write_text("{{ messages[0]['content'] }}")

@@ -4,27 +4,44 @@ from __future__ import annotations
 
 import typer
 
-from engine.schema import BackendList
+from engine.schema import BackendView
 from unimodel_cli.command import Session, command, group
 
 
 def add(app: typer.Typer) -> None:
     """Puts the commands on the command line."""
     backends = group(app, "backend", "The runtimes that models are loaded with.")
-    command(backends, "list", examples=["unimodel backend list"])(list_backends)
+    command(
+        backends,
+        "list",
+        examples=["unimodel backend list", "unimodel backend list --json | jq -r '.backends[].install // empty'"],
+    )(list_backends)
 
 
 def list_backends(session: Session) -> None:
-    """List the backends, and how to install what is missing."""
-    answer = session.client.call(BackendList, "GET", "/v1/backends")
+    """List the backends: formats, runtime, devices, and how to install what is missing.
+
+    They are those of the server. Without one, they are those that it would have if it were started here.
+    """
+    from unimodel_cli import kit
+
+    answer = kit.backends(session)
     if session.json:
         session.out.json(answer)
         return
     session.out.table(
-        ["BACKEND", "RUNTIME", "SERVES"],
-        [
-            [b.name, (b.version or "ready") if b.available else f"missing: {b.install or 'see its docs'}", b.summary]
-            for b in answer.backends
-        ],
-        empty="This server has no backend. Reinstall it with: pip install --force-reinstall unimodel",
+        ["BACKEND", "RUNTIME", "VERSION", "DEVICES", "SERVES"],
+        [[b.name, _state(b), b.version, ", ".join(b.devices), b.summary] for b in answer.backends],
+        empty="There is no backend. Reinstall it with: pip install --force-reinstall unimodel",
     )
+    for b in answer.backends:
+        if b.install:
+            session.out.line(f"{b.name} needs {b.runtime}. Install it with: {b.install}")
+        elif b.problem or not b.available:
+            session.out.line(f"{b.name}: {b.problem or f'install {b.runtime}, as {b.package} documents.'}")
+
+
+def _state(b: BackendView) -> str | None:
+    if b.available:
+        return b.runtime or "built in"
+    return "broken" if b.problem else f"missing: {b.runtime}"
