@@ -7,17 +7,17 @@ _unimodel() {
         word="${COMP_WORDS[i]}"
         if [[ -n "$skip" ]]; then skip=""; continue; fi
         case "$word" in
-            --access-log|--api-key|--as|--backend|--chat-template|--concurrency|--config|--cpu-threads|--cpu-workers|--deadline-ms|--default-batch-size|--device-ids|--dir|--drain-seconds|--duration|--dynamic-padding|--enable-pooling|--grpc-port|--hang-timeout-s|--home|--host|--image|--input|--jobs|--json-schema|--lines|--load-timeout-s|--log-format|--log-level|--max-batch-mb|--max-batch-wait-ms|--max-body-mb|--max-buffered-mb|--max-connections|--max-models|--max-queue-mb|--max-queue-requests|--max-tokens|--max-upload-mb|--memory-fraction|--name|--npy|--output|--params|--plot|--port|--preload|--priority|--prometheus-port|--prompt|--seed|--set|--stop|--stop-timeout|--system|--task|--temperature|--tensor|--timeout|--top-p|-c|-j|-n|-o) skip=1 ;;
+            --access-log|--api-key|--as|--backend|--body|--chat-template|--concurrency|--config|--cpu-threads|--cpu-workers|--deadline-ms|--default-batch-size|--device-ids|--dir|--drain-seconds|--duration|--dynamic-padding|--enable-pooling|--grpc-port|--hang-timeout-s|--home|--host|--image|--input|--jobs|--json-schema|--lines|--load-timeout-s|--log-format|--log-level|--max-batch-mb|--max-batch-wait-ms|--max-body-mb|--max-buffered-mb|--max-connections|--max-models|--max-queue-mb|--max-queue-requests|--max-tokens|--max-upload-mb|--memory-fraction|--name|--npy|--output|--params|--plot|--port|--preload|--priority|--prometheus-port|--prompt|--seed|--set|--stop|--stop-timeout|--system|--task|--temperature|--tensor|--timeout|--top-p|-c|-j|-n|-o) skip=1 ;;
             -*) ;;
             *)
                 case "$at/$word" in
-                    /serve|/start|/stop|/restart|/status|/logs|/register|/list|/show|/load|/unload|/unregister|/ps|/pull|/predict|/chat|/embed|/bench|/doctor|/alias|/alias/set|/alias/list|/alias/remove|/config|/config/show|/config/path|/config/init|/backend|/backend/list|/plugin|/plugin/new|/completion|/completion/install|/completion/show) at="$at/$word" ;;
+                    /serve|/start|/stop|/restart|/status|/logs|/register|/list|/show|/load|/unload|/unregister|/ps|/pull|/predict|/chat|/embed|/bench|/doctor|/alias|/alias/set|/alias/list|/alias/remove|/config|/config/show|/config/path|/config/init|/backend|/backend/list|/plugin|/plugin/new|/plugin/test|/plugin/list|/completion|/completion/install|/completion/show) at="$at/$word" ;;
                     *) position=$((position + 1)) ;;
                 esac ;;
         esac
     done
     case "$at $prev" in
-        *" --host"|*" --api-key"|*" --port"|*" --max-models"|*" --default-batch-size"|*" --max-batch-wait-ms"|*" --cpu-threads"|*" --device-ids"|*" --grpc-port"|*" --max-body-mb"|*" --max-buffered-mb"|*" --max-upload-mb"|*" --deadline-ms"|*" --max-connections"|*" --drain-seconds"|*" --max-batch-mb"|*" --max-queue-requests"|*" --max-queue-mb"|*" --cpu-workers"|*" --load-timeout-s"|*" --hang-timeout-s"|*" --memory-fraction"|*" --prometheus-port"|*" --timeout"|*" --stop-timeout"|*" --lines"|*" -n"|*" --backend"|*" --task"|*" --set"|*" --name"|"/predict --input"|*" --params"|*" --priority"|*" --tensor"|*" --jobs"|*" -j"|*" --max-tokens"|*" --temperature"|*" --top-p"|*" --seed"|*" --stop"|*" --system"|*" --concurrency"|*" -c"|*" --duration"|*" --prompt") :; return ;;
+        *" --host"|*" --api-key"|*" --port"|*" --max-models"|*" --default-batch-size"|*" --max-batch-wait-ms"|*" --cpu-threads"|*" --device-ids"|*" --grpc-port"|*" --max-body-mb"|*" --max-buffered-mb"|*" --max-upload-mb"|*" --deadline-ms"|*" --max-connections"|*" --drain-seconds"|*" --max-batch-mb"|*" --max-queue-requests"|*" --max-queue-mb"|*" --cpu-workers"|*" --load-timeout-s"|*" --hang-timeout-s"|*" --memory-fraction"|*" --prometheus-port"|*" --timeout"|*" --stop-timeout"|*" --lines"|*" -n"|*" --backend"|*" --task"|*" --set"|*" --name"|"/predict --input"|*" --params"|*" --priority"|*" --tensor"|*" --jobs"|*" -j"|*" --max-tokens"|*" --temperature"|*" --top-p"|*" --seed"|*" --stop"|*" --system"|*" --concurrency"|*" -c"|*" --duration"|*" --prompt"|*" --body") :; return ;;
         *" --home"|*" --dir") compopt -o filenames; COMPREPLY=($(compgen -d -- "$cur")); return ;;
         *" --config"|*" --chat-template"|"/bench --input"|*" --output"|*" -o"|*" --json-schema"|*" --image"|*" --npy"|*" --plot") compopt -o filenames; COMPREPLY=($(compgen -f -- "$cur")); return ;;
         *" --log-level") COMPREPLY=($(compgen -W "debug info warning error" -- "$cur")); return ;;
@@ -59,6 +59,8 @@ _unimodel() {
             /backend/list) COMPREPLY=($(compgen -W "-h --help --json --host --api-key --home" -- "$cur")) ;;
             /plugin) COMPREPLY=($(compgen -W "-h --help" -- "$cur")) ;;
             /plugin/new) COMPREPLY=($(compgen -W "-h --help --dir --json --home" -- "$cur")) ;;
+            /plugin/test) COMPREPLY=($(compgen -W "-h --help --set --body --backend --timeout --trust --json --home" -- "$cur")) ;;
+            /plugin/list) COMPREPLY=($(compgen -W "-h --help --timeout --json --home" -- "$cur")) ;;
             /completion) COMPREPLY=($(compgen -W "-h --help" -- "$cur")) ;;
             /completion/install) COMPREPLY=($(compgen -W "-h --help --json --home" -- "$cur")) ;;
             /completion/show) COMPREPLY=($(compgen -W "-h --help --json --home" -- "$cur")) ;;
@@ -83,8 +85,9 @@ _unimodel() {
         /config) COMPREPLY=($(compgen -W "show path init" -- "$cur")) ;;
         /config/init) if ((position == 0)); then compopt -o filenames; COMPREPLY=($(compgen -f -- "$cur")); fi ;;
         /backend) COMPREPLY=($(compgen -W "list" -- "$cur")) ;;
-        /plugin) COMPREPLY=($(compgen -W "new" -- "$cur")) ;;
+        /plugin) COMPREPLY=($(compgen -W "new test list" -- "$cur")) ;;
         /plugin/new) : ;;
+        /plugin/test) if ((position == 0)); then compopt -o filenames; COMPREPLY=($(compgen -f -- "$cur")); fi ;;
         /completion) COMPREPLY=($(compgen -W "install show" -- "$cur")) ;;
         /completion/install) if ((position == 0)); then COMPREPLY=($(compgen -W "bash zsh fish" -- "$cur")); fi ;;
         /completion/show) if ((position == 0)); then COMPREPLY=($(compgen -W "bash zsh fish" -- "$cur")); fi ;;

@@ -10,11 +10,11 @@ function __unimodel_at
             continue
         end
         switch $word
-            case --access-log --api-key --as --backend --chat-template --concurrency --config --cpu-threads --cpu-workers --deadline-ms --default-batch-size --device-ids --dir --drain-seconds --duration --dynamic-padding --enable-pooling --grpc-port --hang-timeout-s --home --host --image --input --jobs --json-schema --lines --load-timeout-s --log-format --log-level --max-batch-mb --max-batch-wait-ms --max-body-mb --max-buffered-mb --max-connections --max-models --max-queue-mb --max-queue-requests --max-tokens --max-upload-mb --memory-fraction --name --npy --output --params --plot --port --preload --priority --prometheus-port --prompt --seed --set --stop --stop-timeout --system --task --temperature --tensor --timeout --top-p -c -j -n -o
+            case --access-log --api-key --as --backend --body --chat-template --concurrency --config --cpu-threads --cpu-workers --deadline-ms --default-batch-size --device-ids --dir --drain-seconds --duration --dynamic-padding --enable-pooling --grpc-port --hang-timeout-s --home --host --image --input --jobs --json-schema --lines --load-timeout-s --log-format --log-level --max-batch-mb --max-batch-wait-ms --max-body-mb --max-buffered-mb --max-connections --max-models --max-queue-mb --max-queue-requests --max-tokens --max-upload-mb --memory-fraction --name --npy --output --params --plot --port --preload --priority --prometheus-port --prompt --seed --set --stop --stop-timeout --system --task --temperature --tensor --timeout --top-p -c -j -n -o
                 set skip 1
             case '-*'
             case '*'
-                if contains -- "$at/$word" /serve /start /stop /restart /status /logs /register /list /show /load /unload /unregister /ps /pull /predict /chat /embed /bench /doctor /alias /alias/set /alias/list /alias/remove /config /config/show /config/path /config/init /backend /backend/list /plugin /plugin/new /completion /completion/install /completion/show
+                if contains -- "$at/$word" /serve /start /stop /restart /status /logs /register /list /show /load /unload /unregister /ps /pull /predict /chat /embed /bench /doctor /alias /alias/set /alias/list /alias/remove /config /config/show /config/path /config/init /backend /backend/list /plugin /plugin/new /plugin/test /plugin/list /completion /completion/install /completion/show
                     set at "$at/$word"
                 else
                     set position (math $position + 1)
@@ -395,7 +395,7 @@ complete -c unimodel -n '__unimodel_at "/config/init"' -l home -x -a '(__fish_co
 complete -c unimodel -n '__unimodel_at "/config/init" = 0' -F
 
 # unimodel backend
-complete -c unimodel -n '__unimodel_at "/backend"' -a list -d 'List the backends: formats, runtime, devices, and how to install what is missing'
+complete -c unimodel -n '__unimodel_at "/backend"' -a list -d 'List the backends, and how to install what is missing'
 complete -c unimodel -n '__unimodel_at "/backend"' -s h -l help -d 'Show the help.'
 
 # unimodel backend list
@@ -407,6 +407,8 @@ complete -c unimodel -n '__unimodel_at "/backend/list"' -l home -x -a '(__fish_c
 
 # unimodel plugin
 complete -c unimodel -n '__unimodel_at "/plugin"' -a new -d 'Write a new plugin, with its own test'
+complete -c unimodel -n '__unimodel_at "/plugin"' -a test -d 'Check that a plugin keeps to what the server expects'
+complete -c unimodel -n '__unimodel_at "/plugin"' -a list -d 'List the plugins and backends that installed packages offer'
 complete -c unimodel -n '__unimodel_at "/plugin"' -s h -l help -d 'Show the help.'
 
 # unimodel plugin new
@@ -414,6 +416,23 @@ complete -c unimodel -n '__unimodel_at "/plugin/new"' -s h -l help -d 'Show the 
 complete -c unimodel -n '__unimodel_at "/plugin/new"' -l dir -x -a '(__fish_complete_directories)' -d 'Where to write it; ./NAME by default'
 complete -c unimodel -n '__unimodel_at "/plugin/new"' -l json -d 'Print JSON, and errors as JSON on stderr'
 complete -c unimodel -n '__unimodel_at "/plugin/new"' -l home -x -a '(__fish_complete_directories)' -d 'Server\'s folder'
+
+# unimodel plugin test
+complete -c unimodel -n '__unimodel_at "/plugin/test"' -s h -l help -d 'Show the help.'
+complete -c unimodel -n '__unimodel_at "/plugin/test"' -l set -x -d 'An option of the plugin; repeatable'
+complete -c unimodel -n '__unimodel_at "/plugin/test"' -l body -x -d 'What to ask it, in place of the example that it declares'
+complete -c unimodel -n '__unimodel_at "/plugin/test"' -l backend -x -d 'Backend to test with this model; found by looking'
+complete -c unimodel -n '__unimodel_at "/plugin/test"' -l timeout -x -d 'How long one check may take'
+complete -c unimodel -n '__unimodel_at "/plugin/test"' -l trust -d 'Allow a model file that runs code when loaded; a plugin needs no leave'
+complete -c unimodel -n '__unimodel_at "/plugin/test"' -l json -d 'Print JSON, and errors as JSON on stderr'
+complete -c unimodel -n '__unimodel_at "/plugin/test"' -l home -x -a '(__fish_complete_directories)' -d 'Server\'s folder'
+complete -c unimodel -n '__unimodel_at "/plugin/test" = 0' -F
+
+# unimodel plugin list
+complete -c unimodel -n '__unimodel_at "/plugin/list"' -s h -l help -d 'Show the help.'
+complete -c unimodel -n '__unimodel_at "/plugin/list"' -l timeout -x -d 'How long one import may take'
+complete -c unimodel -n '__unimodel_at "/plugin/list"' -l json -d 'Print JSON, and errors as JSON on stderr'
+complete -c unimodel -n '__unimodel_at "/plugin/list"' -l home -x -a '(__fish_complete_directories)' -d 'Server\'s folder'
 
 # unimodel completion
 complete -c unimodel -n '__unimodel_at "/completion"' -a install -d 'Install the completions for this user'

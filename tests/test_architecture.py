@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "engine.settings": ("engine.errors",),
     "engine.codec": ("backends.base",),
     "engine.types": ("backends.base", "engine.codec"),
+    "engine.kit": ("engine", "backends.base", "backends.discovery", "backends.generation", "backends.python"),
     "engine.model_options": ("engine.errors", "engine.settings"),
     "backends": ("backends.base", "backends.generation", "backends.probing"),
     "backends.base": (),

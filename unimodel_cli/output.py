@@ -148,6 +148,16 @@ def print_error(error: UniModelError, *, json_mode: bool) -> None:
         sys.stderr.write(f"The server's log has the details under request id {error.details['request_id']}.\n")
 
 
+_COLORS = {"ok": "\x1b[32m", "warn": "\x1b[33m", "fail": "\x1b[31m"}
+
+
+def mark(state: str) -> str:
+    """``ok``, ``warn`` or ``fail``, at the beginning of a line."""
+    if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
+        return f"{_COLORS[state]}{state:<4}\x1b[0m"
+    return f"{state:<4}"
+
+
 def size(n: float | None) -> str:
     """Bytes for people: ``12.3 MiB``."""
     if not n:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import keyword
 import re
+import shlex
+import sys
 from pathlib import Path
 
 from engine.errors import Conflict, InsufficientStorage
@@ -75,6 +78,9 @@ description = "A model for UniModel."
 requires-python = ">=3.11"
 dependencies = ["unimodel"]
 
+[project.optional-dependencies]
+test = ["pytest"]
+
 [project.entry-points."unimodel.plugins"]
 {name} = "{module}:{cls}"
 
@@ -91,7 +97,8 @@ README = """# {name}
 A model for [UniModel](https://github.com/turtacn/unimodel), written in Python.
 
 ```
-python -m pytest                                          # its own test, without a server
+unimodel plugin test ./{module}.py:{cls}    # what the server expects of it
+python -m pytest                            # its own test, which needs pytest
 unimodel start
 unimodel register {name} ./{module}.py:{cls} --trust
 unimodel predict {name} 'one fish two fish'
@@ -102,6 +109,8 @@ Installed (`pip install .` in the server's environment), it is registered by its
 ```
 unimodel register {name} {name} --trust
 ```
+
+While you change it, `unimodel serve --dev` serves every version that you save.
 """
 
 FILES = {
@@ -112,37 +121,56 @@ FILES = {
 }
 
 
+SENTENCE = "one fish two fish"
+"""What the plugin is asked."""
+
+
 def create(name: str, folder: Path) -> list[Path]:
     """Writes a new plugin into `folder`, which must be new or empty, and returns its files.
 
     Raises `UsageError` for a name that cannot be one, `Conflict` and `InsufficientStorage`.
     """
     words = names(name)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise Conflict(f"{folder} exists already; choose another folder with --dir.")
-    written = []
+    written: list[Path] = []
     try:
+        if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
+            raise Conflict(f"{folder} exists already; choose another folder with --dir.")
         for path, text in FILES.items():
             file = folder / path.format(**words)
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text.format(**words))
-            written.append(file)
+            with file.open("x") as new:
+                written.append(file)
+                new.write(text.format(**words))
     except OSError as e:
+        for file in written:
+            file.unlink(missing_ok=True)
         raise InsufficientStorage(f"Cannot write into {folder}: {e.strerror}.") from None
     return written
 
 
+def next_steps(name: str, folder: Path) -> list[str]:
+    """The commands that try a new plugin, one after the other."""
+    words = names(name)
+    target = shlex.quote(f"{folder / words['module']}.py:{words['cls']}")
+    return [
+        f"unimodel plugin test {target}",
+        f"unimodel register {name} {target} --trust",
+        f"unimodel predict {name} '{SENTENCE}'",
+    ]
+
+
 def names(name: str) -> dict[str, str]:
-    """The names of the model, its module and its class, from that of the plugin."""
+    """The names of the model, its module and its class, from that of the plugin. Raises `UsageError`."""
     module = re.sub(r"[.-]+", "_", name).lower()
-    if (
-        not re.fullmatch(r"[A-Za-z][A-Za-z0-9._-]*[A-Za-z0-9]", name)
-        or keyword.iskeyword(module)
-        or module == "unimodel"
-    ):
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9._-]{0,62}[A-Za-z0-9]", name) or keyword.iskeyword(module):
         raise UsageError(
-            f"{name!r} cannot be a plugin's name: use letters, digits, '-' and '_', begin with a letter, "
+            f"{name!r} cannot be a plugin's name: use 2 to 64 letters, digits, '-' and '_', begin with a letter, "
             "and take no word of Python's own.",
+            field="name",
+        )
+    if module in sys.stdlib_module_names or module == "tests" or importlib.util.find_spec(module):
+        raise UsageError(
+            f"{name!r} cannot be a plugin's name: Python has a module {module!r} already, which it would hide.",
             field="name",
         )
     return {"name": name, "module": module, "cls": "".join(part.capitalize() for part in module.split("_"))}

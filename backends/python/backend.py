@@ -86,7 +86,7 @@ class PythonBackend(base.ValueBackend):
 
     def predict_values(self, inputs: Sequence[dict[str, Any]]) -> list[dict[str, Any] | Exception]:
         plugin = self._loaded
-        if _overrides(type(plugin), "predict_batch"):
+        if overrides(type(plugin), "predict_batch"):
             try:
                 # Copies, since a plugin may take keys out of its input before it raises.
                 results = plugin.predict_batch([dict(body) for body in inputs])
@@ -166,7 +166,7 @@ class PythonBackend(base.ValueBackend):
 
 
 def _info(plugin_class: type[BasePlugin], device: Device, options: Mapping[str, Any]) -> ModelInfo:
-    batchable = _overrides(plugin_class, "predict_batch")
+    batchable = overrides(plugin_class, "predict_batch")
     notes: tuple[str, ...] = ()
     if options and plugin_class.options is None:
         names = ", ".join(sorted(options))
@@ -178,7 +178,7 @@ def _info(plugin_class: type[BasePlugin], device: Device, options: Mapping[str, 
         task="custom",
         batchable=batchable,
         unbatched_reason=None if batchable else f"{plugin_class.__name__} does not define predict_batch.",
-        streams=_overrides(plugin_class, "stream"),
+        streams=overrides(plugin_class, "stream"),
         runtime=f"python {platform.python_version()}",
         device=str(device),
         metadata={"class": plugin_class.__name__},
@@ -186,7 +186,8 @@ def _info(plugin_class: type[BasePlugin], device: Device, options: Mapping[str, 
     )
 
 
-def _overrides(plugin_class: type[BasePlugin], method: str) -> bool:
+def overrides(plugin_class: type[BasePlugin], method: str) -> bool:
+    """Whether a plugin has a method of its own in place of the one that every plugin has."""
     return getattr(plugin_class, method) is not getattr(BasePlugin, method)
 
 

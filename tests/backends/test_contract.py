@@ -5,26 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
-import msgspec
-import numpy as np
 import pytest
 
-from backends.base import (
-    Backend,
-    Device,
-    InvalidOption,
-    ModelFileError,
-    ModelInfo,
-    TensorBackend,
-    Tensors,
-    TensorSpec,
-    ValueBackend,
-)
+from backends.base import Backend, Device, InvalidInput, ModelFileError
 from backends.discovery import available, choose
 from engine import model_options
-from engine.errors import UniModelError
+from engine.kit import contract
 from tests import models, models_boosting, models_gguf, models_sklearn
 
 ROOT = Path(__file__).parents[2]
@@ -59,35 +46,10 @@ def backend_of(case: str) -> type[Backend]:
     return available()[case.partition(" ")[0]]
 
 
-def load(case: str) -> tuple[Any, ModelInfo]:
-    backend = backend_of(case)()
-    _, options = model_options.split({}, backend.Options)
-    return backend, backend.load(ALL[case](), Device("cpu", threads=2), options)
-
-
 @cache
-def loaded(case: str) -> tuple[Any, ModelInfo]:
-    return load(case)
-
-
-def check(spec: TensorSpec, array: np.ndarray[Any, Any]) -> None:
-    """`array` is what `spec` says."""
-    if spec.dtype == "string":
-        assert array.dtype == object
-        assert all(isinstance(text, str) for text in array.flat)
-    else:
-        assert array.dtype == np.dtype(spec.dtype)
-    assert len(array.shape) == len(spec.shape)
-    for got, want in zip(array.shape, spec.shape, strict=True):
-        assert isinstance(want, str) or got == want
-
-
-def repeated(info: ModelInfo, row: Tensors, count: int) -> Tensors:
-    """A batch of `count` rows, each the same."""
-    return {
-        s.name: row[s.name] if s.batch_axis is None else np.concatenate([row[s.name]] * count, axis=s.batch_axis)
-        for s in info.inputs
-    }
+def model(case: str) -> contract.Model:
+    """A loaded model, for the checks that ``unimodel plugin test`` runs on anybody's."""
+    return contract.Model(backend_of(case), str(ALL[case]()))
 
 
 # --- recognising ----------------------------------------------------------------------------------------------------
@@ -144,40 +106,24 @@ def test_a_missing_file_is_a_clear_error(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", ALL)
 def test_what_loading_found_is_consistent(case: str) -> None:
-    backend, info = loaded(case)
-    assert info.device == "cpu"
-    assert info.runtime
-    assert info.batchable == (info.unbatched_reason is None)
-    for specs in (info.inputs, info.outputs):
-        assert len({spec.name for spec in specs}) == len(specs)
-    if isinstance(backend, TensorBackend):
-        assert info.inputs
-        assert info.outputs
-        for spec in (*info.inputs, *info.outputs):
-            assert spec.batch_axis is None or spec.batch_axis < len(spec.shape)
-            if info.batchable and spec.batch_axis is not None:
-                assert isinstance(spec.shape[spec.batch_axis], str)
-    assert msgspec.json.decode(msgspec.json.encode(info), type=ModelInfo) == info
+    contract.every.what_loading_found_is_consistent(model(case))
+    assert model(case).loaded[1].device == "cpu"
 
 
 @pytest.mark.parametrize("case", ALL)
 def test_memory_is_a_number_of_bytes(case: str) -> None:
-    assert 0 <= loaded(case)[0].memory() < 1 << 30
+    contract.every.memory_is_a_number_of_bytes(model(case))
+    assert model(case).loaded[0].memory() < 1 << 30
 
 
 @pytest.mark.parametrize("case", ALL)
-def test_close_can_be_called_twice_and_another_load_follows(case: str) -> None:
-    for _ in range(2):
-        backend, _ = load(case)
-        backend.close()
-        backend.close()
+def test_it_loads_twice_and_closes_twice(case: str) -> None:
+    contract.every.it_loads_twice_and_closes_twice(model(case))
 
 
 @pytest.mark.parametrize("name", [name for name, backend in available().items() if backend.Options is not dict])
 def test_an_unknown_option_is_an_error(name: str) -> None:
-    with pytest.raises(UniModelError, match="no_such_option") as caught:
-        model_options.split({"no_such_option": 1}, available()[name].Options)
-    assert caught.value.code == InvalidOption.code
+    contract.every.an_unknown_option_is_an_error(contract.Model(available()[name], ""))
 
 
 # --- tensors --------------------------------------------------------------------------------------------------------
@@ -185,57 +131,22 @@ def test_an_unknown_option_is_an_error(name: str) -> None:
 
 @pytest.mark.parametrize("case", TENSORS)
 def test_the_example_fits_the_signature_and_is_one_row(case: str) -> None:
-    backend, info = loaded(case)
-    row = backend.example()
-    assert row.keys() == {spec.name for spec in info.inputs}
-    for spec in info.inputs:
-        check(spec, row[spec.name])
-        assert spec.batch_axis is None or row[spec.name].shape[spec.batch_axis] == 1
+    contract.tensors.the_example_is_one_row_of_the_signature(model(case))
 
 
 @pytest.mark.parametrize("case", TENSORS)
 def test_the_answer_fits_the_signature(case: str) -> None:
-    backend, info = loaded(case)
-    result = backend.predict(backend.example())
-    assert list(result) == [spec.name for spec in info.outputs]
-    for spec in info.outputs:
-        check(spec, result[spec.name])
-        assert spec.batch_axis is None or result[spec.name].shape[spec.batch_axis] == 1
+    contract.tensors.the_answer_is_one_row_of_the_signature(model(case))
 
 
 @pytest.mark.parametrize("case", TENSORS)
 def test_rows_in_a_batch_are_answered_as_alone(case: str) -> None:
-    backend, info = loaded(case)
-    if not info.batchable:
-        assert info.unbatched_reason
-        return
-    row = backend.example()
-    alone = backend.predict(row)
-    together = backend.predict(repeated(info, row, 3))
-    for spec in info.outputs:
-        if spec.batch_axis is None:
-            continue
-        for one in np.split(together[spec.name], 3, axis=spec.batch_axis):
-            if spec.dtype.startswith("float"):
-                np.testing.assert_allclose(one, alone[spec.name], rtol=1e-3, atol=1e-4)
-            else:
-                np.testing.assert_array_equal(one, alone[spec.name])
+    contract.tensors.rows_in_a_batch_are_answered_as_alone(model(case))
 
 
 @pytest.mark.parametrize("case", TENSORS)
 def test_answers_are_the_models_own_memory(case: str) -> None:
-    """The inputs may be a view of memory that is reused for the next batch: they are neither kept nor changed."""
-    backend, info = loaded(case)
-    batch = repeated(info, backend.example(), 1)
-    before = {name: array.copy() for name, array in batch.items()}
-    first = backend.predict(batch)
-    kept = {name: array.copy() for name, array in first.items()}
-    for name, array in batch.items():
-        np.testing.assert_array_equal(array, before[name])
-        if array.dtype != object:
-            array[...] = 0
-    for name, array in first.items():
-        np.testing.assert_array_equal(array, kept[name])
+    contract.tensors.answers_are_the_models_own_memory(model(case))
 
 
 # --- values ---------------------------------------------------------------------------------------------------------
@@ -243,24 +154,27 @@ def test_answers_are_the_models_own_memory(case: str) -> None:
 
 @pytest.mark.parametrize("case", VALUES)
 def test_the_example_is_a_body_that_is_answered(case: str) -> None:
-    backend, info = loaded(case)
-    assert isinstance(backend, ValueBackend)
-    body = backend.example()
-    results = backend.predict_values([body] * 3)
-    assert len(results) == 3
-    for result in results:
-        assert isinstance(result, dict)
-        assert msgspec.json.decode(msgspec.json.encode(result)) == result
-    assert info.streams == ("streams" in case)
-    if info.streams:
-        chunks = list(backend.stream(body))
-        assert chunks
-        assert all(isinstance(chunk, dict) for chunk in chunks)
+    contract.values.the_example_is_answered(model(case))
+
+
+@pytest.mark.parametrize("case", VALUES)
+def test_a_batch_is_answered_as_one_by_one(case: str) -> None:
+    if case == "python batches":  # this one tells how many were computed together
+        with pytest.raises(contract.Broken, match="together is 6 instead of 1"):
+            contract.values.a_batch_is_answered_as_one_by_one(model(case))
+    else:
+        contract.values.a_batch_is_answered_as_one_by_one(model(case))
+
+
+@pytest.mark.parametrize("case", VALUES)
+def test_a_stream_gives_objects_and_can_be_left(case: str) -> None:
+    contract.values.a_stream_gives_objects_and_can_be_left(model(case))
+    assert model(case).loaded[1].streams == ("streams" in case)
 
 
 @pytest.mark.parametrize("case", VALUES)
 def test_a_bad_body_fails_alone(case: str) -> None:
-    backend, _ = loaded(case)
-    good, bad = backend.predict_values([backend.example(), {}])
-    assert isinstance(good, dict)
+    advice = contract.values.a_bad_body_fails_alone(model(case))
+    _, bad = model(case).loaded[0].predict_values([model(case).example(), {}])
     assert isinstance(bad, Exception)
+    assert (advice is None) == isinstance(bad, InvalidInput)

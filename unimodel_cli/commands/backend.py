@@ -19,9 +19,9 @@ def add(app: typer.Typer) -> None:
 
 
 def list_backends(session: Session) -> None:
-    """List the backends: formats, runtime, devices, and how to install what is missing.
+    """List the backends, and how to install what is missing.
 
-    They are those of the server. Without one, they are those that it would have if it were started here.
+    With the formats, the runtime and the kinds of device of each. They are those of the server. Without one, they are those that it would have if it were started here.
     """
     from unimodel_cli import kit
 

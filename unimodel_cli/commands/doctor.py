@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from dataclasses import asdict
 
 import typer
 
 from engine.errors import ExitCode
 from unimodel_cli.command import Session, command
-
-COLORS = {"ok": "\x1b[32m", "warn": "\x1b[33m", "fail": "\x1b[31m"}
+from unimodel_cli.output import mark
 
 
 def add(app: typer.Typer) -> None:
@@ -35,16 +32,10 @@ def doctor(session: Session) -> None:
     for check in doctor.checks(session):
         found.append(check)
         if not session.json:
-            session.out.line(f"{_mark(check.state)} {check.name:<16} {check.found}")
+            session.out.line(f"{mark(check.state)} {check.name:<16} {check.found}")
             if check.advice:
                 session.out.line(f"{'':5}{'':17}-> {check.advice}")
     if session.json:
         session.out.json({"ok": all(c.state != "fail" for c in found), "checks": [asdict(c) for c in found]})
     if any(c.state == "fail" for c in found):
         raise typer.Exit(ExitCode.FAILED)
-
-
-def _mark(state: str) -> str:
-    if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
-        return f"{COLORS[state]}{state:<4}\x1b[0m"
-    return f"{state:<4}"

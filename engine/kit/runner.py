@@ -1,0 +1,54 @@
+"""Runs a trial in a process of its own, so that a model that crashes or hangs is told from one that fails a check."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from engine.kit.trial import Report
+from engine.schema import CheckView
+from engine.worker.exits import Exit
+
+_decode = msgspec.json.Decoder(CheckView).decode
+
+
+def run(command: Sequence[str], timeout: float, report: Report) -> None:
+    """Reports how each check of `command` comes out, which writes a `CheckView` a line when one begins and ends.
+
+    A check that takes longer than `timeout` seconds fails and ends the trial, as does one that ends the process.
+    """
+    running = "it starts"
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        for line in _lines(process, timeout):
+            view = _decode(line)
+            running = view.name if view.state == "running" else ""
+            if not running:
+                report(view)
+    except TimeoutError:
+        report(CheckView(name=running, state="fail", message=f"It took longer than {timeout:g} s."))
+    else:
+        end = Exit(process.wait())
+        if running:
+            report(CheckView(name=running, state="fail", message=f"It ended the process ({end})."))
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _lines(process: subprocess.Popen[bytes], timeout: float) -> Iterator[bytes]:
+    """What a process writes, line by line. Raises `TimeoutError` when none comes for so many seconds."""
+    assert process.stdout is not None
+    rest = b""
+    while True:
+        if not select.select([process.stdout], [], [], timeout)[0]:
+            raise TimeoutError
+        data = os.read(process.stdout.fileno(), 1 << 16)
+        if not data:
+            return
+        *lines, rest = (rest + data).split(b"\n")
+        yield from lines
