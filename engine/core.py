@@ -214,6 +214,12 @@ class Engine:
                 f'{match.runs_code} Register it with --trust ("trust": true) if you trust its author.', field="trust"
             )
         options, _ = model_options.split(request.config, backend.Options)
+        if options.python is not None and not request.trust:
+            raise UntrustedModel(
+                f"Its process would run {options.python}, and whatever that has installed. "
+                'Register it with --trust ("trust": true) if you trust it.',
+                field="trust",
+            )
         source = backend.source(path)
         sha256, size = await asyncio.to_thread(digest.of_model, backend, path) if source.exists() else ("", 0)
         draft = ModelSpec(

@@ -81,6 +81,8 @@ class ModelOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Copies of the model, on as many workers."""
     isolated: bool = False
     """Gives the model a process of its own."""
+    python: str | None = None
+    """Of an isolated model: the folder of a virtual environment, or a Python interpreter, that its process runs on."""
     deadline_ms: int | None = None
     """Deadline of a request that brings none; ``server.deadline_ms`` when not given."""
     labels: str | tuple[str, ...] | None = None
@@ -90,6 +92,10 @@ class ModelOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     softmax: bool | None = None
     """Whether scores are passed through softmax; found by probing (outputs that do not sum to 1 are logits)."""
     preprocess: PreprocessOptions = PreprocessOptions()
+
+
+OF_ISOLATED = ("python",)
+"""Options that only mean something for an isolated model."""
 
 
 def _paths(cls: type[msgspec.Struct], prefix: str = "") -> list[str]:
@@ -146,6 +152,12 @@ def split(config: dict[str, Any], backend_options: BackendOptions) -> tuple[Mode
     ):
         if value is not None and value < least:
             raise InvalidOption(f"Model option {name} must be at least {least}; got {value}.", field=f"config.{name}")
+    for name in OF_ISOLATED:
+        if getattr(options, name) is not None and not options.isolated:
+            raise InvalidOption(
+                f"Model option {name} is for a model with a process of its own; set isolated=true, too.",
+                field=f"config.{name}",
+            )
     backends_own = rest if struct is None else convert(struct, rest, known)
     for name, value in config.items():
         try:

@@ -28,6 +28,7 @@ from engine.telemetry import gpu
 from engine.telemetry.metrics import Metrics, ModelMetrics
 from engine.transport.messages import Load, Loaded
 from engine.types import ModelSpec
+from engine.worker import interpreter
 from engine.worker.instance import Instance
 from engine.worker.supervisor import Worker
 
@@ -279,7 +280,9 @@ class Pool:
             await self._make_room()
             entry.has_room = True
         try:
-            entry.workers.extend(self._place(entry))  # all at once: those that a failed load never reached end too
+            entry.workers.extend(
+                await self._place(entry)
+            )  # all at once: those that a failed load never reached end too
             for worker in entry.workers:
                 loaded = await self._load_instance(entry, worker)
         except BaseException:
@@ -291,8 +294,10 @@ class Pool:
             log.warning("model is served unbatched", extra={"model": entry.spec.name, "reason": loaded.batch_reason})
         return loaded
 
-    def _place(self, entry: Entry) -> list[Worker]:
+    async def _place(self, entry: Entry) -> list[Worker]:
+        """The workers for its instances. Those of an isolated model are started."""
         options = entry.options
+        python = await asyncio.to_thread(interpreter.find, options.python)
         backend = self.backend(entry.spec.backend)
         seats = [
             Seat(w.name, str(w.device), sum(w in e.workers for e in self.entries.values()))
@@ -306,7 +311,8 @@ class Pool:
         for i in range(options.replicas):
             self._counter += 1
             device = self.workers[names[0]].device
-            worker = Worker(f"{names[0]}/{entry.spec.name}-{self._counter}.{i}", device, self.settings.monitoring)
+            name = f"{names[0]}/{entry.spec.name}-{self._counter}.{i}"
+            worker = Worker(name, device, self.settings.monitoring, python)
             worker.spawn()
             workers.append(worker)
         return workers

@@ -48,13 +48,19 @@ def nested(settings: list[str]) -> dict[str, Any]:
                 raise UsageError(f"--set {setting}: {parent!r} already has a value, so it cannot have parts.")
         if isinstance(branch.get(leaf), dict):
             raise UsageError(f"--set {setting}: parts of {leaf!r} were set before.")
-        branch[leaf] = _with_local_file(value)
+        branch[leaf] = _as_server_finds(value, always=key == "python")
     return tree
 
 
-def _with_local_file(value: Any) -> Any:
-    """A file's name, such as that of a list of labels, as the server finds it; any other value as it is."""
-    if isinstance(value, str) and ("/" in value or "." in value) and Path(value).expanduser().is_file():
+def _as_server_finds(value: Any, *, always: bool) -> Any:
+    """A path on this machine, such as that of a list of labels, as absolute; any other value as it is.
+
+    A text is one if there is such a file, or `always`.
+    """
+    if not isinstance(value, str):
+        return value
+    path = Path(value).expanduser()
+    if always or (("/" in value or "." in value) and path.is_file()):
         return _absolute(value)
     return value
 

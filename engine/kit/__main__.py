@@ -17,7 +17,6 @@ import msgspec
 
 from engine import installed
 from engine.kit import plugins, runner, trial
-from engine.kit.trial import Subject
 
 Answer = Callable[[Any], None]
 
@@ -34,10 +33,10 @@ def main() -> None:
         answer(plugins.describe(arguments[0]))
         os._exit(0)  # whatever threads it started
     elif what == "test":
-        runner.run([sys.executable, "-P", "-m", "engine.kit", "trial", arguments[1]], float(arguments[0]), answer)
+        runner.run(arguments[1], float(arguments[0]), answer)
     elif what == "trial":
         _end_with_parent()
-        subject = msgspec.json.decode(arguments[0], type=Subject)
+        subject = msgspec.json.decode(arguments[0], type=trial.Subject)
         model = threading.Thread(target=trial.run, args=(subject, answer))  # models have threads of their own
         model.start()
         model.join()

@@ -5,24 +5,37 @@ from __future__ import annotations
 import os
 import select
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import msgspec
 
-from engine.kit.trial import Report
+from engine.errors import InvalidOption
+from engine.kit.trial import Report, Subject
 from engine.schema import CheckView
+from engine.worker import interpreter
 from engine.worker.exits import Exit
 
 _decode = msgspec.json.Decoder(CheckView).decode
 
 
-def run(command: Sequence[str], timeout: float, report: Report) -> None:
-    """Reports how each check of `command` comes out, which writes a `CheckView` a line when one begins and ends.
+def run(subject: str, timeout: float, report: Report) -> None:
+    """Reports how each check of a `Subject` in JSON comes out. It runs on the Python that the subject's options name.
 
     A check that takes longer than `timeout` seconds fails and ends the trial, as does one that ends the process.
     """
-    running = "it starts"
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+    running = "its process starts"
+    try:
+        python = interpreter.find(msgspec.json.decode(subject, type=Subject).config.get(interpreter.OPTION))
+    except InvalidOption as e:
+        report(CheckView(name=running, state="fail", message=e.message))
+        return
+    process = subprocess.Popen(
+        python.command("engine.kit", "trial", subject),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=python.environment(),
+        start_new_session=True,
+    )
     try:
         for line in _lines(process, timeout):
             view = _decode(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from backends import discovery
 from backends.base import Backend, InvalidOption, ModelInfo, TensorBackend, Tensors, ValueBackend
 from backends.generation import GenerationBackend
 from engine import model_options, tasks
+from engine.errors import ModelFailed
 from engine.model_options import ModelOptions
 from engine.tasks.base import TensorTask
 from engine.transport.batchqueue import Slots
@@ -86,7 +88,11 @@ def load(message: Load, slots: Slots, gate: ModelGate) -> LoadedModel:
 
 
 def _create(message: Load) -> tuple[TensorBackend | ValueBackend | GenerationBackend, ModelInfo, ModelOptions]:
-    cls: type[Backend] = discovery.available()[message.backend]
+    found = discovery.discover()
+    if message.backend not in found.backends:  # the server has it, an environment of the model's own may not
+        problem = found.problems.get(message.backend, "it is not installed")
+        raise ModelFailed(f"Backend {message.backend!r} cannot be used on {sys.executable}: {problem}.")
+    cls: type[Backend] = found.backends[message.backend]
     options, own = model_options.split(message.config, cls.Options)
     backend = cls()
     if not isinstance(backend, TensorBackend | ValueBackend | GenerationBackend):

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Literal
 
 from backends.base import Device
@@ -24,6 +21,7 @@ from engine.transport.channel import AsyncChannel
 from engine.transport.messages import Hello, Load, Loaded, LoadFailed
 from engine.worker.exits import Exit, oom_kills
 from engine.worker.instance import Instance
+from engine.worker.interpreter import OWN, Interpreter
 from engine.worker.quarantine import Quarantine
 
 log = logging.getLogger("unimodel.supervisor")
@@ -32,6 +30,8 @@ WorkerState = Literal["starting", "ready", "restarting", "stopped"]
 
 _FIRST_DELAY = 0.05
 _LONGEST_DELAY = 5.0
+_START_PATIENCE = 60.0
+"""Seconds that a load waits for a process to come up."""
 _UNLOAD_PATIENCE = 10.0
 """Seconds that a model may take to unload."""
 _DYING = 0.05
@@ -51,9 +51,12 @@ class Worker:
     later one; `on_death(worker)` whenever one died, after its instances reported their loss.
     """
 
-    def __init__(self, name: str, device: Device, monitoring: MonitoringSettings) -> None:
+    def __init__(
+        self, name: str, device: Device, monitoring: MonitoringSettings, interpreter: Interpreter = OWN
+    ) -> None:
         self.name = name
         self.device = device
+        self.interpreter = interpreter
         self.state: WorkerState = "starting"
         self.restarts = 0
         self.quarantine = Quarantine(lambda: any(i.outstanding for i in self._instances))
@@ -119,19 +122,14 @@ class Worker:
         """Starts a process. A fresh interpreter, never a fork: runtimes do not survive forks."""
         ours, theirs = channel.pair()
         with theirs:
+            logs = self._monitoring
             self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "engine.worker.main",
-                    str(theirs.fileno()),
-                    self.name,
-                    self._monitoring.log_level,
-                    self._monitoring.log_format,
-                ],
+                self.interpreter.command(
+                    "engine.worker.main", str(theirs.fileno()), self.name, logs.log_level, logs.log_format
+                ),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                env=_environment(self.device),
+                env=_environment(self.device, self.interpreter),
                 start_new_session=True,  # a Ctrl-C in the terminal is the server's to handle
             )
         self._born = time.monotonic()
@@ -153,11 +151,21 @@ class Worker:
         try:
             async with self._load_lock:
                 while not self._ready.is_set() or self.quarantine.held:
-                    await self._ready.wait()
+                    await self._started()
                     await self.quarantine.wait()
                 return await self._load_alone(message, instance, timeout)
         finally:  # the caller attaches the instance first, whose suspects then have their turn before the next load
             asyncio.get_running_loop().call_soon(self._load_ended)
+
+    async def _started(self) -> None:
+        """Waits until a process is up. Raises `ModelFailed` when none comes up, as in an environment that broke."""
+        try:
+            async with asyncio.timeout(_START_PATIENCE):
+                await self._ready.wait()
+        except TimeoutError:
+            raise ModelFailed(
+                f"Its worker process does not start on {self.interpreter.executable}; the server's log says why."
+            ) from None
 
     def _load_ended(self) -> None:
         self.quarantine.loads -= 1
@@ -295,14 +303,12 @@ class Worker:
                 unload.set_result(None)  # a dead process has unloaded everything
 
 
-def _environment(device: Device) -> dict[str, str]:
+def _environment(device: Device, interpreter: Interpreter) -> dict[str, str]:
     """The child's environment: thread counts of the libraries that read them once, when they are imported."""
     threads = str(device.threads)
-    env = dict(os.environ)
+    env = interpreter.environment()
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
         env.setdefault(name, threads)
     env.setdefault("GOMP_SPINCOUNT", SPINS)
     env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the order of NVML, whose indexes the settings use
-    root = str(Path(__file__).resolve().parents[2])
-    env["PYTHONPATH"] = os.pathsep.join(p for p in (root, env.get("PYTHONPATH", "")) if p)
     return env

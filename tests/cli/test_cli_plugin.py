@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import environments
 from tests.cli.conftest import PLUGINS
 
 ROOT = Path(__file__).parents[2]
@@ -205,6 +206,17 @@ def test_a_file_of_another_backend_is_tested_too(cli, tmp_path):
     assert done.returncode == 1
     assert "Test it with --trust" in done.stdout
     assert cli.json("plugin", "test", tmp_path / "m.joblib", "--trust")["ok"]
+
+
+def test_it_runs_in_the_environment_that_is_set(cli, tmp_path):
+    file = tmp_path / "model.py"
+    file.write_text("import only_there\n" + SOURCE.format("def predict(self, body):\n        return body"))
+    assert cli("plugin", "test", file).returncode == 1
+    environments.with_what_a_worker_needs(tmp_path / "venv")
+    assert cli.json("plugin", "test", file, "--set", "isolated=true", "--set", "python=venv", cwd=tmp_path)["ok"]
+    done = cli("plugin", "test", file, "--set", "isolated=true", "--set", "python=nowhere", cwd=tmp_path)
+    assert done.returncode == 1
+    assert f"-> Model option python: {tmp_path / 'nowhere'} does not exist." in done.stdout
 
 
 # --- list -----------------------------------------------------------------------------------------------------------

@@ -21,7 +21,8 @@ def add(app: typer.Typer) -> None:
 def list_backends(session: Session) -> None:
     """List the backends, and how to install what is missing.
 
-    With the formats, the runtime and the kinds of device of each. They are those of the server. Without one, they are those that it would have if it were started here.
+    With the formats, the runtime and the kinds of device of each. They are those of the server. Without one, they are
+    those that it would have if it were started here.
     """
     from unimodel_cli import kit
 
