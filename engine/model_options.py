@@ -5,6 +5,7 @@ What is not named here belongs to the model's backend. An unknown option is an e
 
 from __future__ import annotations
 
+import re
 import typing
 from typing import Any
 
@@ -81,6 +82,9 @@ class ModelOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Copies of the model, on as many workers."""
     isolated: bool = False
     """Gives the model a process of its own."""
+    memory_limit: int | str | None = None
+    """Of an isolated model: what its process may hold, in bytes or as in ``512MiB`` or ``2GiB``. One that holds more is
+    killed and replaced; mapped files do not count."""
     python: str | None = None
     """Of an isolated model: the folder of a virtual environment, or a Python interpreter, that its process runs on."""
     deadline_ms: int | None = None
@@ -93,9 +97,29 @@ class ModelOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Whether scores are passed through softmax; found by probing (outputs that do not sum to 1 are logits)."""
     preprocess: PreprocessOptions = PreprocessOptions()
 
+    @property
+    def memory_bytes(self) -> int | None:
+        """`memory_limit` in bytes. Raises `InvalidOption`."""
+        return None if self.memory_limit is None else _size(self.memory_limit)
 
-OF_ISOLATED = ("python",)
+
+OF_ISOLATED = ("memory_limit", "python")
 """Options that only mean something for an isolated model."""
+
+
+_UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+
+
+def _size(given: int | str) -> int:
+    """Bytes, or a number and a unit, as bytes."""
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,3})?)\s*([KMGT]?i?B)?", str(given).strip())
+    if match is None or (match[2] or "B") not in _UNITS or float(match[1]) == 0:
+        raise InvalidOption(
+            "Model option memory_limit must be a number of bytes above 0, or a size such as 512MiB or 2GiB; "
+            f"got {given!r}.",
+            field="config.memory_limit",
+        )
+    return int(float(match[1]) * _UNITS[match[2] or "B"])
 
 
 def _paths(cls: type[msgspec.Struct], prefix: str = "") -> list[str]:
@@ -158,6 +182,7 @@ def split(config: dict[str, Any], backend_options: BackendOptions) -> tuple[Mode
                 f"Model option {name} is for a model with a process of its own; set isolated=true, too.",
                 field=f"config.{name}",
             )
+    _ = options.memory_bytes  # is it a size?
     backends_own = rest if struct is None else convert(struct, rest, known)
     for name, value in config.items():
         try:

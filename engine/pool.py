@@ -30,6 +30,7 @@ from engine.transport.messages import Load, Loaded
 from engine.types import ModelSpec
 from engine.worker import interpreter
 from engine.worker.instance import Instance
+from engine.worker.memory import MemoryLimit
 from engine.worker.supervisor import Worker
 
 log = logging.getLogger("unimodel.pool")
@@ -307,12 +308,14 @@ class Pool:
         names = choose_workers(seats, options.device, replicas, backend.devices)
         if not options.isolated:
             return [self.workers[n] for n in names]
+        size = options.memory_bytes
+        limit = None if size is None else MemoryLimit(entry.spec.name, size)
         workers = []
         for i in range(options.replicas):
             self._counter += 1
             device = self.workers[names[0]].device
             name = f"{names[0]}/{entry.spec.name}-{self._counter}.{i}"
-            worker = Worker(name, device, self.settings.monitoring, python)
+            worker = Worker(name, device, self.settings.monitoring, python, limit)
             worker.spawn()
             workers.append(worker)
         return workers

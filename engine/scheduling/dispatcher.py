@@ -22,7 +22,6 @@ from engine.errors import (
     ResponseTooLarge,
     ServerStopping,
     UniModelError,
-    WorkerDied,
 )
 from engine.plain_decoder import PlainDecoder
 from engine.scheduling import queue
@@ -314,7 +313,7 @@ class Dispatcher:
             for item in reversed(batch.items):
                 if position == 0:
                     item.deaths += 1
-                self._put_back(item)
+                self._put_back(item, instance)
         instance.outstanding.clear()
         self.streams.lost(instance)
         instance.close()
@@ -324,13 +323,13 @@ class Dispatcher:
         if self.instances and self.queue.requests:
             self._schedule_pump()
 
-    def _put_back(self, item: Pending) -> None:
-        """Puts a request back into the queue, unless it was tried again already."""
+    def _put_back(self, item: Pending, instance: Instance) -> None:
+        """Puts a request of a lost instance back into the queue, unless it was tried again already."""
         if item.ended:
             return
         if item.suspect:
             log.error("worker died twice while it computed a request", extra={"request_id": item.request.request_id})
-            item.end(WorkerDied("The worker process died twice while it computed this request."))
+            item.end(instance.worker.ending("The worker process died twice while it computed this request."))
             return
         item.suspect = item.deaths > 0
         self.queue.put_back(item)

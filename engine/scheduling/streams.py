@@ -12,7 +12,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable
 
-from engine.errors import UniModelError, WorkerDied
+from engine.errors import UniModelError
 from engine.worker.instance import Instance, Stream
 
 _UNBOUNDED = 1 << 30
@@ -81,7 +81,7 @@ class Streams:
         """The worker of an instance died: what its reader has seen nothing of is tried once more."""
         for stream in instance.streams.values():
             if stream.begun or stream.retried:
-                stream.end(WorkerDied("The worker process died while it streamed this answer."))
+                stream.end(instance.worker.ending("The worker process died while it streamed this answer."))
             else:
                 stream.retried = True
                 self._wait(stream)

@@ -7,7 +7,10 @@ One that dies again and again before it is of any use is replaced more and more 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -22,6 +25,7 @@ from engine.transport.messages import Hello, Load, Loaded, LoadFailed
 from engine.worker.exits import Exit, oom_kills
 from engine.worker.instance import Instance
 from engine.worker.interpreter import OWN, Interpreter
+from engine.worker.memory import MemoryLimit, MemoryWatch
 from engine.worker.quarantine import Quarantine
 
 log = logging.getLogger("unimodel.supervisor")
@@ -52,17 +56,27 @@ class Worker:
     """
 
     def __init__(
-        self, name: str, device: Device, monitoring: MonitoringSettings, interpreter: Interpreter = OWN
+        self,
+        name: str,
+        device: Device,
+        monitoring: MonitoringSettings,
+        interpreter: Interpreter = OWN,
+        limit: MemoryLimit | None = None,
     ) -> None:
         self.name = name
         self.device = device
         self.interpreter = interpreter
+        self.limit = limit
+        """Of memory, for the process of an isolated model."""
         self.state: WorkerState = "starting"
         self.restarts = 0
         self.quarantine = Quarantine(lambda: any(i.outstanding for i in self._instances))
         self._instances: set[Instance] = set()
         self._at_work_at_death: bool | None = None
         self._killed = False
+        self._excess: int | None = None
+        """Bytes that the process held when it was killed for that."""
+        self._watch: MemoryWatch | None = None
         self._oom_kills = 0
         """Of the system, when the process was started."""
         self.load_is_the_cause = False
@@ -134,6 +148,9 @@ class Worker:
             )
         self._born = time.monotonic()
         self._killed = False
+        self._excess = None
+        if self.limit is not None:
+            self._watch = MemoryWatch(self._process.pid, self.limit, self._on_excess)
         self._at_work_at_death = None
         self._oom_kills = oom_kills()
         self._control = AsyncChannel(ours, self._on_message, self._on_death)
@@ -215,10 +232,23 @@ class Worker:
             del self._unloads[instance.key]
 
     def kill(self) -> None:
-        """Kills the process; it is replaced."""
-        if self._process is not None:
+        """Kills the process, and those that it started; it is replaced."""
+        if self._process is not None and self._process.poll() is None:
             self._killed = True
-            self._process.kill()
+            _kill_group(self._process)
+
+    def _on_excess(self, held: int) -> None:
+        """The process holds more memory than it may."""
+        assert self.limit is not None
+        log.error("model exceeds its memory_limit", extra={"model": self.limit.model, "held_mb": held >> 20})
+        self._excess = held
+        self.kill()
+
+    def ending(self, message: str) -> UniModelError:
+        """The error of what has ended with the process: `WorkerDied`, or that it held too much memory."""
+        if self.limit is not None and self._excess is not None:
+            return self.limit.exceeded_by(self._excess)
+        return WorkerDied(message)
 
     async def stop(self) -> None:
         """Ends the process for good."""
@@ -227,6 +257,8 @@ class Worker:
             self._respawn.cancel()
         if self._control is not None:
             self._control.close()
+        if self._watch is not None:
+            self._watch.stop()
         process = self._process
         if process is None:
             return
@@ -237,6 +269,7 @@ class Worker:
         except TimeoutError:
             process.kill()
             process.wait()
+        _kill_group(process)
         self._end_futures(ServerStopping("The server is stopping."))
         self._ready.set()
 
@@ -276,7 +309,9 @@ class Worker:
         if self._process is None or self.state == "stopped":
             return
         self.load_is_the_cause = not self._note_who_was_at_work() and not self._was_killed_from_outside()
-        self._process.kill()
+        if self._watch is not None:
+            self._watch.stop()
+        _kill_group(self._process)
         cause = str(self._exit(self._process))
         lived = time.monotonic() - self._born
         log.error("worker died", extra={"worker": self.name, "cause": cause, "lived_seconds": round(lived, 3)})
@@ -284,7 +319,7 @@ class Worker:
         self.restarts += 1
         self._ready.clear()
         self._deaths_in_series = 0 if lived > _USEFUL_LIFE else self._deaths_in_series + 1
-        self._end_futures(WorkerDied(f"The worker process died while loading the model ({cause})."))
+        self._end_futures(self.ending(f"The worker process died while loading the model ({cause})."))
         delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2**self._deaths_in_series) if self._deaths_in_series > 1 else 0.0
         self._respawn = asyncio.get_running_loop().call_later(delay, self.spawn)
         self.quarantine.in_doubt = True
@@ -301,6 +336,12 @@ class Worker:
         for unload in self._unloads.values():
             if not unload.done():
                 unload.set_result(None)  # a dead process has unloaded everything
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kills a process that leads a session of its own, and whatever it started there; it may have ended before."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _environment(device: Device, interpreter: Interpreter) -> dict[str, str]:

@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 
+import psutil
 import pytest
 from serving import Server, wait_until
 
@@ -89,3 +90,103 @@ def test_what_cannot_be_is_said_before_anything_runs(server: Server, venv: Path,
     assert "is not a Python interpreter" in error["message"]
     assert server.get("/v1/models")["data"] == []
     assert len(server.get("/v1/status")["workers"]) == 1
+
+
+# --- limits ----------------------------------------------------------------------------------------------------------
+
+GLUTTON = """
+import os, subprocess, time
+from unimodel.plugins import BasePlugin
+
+class Model(BasePlugin):
+    options = {"at_load": 0}
+
+    def load_model(self, config):
+        self.kept = [bytes(1) * (config.at_load << 20)]
+
+    def take(self, body):
+        if "child" in body:
+            child = subprocess.Popen(["sleep", "600"])
+            with open(body["child"], "w") as file:
+                file.write(str(child.pid))
+        if body.get("abort"):
+            os.abort()
+        self.kept.append(b"x" * (body.get("mb", 0) << 20))
+        time.sleep(body.get("sleep", 0))
+        return {"pid": os.getpid(), "times": len(self.kept) - 1}
+
+    def predict(self, body):
+        return self.take(body)
+
+    def stream(self, body):
+        yield {"begun": True}
+        yield self.take(body)
+"""
+LIMIT = "200MiB"
+
+
+@pytest.fixture(scope="module")
+def glutton(server: Server, tmp_path_factory: pytest.TempPathFactory) -> str:
+    file = tmp_path_factory.mktemp("plugins") / "glutton.py"
+    file.write_text(GLUTTON)
+    server.register("neighbour", f"{file}:Model", trust=True)
+    server.register("glutton", f"{file}:Model", trust=True, config={"isolated": True, "memory_limit": LIMIT})
+    return str(file)
+
+
+@pytest.mark.usefixtures("glutton")
+def test_a_leak_costs_a_process_now_and_then_but_no_request(server: Server) -> None:
+    neighbour = server.predict("neighbour", {})["pid"]
+    answers = [server.predict("glutton", {"mb": 40, "sleep": 0.3}) for _ in range(8)]
+    assert len({a["pid"] for a in answers}) > 1
+    assert max(a["times"] for a in answers) < 6, "more than the limit was never held"
+    assert server.predict("neighbour", {})["pid"] == neighbour
+
+
+@pytest.mark.usefixtures("glutton")
+def test_a_request_that_takes_too_much_is_told_so(server: Server) -> None:
+    error = server.predict("glutton", {"mb": 500, "sleep": 20}, 507)["error"]
+    assert error["code"] == "insufficient_memory"
+    assert "Model 'glutton' took " in error["message"]
+    assert "more than its memory_limit of 200 MiB" in error["message"]
+    assert server.predict("glutton", {})["times"] == 1
+    assert "model exceeds its memory_limit" in server.log.read_text()
+
+
+@pytest.mark.usefixtures("glutton")
+def test_a_stream_that_takes_too_much_is_told_so(server: Server) -> None:
+    body = {"mb": 500, "sleep": 20, "stream": True}
+    with server.http.stream("POST", "/v1/models/glutton:predict", json=body) as response:
+        lines = [line for line in response.iter_lines() if line]
+    assert "begun" in lines[0]
+    assert "insufficient_memory" in lines[-1] and "200 MiB" in lines[-1]
+
+
+def test_a_model_that_takes_too_much_at_load_is_not_registered(server: Server, glutton: str) -> None:
+    config = {"isolated": True, "memory_limit": 150 << 20, "at_load": 1000}
+    error = server.register("greedy", f"{glutton}:Model", 507, trust=True, config=config)["error"]
+    assert error["code"] == "insufficient_memory"
+    assert "Model 'greedy' took " in error["message"]
+    assert "memory_limit of 150 MiB" in error["message"]
+    wait_until(lambda: not any("greedy" in w["name"] for w in server.get("/v1/status")["workers"]))
+    error = server.register("greedy", f"{glutton}:Model", 400, trust=True, config={"memory_limit": "1GiB"})["error"]
+    assert error["param"] == "config.memory_limit"
+
+
+def test_what_a_process_started_ends_with_it(server: Server, glutton: str, tmp_path: Path) -> None:
+    """However it ends: crashed, taken for hung, or unloaded."""
+
+    def child() -> int:
+        return int((tmp_path / "child").read_text())
+
+    body = {"child": str(tmp_path / "child")}
+    server.predict("glutton", {**body, "abort": True}, 502)
+    wait_until(lambda: not psutil.pid_exists(child()))
+    server.predict("glutton", body)
+    assert psutil.pid_exists(child())
+    server.http.post("/v1/models/glutton:unload")
+    wait_until(lambda: not psutil.pid_exists(child()))
+    with Server(tmp_path / "home", "--hang-timeout-s", "1") as other:
+        other.register("hangs", f"{glutton}:Model", trust=True, config={"isolated": True})
+        other.predict("hangs", {**body, "sleep": 600}, 502)
+        wait_until(lambda: not psutil.pid_exists(child()))

@@ -117,3 +117,25 @@ def test_any_config_is_taken_or_refused_with_a_sentence(config: dict[str, Any]) 
     else:
         assert config.keys() <= {*ModelOptions.__struct_fields__, *RuntimeOptions.__struct_fields__}
         assert msgspec.convert(msgspec.to_builtins(own), ModelOptions) == own
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(1000, 1000), ("1000", 1000), ("512MiB", 512 << 20), ("2 GiB", 2 << 30), ("1.5KiB", 1536), ("3B", 3)],
+)
+def test_sizes(given: int | str, expected: int) -> None:
+    assert split({"isolated": True, "memory_limit": given}, RuntimeOptions)[0].memory_bytes == expected
+
+
+@pytest.mark.parametrize("given", [0, -1, "", "2GB", "2G", "GiB", "1e9", "0MiB", "9" * 400, "two GiB"])
+def test_what_is_no_size(given: int | str) -> None:
+    error = refused({"isolated": True, "memory_limit": given})
+    assert "a size such as 512MiB or 2GiB; got" in error.message
+    assert error.field == "config.memory_limit"
+
+
+@pytest.mark.parametrize(("name", "value"), [("memory_limit", "1GiB"), ("python", "/venv")])
+def test_options_of_isolated_models_alone(name: str, value: str) -> None:
+    error = refused({name: value})
+    assert error.message == f"Model option {name} is for a model with a process of its own; set isolated=true, too."
+    assert error.field == f"config.{name}"

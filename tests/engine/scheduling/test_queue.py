@@ -102,7 +102,7 @@ def test_what_ended_while_others_were_served_is_not_kept() -> None:
         assert queue.take(busy, 1, 1) == [busy]
     waiting = queue.requests
     gc.collect()
-    assert sum(isinstance(o, Pending) for o in gc.get_objects()) < waiting + 100
+    assert sum(type(o) is Pending for o in gc.get_objects()) < waiting + 100
 
 
 # -- admission --------------------------------------------------------------------------------------------------------
