@@ -266,7 +266,8 @@ class ValueBackend(Backend):
     @abstractmethod
     def predict_values(self, inputs: Sequence[dict[str, Any]]) -> list[dict[str, Any] | Exception]:
         """Computes several requests. The answer has one entry a request, in order: its result, or the exception
-        that this request alone raised."""
+        that this request alone raised. Inputs and results are JSON's types, with NumPy's arrays of numbers among them;
+        a request that came as JSON has none."""
 
     def stream(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:  # noqa: ARG002
         """The chunks of one streamed request. Only called when `ModelInfo.streams`."""

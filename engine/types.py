@@ -81,7 +81,20 @@ class BytesInput:
         return len(self.data)
 
 
-Input = TensorInput | JsonInput | BytesInput
+@dataclass(slots=True)
+class ValuesInput:
+    """The body of a request to a model that takes values, with tensors in it: bytes of `engine.transport.values`."""
+
+    data: bytes
+    rows: int = 1
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes in a batch."""
+        return len(self.data)
+
+
+Input = TensorInput | JsonInput | BytesInput | ValuesInput
 
 
 @dataclass(slots=True)
@@ -126,4 +139,16 @@ class JsonAnswer:
         return len(self.data)
 
 
-Answer = TensorAnswer | JsonAnswer
+@dataclass(slots=True)
+class ValuesAnswer:
+    """The answer to a `ValuesInput`, in the same encoding."""
+
+    data: bytes
+
+    @property
+    def nbytes(self) -> int:
+        """Its bytes."""
+        return len(self.data)
+
+
+Answer = TensorAnswer | JsonAnswer | ValuesAnswer

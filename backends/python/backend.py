@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
+import numpy as np
 
 from backends import base
 from backends.base import BackendError, Device, InvalidOption, Match, ModelFileError, ModelInfo, OutOfMemory
@@ -82,7 +83,10 @@ class PythonBackend(base.ValueBackend):
             value = example() if callable(example) else example
         except Exception as e:
             raise ModelFileError(f"{self._label}.example failed: {describe(e, self._import.path)}") from e
-        return None if value is None else self._as_json(value, "example")
+        if value is None:
+            return None
+        plain: dict[str, Any] = msgspec.to_builtins(self._as_json(value, "example"), enc_hook=_to_builtin)
+        return plain
 
     def predict_values(self, inputs: Sequence[dict[str, Any]]) -> list[dict[str, Any] | Exception]:
         plugin = self._loaded
@@ -140,11 +144,12 @@ class PythonBackend(base.ValueBackend):
         return self._plugin
 
     def _as_json(self, value: Any, method: str) -> dict[str, Any]:
-        """`value`, with arrays as lists. Raises `BackendError` when it is not a dict that JSON can hold."""
+        """`value`, with other things than arrays of numbers as JSON has them. Raises `BackendError` when it is not a
+        dict that JSON can hold."""
         if not isinstance(value, dict):
             raise BackendError(f"{self._label}.{method} must give a dict; got {_kind(value)}.")
         try:
-            plain: dict[str, Any] = msgspec.to_builtins(value, str_keys=True, enc_hook=_to_builtin)
+            plain: dict[str, Any] = _plain(value)
         except RecursionError:
             raise BackendError(f"{self._label}.{method} gave a dict that contains itself.") from None
         except (TypeError, ValueError) as e:
@@ -219,6 +224,18 @@ def _json_kind(value: Any) -> str:
 
 def _kind(value: Any) -> str:
     return f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")
+
+
+def _plain(value: Any) -> Any:
+    """`value` in JSON's types, but for NumPy's arrays of numbers in objects and lists of such."""
+    if isinstance(value, dict):
+        names = msgspec.to_builtins(dict.fromkeys(value), str_keys=True)
+        return {name: _plain(each) for name, each in zip(names, value.values(), strict=True)}
+    if isinstance(value, list | tuple) and value and isinstance(value[0], dict | list | tuple | np.ndarray):
+        return [_plain(each) for each in value]
+    if isinstance(value, np.ndarray) and value.ndim and value.dtype.kind in "biuf":
+        return value
+    return msgspec.to_builtins(value, str_keys=True, enc_hook=_to_builtin)
 
 
 def _to_builtin(value: Any) -> Any:

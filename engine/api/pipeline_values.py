@@ -18,7 +18,8 @@ from engine import codec
 from engine.api.predict_body import SMALL_JSON, estimated_rows, rows_of, translated
 from engine.errors import InvalidInput
 from engine.transport.messages import Loaded
-from engine.types import Answer, BytesInput, Input, JsonInput, TensorAnswer, TensorInput
+from engine.transport.values import decode_values, encode_values
+from engine.types import Answer, BytesInput, Input, JsonAnswer, JsonInput, TensorInput, ValuesAnswer, ValuesInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ def to_input(value: Any, parameters: dict[str, Any], loaded: Loaded, max_rows: i
     """The input of a model, and its undecoded ``parameters``. Raises `InvalidInput`."""
     if loaded.accepts_values:  # a plugin, whose parameters are beside its input
         body = value if isinstance(value, dict) else {"input": value}
-        return JsonInput(_encoded({**body, **parameters})), b""
+        return _to_values({**body, **parameters}), b""
     encoded = _encoded(parameters) if parameters else b""
     if isinstance(value, Media):
         return BytesInput(value.data, value.content_type), encoded
@@ -84,11 +85,27 @@ def wants_tensors(source: Input, loaded: Loaded) -> bool:
 
 def of_answer(answer: Answer, source: Input) -> Any:
     """The result of a step: what ``output`` would be in the answer to a request, with tensors as they are."""
-    if not isinstance(answer, TensorAnswer):
+    if isinstance(answer, ValuesAnswer):
+        return decode_values(answer.data)
+    if isinstance(answer, JsonAnswer):
         return msgspec.json.decode(answer.data)
     single = isinstance(source, TensorInput) and source.single
     values = {name: array[0] if single else array for name, array in answer.tensors.items()}
     return next(iter(values.values())) if len(values) == 1 else values
+
+
+def _to_values(body: dict[str, Any]) -> ValuesInput:
+    """The body of a request to a plugin. Media in it become base64, as in JSON; tensors stay tensors."""
+    try:
+        return ValuesInput(encode_values(_without_media(body)))
+    except (OverflowError, RecursionError, TypeError) as e:
+        raise InvalidInput(f"A value cannot be handed on: {e}.", field="input") from None
+
+
+def _without_media(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_media(each) for key, each in value.items()}
+    return plain(value) if isinstance(value, Media) else value
 
 
 def _as_tensors(value: Any, loaded: Loaded) -> TensorInput:

@@ -19,7 +19,18 @@ from engine.plain_decoder import PlainDecoder
 from engine.scheduling.dispatcher import Dispatcher
 from engine.tasks.base import Parameters
 from engine.transport.messages import Loaded
-from engine.types import Answer, BytesInput, Input, JsonAnswer, JsonInput, Request, TensorAnswer, TensorInput
+from engine.types import (
+    Answer,
+    BytesInput,
+    Input,
+    JsonAnswer,
+    JsonInput,
+    Request,
+    TensorAnswer,
+    TensorInput,
+    ValuesAnswer,
+    ValuesInput,
+)
 
 SMALL_JSON = 32 * 1024
 """Bytes of JSON that the server decodes itself. Larger bodies are decoded in the worker, off the server's loop."""
@@ -273,7 +284,8 @@ def answer_body(answer: Answer, request: Request, dispatcher: Dispatcher, header
         return _binary(answer.tensors, media_type(headers.text(b"accept")), headers.text(b"x-tensor-output"))
     head = dispatcher.answer_head
     json_type: RawHeaders = [(b"content-type", b"application/json")]
-    form: Form = "input" if isinstance(request.input, BytesInput) else request.input.form
+    assert not isinstance(answer, ValuesAnswer), "only pipelines ask for values"
+    form: Form = "input" if isinstance(request.input, BytesInput | ValuesInput) else request.input.form
     if isinstance(answer, JsonAnswer):
         if dispatcher.loaded is not None and dispatcher.loaded.accepts_values:
             return json_type, (head[:-1] + b"}" if answer.data == b"{}" else head + answer.data[1:])

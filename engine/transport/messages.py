@@ -142,7 +142,18 @@ class BytesItem(msgspec.Struct, array_like=True, tag="b"):
     parameters: bytes = b""
 
 
-Item = TensorItem | JsonItem | BytesItem
+class ValuesItem(msgspec.Struct, array_like=True, tag="v"):
+    """One request to a model that takes values, with tensors in it: bytes of `engine.transport.values`, as is its
+    answer."""
+
+    request_id: str
+    offset: int
+    size: int
+    wants_tensors: bool = False
+    parameters: bytes = b""
+
+
+Item = TensorItem | JsonItem | BytesItem | ValuesItem
 
 
 class RunBatch(msgspec.Struct, array_like=True, tag=10):
@@ -186,7 +197,7 @@ class BlocksResult(msgspec.Struct, array_like=True, tag="k"):
 
 
 class JsonResult(msgspec.Struct, array_like=True, tag="j"):
-    """An answer: encoded JSON in the arena."""
+    """An answer: encoded JSON in the arena; to a `ValuesItem`, values."""
 
     offset: int
     size: int

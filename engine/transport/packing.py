@@ -24,9 +24,19 @@ from engine.transport.messages import (
     RowsResult,
     RunBatch,
     TensorItem,
+    ValuesItem,
     encode,
 )
-from engine.types import Answer, BytesInput, JsonAnswer, JsonInput, Request, TensorAnswer, TensorInput
+from engine.types import (
+    Answer,
+    JsonAnswer,
+    JsonInput,
+    Request,
+    TensorAnswer,
+    TensorInput,
+    ValuesAnswer,
+    ValuesInput,
+)
 
 encode_json = msgspec.json.Encoder().encode
 
@@ -81,6 +91,8 @@ def _pack_separate(batch_id: int, slot: int, slots: Slots, requests: Sequence[Re
         elif isinstance(i, JsonInput):
             offset = layout.place(len(i.data))
             items.append(JsonItem(r.request_id, offset, len(i.data), i.form, r.wants_tensors, r.parameters))
+        elif isinstance(i, ValuesInput):
+            items.append(ValuesItem(r.request_id, layout.place(len(i.data)), len(i.data)))
         else:
             offset = layout.place(len(i.data))
             items.append(BytesItem(r.request_id, offset, len(i.data), i.content_type, r.wants_tensors, r.parameters))
@@ -89,7 +101,7 @@ def _pack_separate(batch_id: int, slot: int, slots: Slots, requests: Sequence[Re
         if isinstance(r.input, TensorInput) and isinstance(item, TensorItem):
             for block, array in zip(item.blocks, r.input.tensors.values(), strict=True):
                 write(arena, block, [array])
-        elif isinstance(r.input, JsonInput | BytesInput) and not isinstance(item, TensorItem):
+        elif not isinstance(r.input, TensorInput) and not isinstance(item, TensorItem):
             arena[item.offset : item.offset + item.size] = r.input.data
     return _message(batch_id, slot, slots, layout, arena, items, [])
 
@@ -133,7 +145,8 @@ def unpack_answers(done: BatchDone, slots: Slots, requests: Sequence[Request]) -
             answers.append(TensorAnswer({n: a[row:end].copy() for n, a in stacked.items()}, single))
             row = end
         elif isinstance(result, JsonResult):
-            answers.append(JsonAnswer(bytes(arena[result.offset : result.offset + result.size])))
+            data = bytes(arena[result.offset : result.offset + result.size])
+            answers.append(ValuesAnswer(data) if isinstance(request.input, ValuesInput) else JsonAnswer(data))
         elif isinstance(result, BlocksResult):
             tensors: Tensors = {b.name: np.array(view(arena, b)) for b in result.blocks}
             answers.append(TensorAnswer(tensors, result.single))

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from backends.base import BackendError, Tensors
@@ -20,13 +19,16 @@ from engine.transport.messages import (
     Block,
     BlocksResult,
     ErrorResult,
+    Item,
     ItemResult,
     JsonResult,
     RowsResult,
     RunBatch,
     TensorItem,
+    ValuesItem,
     encode,
 )
+from engine.transport.values import encode_json, encode_values
 
 log = logging.getLogger("unimodel.worker")
 
@@ -61,10 +63,10 @@ def describe(error: BaseException, request_id: str) -> ErrorResult:
     return ErrorResult("model_error", f"The model raised {type(error).__name__}: {str(error)[:500]}")
 
 
-def of_value(result: dict[str, Any] | Exception, request_id: str) -> Answer:
-    """What a model that gives JSON values made of one request."""
+def of_value(result: dict[str, Any] | Exception, item: Item) -> Answer:
+    """What a model that gives values made of one request: JSON, or with tensors if the request had such."""
     if isinstance(result, Exception):
-        return Answer(error=describe(result, request_id))
+        return Answer(error=describe(result, item.request_id))
     if not isinstance(result, dict):
         message = f"The plugin's answer must be an object; got {type(result).__name__}."
         return Answer(error=ErrorResult("model_error", message))
@@ -72,9 +74,9 @@ def of_value(result: dict[str, Any] | Exception, request_id: str) -> Answer:
     if taken:
         return Answer(error=ErrorResult("model_error", f"The plugin's answer uses the reserved key {taken[0]!r}."))
     try:
-        return Answer(json=msgspec.json.encode(result))
+        return Answer(json=encode_values(result) if isinstance(item, ValuesItem) else encode_json(result))
     except Exception as e:
-        return Answer(error=describe(e, request_id))
+        return Answer(error=describe(e, item.request_id))
 
 
 def pack(slots: Slots, batch: RunBatch, answers: Sequence[Answer], seconds: float, prompt_tokens: int = 0) -> bytes:

@@ -30,8 +30,10 @@ from engine.transport.messages import (
     JsonItem,
     RunBatch,
     TensorItem,
+    ValuesItem,
     encode,
 )
+from engine.transport.values import decode_values
 from engine.worker import padding
 from engine.worker.answers import Answer, describe, of_value, pack, pack_rows
 from engine.worker.gate import ModelGate
@@ -116,7 +118,7 @@ class BatchRunner:
         results = _predict_values(backend, list(bodies.values())) if bodies else []
         seconds = time.perf_counter() - begin
         for position, result in zip(bodies, results, strict=True):
-            answers[position] = of_value(result, items[position].request_id)
+            answers[position] = of_value(result, items[position])
         return answers, seconds
 
     # --- models that take tensors ------------------------------------------------------------------------------------
@@ -201,8 +203,10 @@ class BatchRunner:
                 work.form = item.form
                 value = msgspec.json.decode(_body(item, arena))
                 work.tensors, work.single = self.task.decode(item.form, value)
-            else:
+            elif isinstance(item, BytesItem):
                 work.tensors, work.single = self.task.decode_bytes(_body(item, arena), item.content_type)
+            else:
+                raise InvalidInput("This model takes tensors.", field="input")
         except RecursionError:
             work.result = ErrorResult("invalid_json", "The JSON is nested too deeply.", "input")
         except msgspec.DecodeError as e:
@@ -340,12 +344,15 @@ class BatchRunner:
             return Answer(error=describe(e, work.item.request_id))
 
 
-def _body(item: JsonItem | BytesItem, arena: bytes | memoryview) -> memoryview:
+def _body(item: JsonItem | BytesItem | ValuesItem, arena: bytes | memoryview) -> memoryview:
     return memoryview(arena)[item.offset : item.offset + item.size]
 
 
 def _decode_object(item: Item, arena: bytes | memoryview) -> dict[str, Any]:
-    """The JSON body of a request to a model that takes values."""
+    """The body of a request to a model that takes values."""
+    if isinstance(item, ValuesItem):
+        values: dict[str, Any] = decode_values(_body(item, arena))
+        return values
     if not isinstance(item, JsonItem):
         raise InvalidInput("This model takes a JSON body.", field="input")
     try:

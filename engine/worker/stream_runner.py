@@ -11,6 +11,7 @@ import msgspec
 from backends.base import Backend, InvalidInput, ValueBackend
 from engine.transport.channel import Channel
 from engine.transport.messages import CancelStream, Chunk, StartStream, StreamEnd, encode
+from engine.transport.values import encode_json
 from engine.worker.answers import describe
 
 log = logging.getLogger("unimodel.worker")
@@ -53,7 +54,7 @@ class StreamRunner:
         """One chunk of every open stream."""
         for stream_id, (request_id, chunks) in list(self._open.items()):
             try:
-                chunk = msgspec.json.encode(next(chunks))
+                chunk = encode_json(next(chunks))
             except StopIteration:
                 self._end(stream_id, StreamEnd(stream_id))
             except Exception as e:

@@ -27,7 +27,7 @@ def picture(text: object) -> Image.Image:
 def pixels(image: Image.Image) -> np.ndarray:
     """[3, height, width], blue first, from -1 to 1."""
     rgb = np.asarray(image, np.float32) / 127.5 - 1
-    return rgb[:, :, ::-1].transpose(2, 0, 1)
+    return np.ascontiguousarray(rgb[:, :, ::-1].transpose(2, 0, 1))
 
 
 class Page(BasePlugin):

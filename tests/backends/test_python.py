@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from backends.base import BackendError, Device, InvalidInput, InvalidOption, ModelFileError, ModelInfo
 from backends.python import PythonBackend, split_target
+from engine.transport.values import encode_json
 from unimodel.plugins import BasePlugin, ModelConfig
 
 ROOT = Path(__file__).parents[2]
@@ -420,7 +423,7 @@ def predict(tmp_path: Path, expression: str) -> Any:
     ],
 )
 def test_answers_become_json(tmp_path: Path, expression: str, expected: Any) -> None:
-    assert predict(tmp_path, expression) == expected
+    assert json.loads(encode_json(predict(tmp_path, expression))) == json.loads(json.dumps(expected))
 
 
 @pytest.mark.parametrize(
@@ -590,3 +593,10 @@ def test_a_base_plugin_can_be_used_without_a_server() -> None:
     assert plugin.predict_batch([{"input": 1}, {"input": 2}]) == [{"output": 2}, {"output": 4}]
     assert list(plugin.stream({"input": 3})) == [{"output": 6}]
     plugin.close()
+
+
+def test_arrays_of_numbers_stay_what_they_are_for_who_can_take_them(tmp_path: Path) -> None:
+    answer = predict(tmp_path, "{'a': np.arange(3, dtype=np.int8), 'b': [{'c': np.eye(2)}], 'd': (np.array(['x']), 1)}")
+    assert answer["a"].dtype == np.int8
+    np.testing.assert_array_equal(answer["b"][0]["c"], np.eye(2))
+    assert answer["d"] == [["x"], 1]

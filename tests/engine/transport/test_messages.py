@@ -33,6 +33,7 @@ from engine.transport.messages import (
     StreamEnd,
     TensorItem,
     Unloaded,
+    ValuesItem,
     encode,
 )
 
@@ -90,6 +91,7 @@ BATCH_DOWN: list[Any] = [
             TensorItem("r1", 2, "instances", False, True, b'{"top_k":3}', [BLOCK]),
             JsonItem("r2", 64, 10, "inputs", False),
             BytesItem("r3", 128, 1 << 33, "image/png", False),
+            ValuesItem("r4", 256, 3),
         ],
         [BLOCK, Block("rate", "<i8", (), 128)],
         b"\0\xff",

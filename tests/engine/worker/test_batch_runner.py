@@ -461,7 +461,7 @@ def test_a_batch_of_values_that_raises_is_computed_one_by_one() -> None:
     [
         ({"model": "me"}, "The plugin's answer uses the reserved key 'model'."),
         ({"version": 1}, "The plugin's answer uses the reserved key 'version'."),
-        ({"y": object()}, "The model raised TypeError: Encoding objects of type object is unsupported"),
+        ({"y": object()}, "The model raised TypeError: object is not of JSON's types"),
         ([1, 2], "The plugin's answer must be an object; got list."),
         (None, "The plugin's answer must be an object; got NoneType."),
     ],
