@@ -140,6 +140,7 @@ class BackendError(Exception):
         ├── InvalidInput       the request does not fit the model          400
         ├── InvalidOption      a model option is unknown or out of range   400
         ├── ModelFileError     the file is missing, truncated, not ours    422
+        ├── UntrustedFile      loading it would run code, unallowed        403
         ├── MissingRuntime     the runtime is not installed                501
         └── OutOfMemory        it does not fit the device                  507
     """
@@ -168,6 +169,12 @@ class ModelFileError(BackendError):
     """The model file is missing, truncated, corrupt or of another kind."""
 
     code = "model_file_error"
+
+
+class UntrustedFile(BackendError):
+    """Loading the file can run code of its author, and the user has not allowed that."""
+
+    code = "untrusted_model"
 
 
 class MissingRuntime(BackendError):

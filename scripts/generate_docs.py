@@ -34,6 +34,7 @@ from backends.gguf.options import GgufOptions
 from backends.gguf.rerank import RerankOptions
 from backends.onnx import OnnxOptions
 from backends.sklearn.backend import SklearnOptions
+from backends.torch.options import TorchOptions
 from engine import errors, openapi
 from engine.api.routes import OPERATIONS
 from engine.errors import ExitCode
@@ -395,6 +396,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "gguf-embedding-options": options_of(EmbeddingOptions),
     "gguf-rerank-options": options_of(RerankOptions),
     "sklearn-options": options_of(SklearnOptions),
+    "torch-options": options_of(TorchOptions),
     "boosting-options": options_of(BoostingOptions),
     "routes": routes_of(*NATIVE),
     "openai-routes": routes_of("openai"),

@@ -27,9 +27,16 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "engine.types": ("backends.base", "engine.codec"),
     "engine.kit": ("engine", "backends.base", "backends.discovery", "backends.generation", "backends.python"),
     "engine.model_options": ("engine.errors", "engine.settings"),
-    "backends": ("backends.base", "backends.generation", "backends.probing"),
+    "backends": (
+        "backends.base",
+        "backends.generation",
+        "backends.labels",
+        "backends.probing",
+        "backends.resources",
+    ),
     "backends.base": (),
     "backends.generation": ("backends.base",),
+    "backends.labels": (),
     "backends.probing": ("backends.base",),
     "backends.python": ("backends.base", "backends.python", "unimodel.plugins"),
 }

@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Literal
 import msgspec
 import numpy as np
 
+from backends import labels
 from backends.base import (
     NO_MATCH,
     BackendError,
     Device,
-    InvalidOption,
     Match,
     MissingRuntime,
     ModelFileError,
@@ -20,10 +20,11 @@ from backends.base import (
     TensorBackend,
     Tensors,
 )
-from backends.onnx import errors, file, labels
+from backends.onnx import errors, file
 from backends.onnx.file import Kind
 from backends.onnx.types import dtype_of
 from backends.probing import Input, Signature, image_classes, probe
+from backends.resources import cpu_threads, resident_bytes
 
 
 class OnnxOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -77,11 +78,11 @@ class OnnxBackend(TensorBackend):
     def load(self, path: Path, device: Device, options: OnnxOptions) -> ModelInfo:
         """Opens the session and finds the signature by running it. See `Backend.load` for the errors."""
         onnxruntime = _runtime()
-        before = _resident_bytes()
+        before = resident_bytes()
         kind = _look(path)
         try:
             self._session = _open(onnxruntime, path, kind, device, options)
-            self.threads = _threads(device, options) if device.kind == "cpu" else 0
+            self.threads = cpu_threads(device, options.threads) if device.kind == "cpu" else 0
             meta = self._session.get_modelmeta()
             metadata = {k: v for k, v in meta.custom_metadata_map.items() if v}
             inputs = [(i.name, i.type, list(i.shape)) for i in self._session.get_inputs()]
@@ -97,7 +98,7 @@ class OnnxBackend(TensorBackend):
         signature = probe(tensors, self.predict, options.dims, [(name, shape) for name, _, shape in outputs])
         self._example = signature.example
         size = sum(each.stat().st_size for each in self.parts(path) or (path,))
-        self._memory = max(size, _resident_bytes() - before if device.kind == "cpu" else 0)
+        self._memory = max(size, resident_bytes() - before if device.kind == "cpu" else 0)
         return self._info(signature, metadata, meta.producer_name, device, onnxruntime.__version__)
 
     def example(self) -> Tensors:
@@ -167,7 +168,7 @@ def _open(onnxruntime: Any, path: Path, kind: Kind, device: Device, options: Onn
     """A session on `device`. Raises `MissingRuntime`, `InvalidOption`, or what onnxruntime raises."""
     config = onnxruntime.SessionOptions()
     config.log_severity_level = 4  # what matters is raised; the rest would clutter the server's log
-    config.intra_op_num_threads = _threads(device, options)
+    config.intra_op_num_threads = cpu_threads(device, options.threads)
     config.inter_op_num_threads = 1
     _limit_spinning(config, onnxruntime.__version__)
     config.graph_optimization_level = getattr(
@@ -215,12 +216,6 @@ def _look(path: Path) -> Kind:
         raise ModelFileError(f"{path} cannot be read: {e.strerror}.") from None
 
 
-def _threads(device: Device, options: OnnxOptions) -> int:
-    if options.threads is not None and options.threads < 1:
-        raise InvalidOption(f"threads must be at least 1; got {options.threads}.", field="config.threads")
-    return min(options.threads or device.threads, device.threads)
-
-
 def _providers(onnxruntime: Any, device: Device) -> list[Any]:
     if device.kind == "cpu":
         return ["CPUExecutionProvider"]
@@ -237,12 +232,6 @@ def _providers(onnxruntime: Any, device: Device) -> list[Any]:
     if device.memory_bytes is not None:
         cuda["gpu_mem_limit"] = device.memory_bytes
     return [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"]
-
-
-def _resident_bytes() -> int:
-    import psutil
-
-    return int(psutil.Process().memory_info().rss)
 
 
 # --- what the model is for ------------------------------------------------------------------------------------------

@@ -10,7 +10,15 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from backends.base import NO_MATCH, BackendError, Match, MissingRuntime, ModelFileError, OutOfMemory
+from backends.base import (
+    NO_MATCH,
+    BackendError,
+    Match,
+    MissingRuntime,
+    ModelFileError,
+    OutOfMemory,
+    UntrustedFile,
+)
 
 PICKLE_SUFFIXES = (".joblib", ".pkl", ".pickle")
 _LIBRARIES = (b"sklearn", b"xgboost", b"lightgbm", b"catboost", b"imblearn")
@@ -20,12 +28,6 @@ _HEAD = 1 << 16
 _LZ4 = b"\x04\x22\x4d\x18"
 _TORCH = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20"
 """The start of PyTorch's old format, which is a pickle as well."""
-
-
-class UntrustedFile(BackendError):
-    """The file holds types that can run code, and the user has not allowed them."""
-
-    code = "untrusted_model"
 
 
 def sniff(path: Path) -> Match:

@@ -12,7 +12,7 @@ from backends.base import Backend, Device, InvalidInput, ModelFileError
 from backends.discovery import available, choose
 from engine import model_options
 from engine.kit import contract
-from tests import models, models_boosting, models_gguf, models_sklearn
+from tests import models, models_boosting, models_gguf, models_sklearn, models_torch
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = ROOT / "tests" / "plugins"
@@ -27,6 +27,10 @@ TENSORS: dict[str, Callable[[], Path]] = {
     "xgboost iris json": partial(models_boosting.path, "xgboost_iris", ".json"),
     "gguf-embedding minilm": models_gguf.minilm,
     "gguf-rerank tiny": models_gguf.reranker,
+    "torch efficientnet": models_torch.efficientnet,
+    "torch efficientnet exported": models_torch.efficientnet_exported,
+    "torch silero": models_torch.silero,
+    **{f"torch {name}": partial(models_torch.path, name) for name in models_torch.BUILDERS if name != "fixed.pt"},
 }
 
 PLUGIN_FILES: dict[str, Callable[[], Path]] = {"python example": lambda: ROOT / "examples" / "sentiment_plugin.py"}
@@ -69,7 +73,7 @@ def test_sniffing_anything_raises_nothing(name: str, tmp_path: Path) -> None:
     for case in FILES:
         data = FILES[case]().read_bytes()
         contents += [data[:1], data[:7], data[:100], data[: len(data) // 2], data[:-1], data[100:5000]]
-    for suffix in ("", ".onnx", ".joblib", ".pkl", ".skops", ".py", ".txt", ".ubj", ".cbm"):
+    for suffix in ("", ".onnx", ".joblib", ".pkl", ".skops", ".py", ".txt", ".ubj", ".cbm", ".pt", ".pt2"):
         for i, content in enumerate(contents):
             file = tmp_path / f"{i}{suffix}"
             file.write_bytes(content)

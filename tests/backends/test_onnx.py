@@ -16,6 +16,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from backends import labels
 from backends.base import (
     BackendError,
     Device,
@@ -27,7 +28,7 @@ from backends.base import (
     OutOfMemory,
     TensorSpec,
 )
-from backends.onnx import OnnxBackend, OnnxOptions, errors, labels
+from backends.onnx import OnnxBackend, OnnxOptions, errors
 from engine import digest
 from tests.models import efficientnet, magika, model, silero
 

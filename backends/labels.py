@@ -1,4 +1,4 @@
-"""Class names in a model's metadata, under any of the keys that exporters use."""
+"""Class names in a model's own metadata, under any of the keys that exporters use."""
 
 from __future__ import annotations
 

@@ -1,0 +1,267 @@
+"""The kinds of programs behind one interface: what inputs they may have, and a call. Here are the two that PyTorch
+itself runs; `compiled` has the third."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from backends.base import Device, InvalidOption, ModelFileError, Tensors, UntrustedFile
+from backends.probing import Input
+from backends.torch import archive, candidates, errors, values
+from backends.torch.archive import Archive
+from backends.torch.options import TorchOptions
+from backends.torch.rows import RowLimits
+from backends.torch.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a program is made from."""
+
+    torch: Any
+    path: Path
+    archive: Archive
+    device: Device
+    options: TorchOptions
+    trusted: bool
+
+
+class Program(ABC):
+    """A loaded program, which is called in inference mode."""
+
+    kind: ClassVar[str]
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.torch = source.torch
+        self.notes: list[str] = []
+        self.sizes: dict[str, int] = {}
+        """Sizes of free dimensions at which it is known to run."""
+        self.rows = RowLimits()
+        self.row_axes: dict[str, int] = {}
+        """Where each input has its rows, if their count is limited."""
+        self.state: State | None = None
+        self._half_inputs: dict[str, str] = {}
+        """Inputs of a type that NumPy does not have, and which."""
+        self._half = source.options.dtype != "float32"
+        self._load()
+
+    @abstractmethod
+    def _load(self) -> None:
+        """Reads the file."""
+
+    @abstractmethod
+    def inputs(self) -> Iterator[list[Input]]:
+        """What the inputs may be, the likeliest first."""
+
+    @abstractmethod
+    def call(self, tensors: dict[str, Any]) -> Any:
+        """Computes: PyTorch's values in and out."""
+
+    def __call__(self, batch: Tensors) -> Tensors:
+        """Computes a batch, as from a fresh state. Raises what `errors.of_run` makes of PyTorch's exceptions."""
+        try:
+            return self.rows.apply(self._compute, batch, self.row_axes)
+        except Exception as e:
+            raise errors.of_run(e) from None
+
+    def _compute(self, batch: Tensors) -> Tensors:
+        if self.state is not None:
+            self.state.reset()
+        tensors = {name: self._tensor(name, array) for name, array in batch.items()}
+        return values.outputs_of(self.torch, self.call(tensors), widen=self._half)
+
+    def settle(self) -> None:
+        """After the first runs, which have shown what the program does."""
+        if self.state is not None:
+            self.state.settle()
+            if self.state.kept:
+                self.notes.append(
+                    "The model remembers earlier calls; each request is answered as if it were the first."
+                )
+
+    def _tensor(self, name: str, array: np.ndarray[Any, Any]) -> Any:
+        """A copy on the device: the program may write to it, or return it."""
+        tensor = self.torch.from_numpy(array.copy())
+        if self.source.device.kind == "cuda":
+            tensor = tensor.to(str(self.source.device))
+        if tensor.dtype != self.torch.float32:
+            return tensor
+        dtype = self._half_inputs.get(name, self.source.options.dtype)
+        return tensor if dtype == "float32" else tensor.to(getattr(self.torch, dtype))
+
+
+class ScriptProgram(Program):
+    """A TorchScript module."""
+
+    kind = "TorchScript"
+
+    def _load(self) -> None:
+        source, torch = self.source, self.torch
+        if source.options.compile:
+            raise InvalidOption(
+                "compile is for exported programs: torch.compile does not take TorchScript, which is optimized anyway.",
+                field="config.compile",
+            )
+        if not source.trusted:
+            _check_reach(torch, source.path)
+        self._module = torch.jit.load(str(source.path), map_location=str(source.device))
+        if not hasattr(self._module, "forward"):
+            raise ModelFileError(f"{source.path.name} has no forward, so there is nothing to call; save it with one.")
+        self._module.eval()
+        if self._half:
+            self._module.to(getattr(torch, source.options.dtype))
+        self._filled, left = candidates.arguments(self._module, source.options.inputs)
+        if left:
+            self.notes.append(f"Arguments that are left at their defaults: {', '.join(left)}.")
+        self.state = State(self._module)
+
+    def inputs(self) -> Iterator[list[Input]]:
+        """Many: the file only says which are tensors."""
+        yield from candidates.combinations(self._module, self._filled, self.source.options.inputs)
+
+    def call(self, tensors: dict[str, Any]) -> Any:
+        """Calls `forward` by the names of its arguments."""
+        return self._module(**{n: t if self._filled[n] == "Tensor" else t.item() for n, t in tensors.items()})
+
+
+def _check_reach(torch: Any, path: Path) -> None:
+    """Raises `UntrustedFile` for code that reaches beyond the model. PyTorch's own reader says what the code is, so
+    that no archive can show one thing here and another there."""
+    reader = torch._C.PyTorchFileReader(str(path))
+    for record in reader.get_all_records():
+        reaches = archive.reaching(reader.get_record(record)) if record.endswith(".py") else None
+        if reaches is not None:
+            raise UntrustedFile(
+                f"{path.name} uses {reaches!r}, which can reach files. If you trust its author, register it with "
+                "--trust."
+            )
+
+
+class ExportedProgram(Program):
+    """A program of ``torch.export``: a graph, of which the shapes and the ranges of its free dimensions are known."""
+
+    kind = "exported program"
+
+    def _load(self) -> None:
+        source, torch = self.source, self.torch
+        program = _read_exported(source)
+        if source.device.kind == "cuda":
+            from torch.export.passes import move_to_device_pass
+
+            program = move_to_device_pass(program, str(source.device))
+        self._specs = [s.arg for s in program.graph_signature.input_specs if s.kind.name == "USER_INPUT"]
+        self._nodes = {n.name: n.meta["val"] for n in program.graph.nodes if n.op == "placeholder"}
+        self._ranges = {str(symbol): each for symbol, each in program.range_constraints.items()}
+        self._spec = program.call_spec.in_spec
+        self._example = _leaves(torch, program.example_inputs)
+        self._module = program.module()
+        if self._half:
+            self._module.to(getattr(torch, source.options.dtype))
+        self.state = State(self._module)
+        if source.options.compile:
+            self._module = torch.compile(self._module, dynamic=bool(self._ranges))
+
+    def inputs(self) -> Iterator[list[Input]]:
+        """What the program declares, with a name for each free dimension."""
+        keys: dict[str, str] = {}
+        tensors = []
+        self.sizes, self.row_axes = {}, {}
+        for spec, example in zip(self._specs, self._example or [None] * len(self._specs), strict=True):
+            if type(spec).__name__ == "TensorArgument":
+                fake = self._nodes[spec.name]
+                dims = [self._dim(spec.name, axis, dim, keys) for axis, dim in enumerate(fake.shape)]
+                tensors.append(Input(spec.name, values.dtype_name(self.torch, fake.dtype, spec.name), dims))
+                if fake.dtype == self.torch.bfloat16:
+                    self._half_inputs[spec.name] = "bfloat16"
+                for axis, dim in enumerate(dims):
+                    if isinstance(dim, str) and example is not None and dim != "batch":
+                        self.sizes.setdefault(dim, example.shape[axis])
+                    if dim == "batch":
+                        self.row_axes[spec.name] = axis
+            elif type(spec).__name__ == "SymIntArgument":
+                tensors.append(Input(spec.name, "int64", []))
+        candidates.check_names(self.source.options.inputs, [t.name for t in tensors])
+        self._limit(keys)
+        yield tensors
+
+    def _dim(self, name: str, axis: int, dim: Any, keys: dict[str, str]) -> int | str:
+        """The size of a dimension, or its name: ``batch`` for the first one that leads an input."""
+        if isinstance(dim, int):
+            return dim
+        symbol = str(dim)
+        if symbol not in keys:
+            leads = axis == 0 and "batch" not in keys.values()
+            keys[symbol] = "batch" if leads else f"{name}_{axis}" if axis else f"{name}_rows"
+        return keys[symbol]
+
+    def _limit(self, keys: dict[str, str]) -> None:
+        for symbol, key in keys.items():
+            least, most = (_bound(self._ranges[symbol], side) if symbol in self._ranges else None for side in _SIDES)
+            if key == "batch":
+                self.rows.most, self.rows.declared = most, least or 1
+            elif most is not None:
+                self.notes.append(f"The file limits {key} to sizes from {least or 0} to {most}.")
+
+    def call(self, tensors: dict[str, Any]) -> Any:
+        """Puts the inputs where the program's author had them: in its arguments, and in what is nested there."""
+        import torch.utils._pytree as pytree
+
+        leaves = [
+            tensors[spec.name]
+            if type(spec).__name__ == "TensorArgument"
+            else tensors[spec.name].item()
+            if type(spec).__name__ == "SymIntArgument"
+            else spec.value
+            for spec in self._specs
+        ]
+        positional, named = pytree.tree_unflatten(leaves, self._spec)
+        return self._module(*positional, **named)
+
+
+_SIDES = ("lower", "upper")
+
+
+def _bound(limits: Any, side: str) -> int | None:
+    """One end of a range; `None` for infinity."""
+    try:
+        return int(getattr(limits, side))
+    except (TypeError, ValueError, OverflowError, AttributeError):
+        return None
+
+
+def _leaves(torch: Any, example: Any) -> list[Any] | None:
+    """The example inputs that a program was exported with, one after the other, if it has kept them."""
+    if not example:
+        return None
+    from torch.utils._pytree import tree_leaves
+
+    return [leaf if isinstance(leaf, torch.Tensor) else None for leaf in tree_leaves(example)]
+
+
+def _read_exported(source: Source) -> Any:
+    """The one program of a file. Raises `ModelFileError` when there are several, and none is called ``model``."""
+    import torch.export
+    from torch.export.pt2_archive._package import load_pt2
+
+    names = source.archive.models()
+    if not names:  # written before PyTorch 2.8
+        return torch.export.load(str(source.path))
+    name = only_model(names, source.path)
+    with source.path.open("rb") as file:
+        return load_pt2(file).exported_programs[name]
+
+
+def only_model(names: list[str], path: Path) -> str:
+    """The program to serve, of those in a file."""
+    if "model" in names:
+        return "model"
+    if len(names) > 1:
+        raise ModelFileError(f"{path.name} has several programs ({', '.join(names)}); save the one to serve alone.")
+    return names[0]
