@@ -1,7 +1,7 @@
 """EfficientNet-Lite0 as TorchScript and as an exported program, from the weights and the code of two packages.
 
-Both take any number of images: ``inputs`` f32 [batch, 3, 224, 224], logits [batch, 1000]. The TorchScript file has its
-labels and its preprocessing in extra files, where UniModel finds them.
+Both take any number of images: ``inputs`` f32 [batch, 3, 224, 224], logits [batch, 1000]. Labels and preprocessing
+are extra files in them, where UniModel finds them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def write(weights: bytes, names: bytes, package: zipfile.ZipFile, folder: Path) 
         warnings.simplefilter("ignore")  # TorchScript is deprecated, and the code was written for an older PyTorch
         torch.jit.save(torch.jit.trace(model, images), folder / "model.pt", _extra_files=extra)
         batch = {"inputs": {0: torch.export.Dim("batch", max=64)}}
-        torch.export.save(torch.export.export(model, (images,), dynamic_shapes=batch), folder / "model.pt2")
+        program = torch.export.export(model, (images,), dynamic_shapes=batch)
+        torch.export.save(program, folder / "model.pt2", extra_files=extra)
 
 
 def build(weights: bytes, package: zipfile.ZipFile) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 
 from backends.base import BackendError, InvalidOption, ModelFileError, Tensors
 from backends.probing import Input, Run
-from backends.torch.graph import Program, Shape
+from backends.torch.graph import Code, Shape
 from backends.torch.options import InputOptions
 from backends.torch.turns import FREE
 from backends.torch.values import DTYPES
@@ -32,13 +32,13 @@ _USUAL = (
 """What to try for an input of which the code tells nothing."""
 
 
-def arguments(module: Any, given: Mapping[str, InputOptions]) -> tuple[dict[str, str], list[str]]:
-    """The arguments of `forward` that a request fills, with their types, and those that are left at their default.
+def arguments(method: Any, given: Mapping[str, InputOptions]) -> tuple[dict[str, str], list[str]]:
+    """The arguments of a method that a request fills, with their types, and those that are left at their default.
 
     Raises `ModelFileError` for one that no request could fill, `InvalidOption` for an option of one that is not there.
     """
     filled, left = {}, []
-    schema = module.forward.schema.arguments[1:]  # the first is the module
+    schema = method.schema.arguments[1:]  # the first is the module
     for argument in schema:
         kind = str(argument.type)
         if kind == "Tensor" or (kind == "Optional[Tensor]" and argument.name in given):
@@ -49,12 +49,12 @@ def arguments(module: Any, given: Mapping[str, InputOptions]) -> tuple[dict[str,
             filled[argument.name] = kind
         else:
             raise ModelFileError(
-                f"The argument {argument.name!r} of the model's forward is a {kind}, which no request can give; wrap "
-                "the model in a module whose forward takes plain tensors and numbers."
+                f"The argument {argument.name!r} of the model's {method.name} is a {kind}, which no request can give; "
+                "wrap the model in a module whose forward takes plain tensors and numbers."
             )
     check_names(given, filled)
     if not filled:
-        raise ModelFileError("The model's forward takes no input.")
+        raise ModelFileError(f"The model's {method.name} takes no input.")
     return filled, left
 
 
@@ -71,9 +71,11 @@ def check_names(given: Mapping[str, InputOptions], names: Mapping[str, Any] | Se
             )
 
 
-def combinations(module: Any, filled: Mapping[str, str], given: Mapping[str, InputOptions]) -> Iterator[list[Input]]:
+def combinations(
+    module: Any, method: Any, filled: Mapping[str, str], given: Mapping[str, InputOptions]
+) -> Iterator[list[Input]]:
     """What the inputs may be, all together, the likeliest first; at most `MOST`."""
-    program = Program(module)
+    program = Code(module, method)
     choices: dict[str, list[Shape]] = {}
     for name, kind in filled.items():
         found = [Shape(_SCALARS[kind], ())] if kind in _SCALARS else program.shapes(name)

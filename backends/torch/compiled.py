@@ -17,7 +17,7 @@ from typing import Any
 from backends.base import InvalidOption, ModelFileError
 from backends.probing import Input
 from backends.torch import archive, candidates
-from backends.torch.programs import Program, only_model
+from backends.torch.programs import Program, only_model, only_script
 from backends.torch.values import DTYPES
 
 _CPU_FLAGS = {"AVX512": "avx512f"}
@@ -31,6 +31,7 @@ class CompiledProgram(Program):
 
     def _load(self) -> None:
         source = self.source
+        only_script(source.options)
         for option, given in (("dtype", source.options.dtype != "float32"), ("compile", source.options.compile)):
             if given:
                 raise InvalidOption(

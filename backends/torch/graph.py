@@ -33,13 +33,13 @@ Places = tuple[int, ...]
 """Where a tensor is in the tuple or list that it was put into, from the outermost inwards; empty when it is bare."""
 
 
-class Program:
-    """The inlined graph of a module's `forward`."""
+class Code:
+    """The inlined graph of a method of a module."""
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: Any, method: Any) -> None:
         self.module = module
-        self.graph = module.inlined_graph
-        self.inputs = dict(zip((a.name for a in module.forward.schema.arguments), self.graph.inputs(), strict=True))
+        self.graph = method.inlined_graph
+        self.inputs = dict(zip((a.name for a in method.schema.arguments), self.graph.inputs(), strict=True))
         self._flows: dict[str, list[Any]] = {}
         self._link(self.graph)
 

@@ -23,6 +23,8 @@ class TorchOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """CPU threads for one call; all of the worker's when not given, and never more."""
     inputs: dict[str, InputOptions] = {}
     """What the inputs are, for a program of which this cannot be found out."""
+    method: str = "forward"
+    """The method of a TorchScript module that is called."""
     dims: dict[str, int] = {}
     """Sizes of free dimensions for the example row, for a model that does not run on the ones that are tried."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"

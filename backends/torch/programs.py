@@ -112,23 +112,32 @@ class ScriptProgram(Program):
         if not source.trusted:
             _check_reach(torch, source.path)
         self._module = torch.jit.load(str(source.path), map_location=str(source.device))
-        if not hasattr(self._module, "forward"):
-            raise ModelFileError(f"{source.path.name} has no forward, so there is nothing to call; save it with one.")
         self._module.eval()
+        self._method = _method(self._module, source.options.method)
         if self._half:
             self._module.to(getattr(torch, source.options.dtype))
-        self._filled, left = candidates.arguments(self._module, source.options.inputs)
+        self._filled, left = candidates.arguments(self._method, source.options.inputs)
         if left:
             self.notes.append(f"Arguments that are left at their defaults: {', '.join(left)}.")
-        self.state = State(self._module)
+        self.state = State(self._module, self._method.inlined_graph)
 
     def inputs(self) -> Iterator[list[Input]]:
         """Many: the file only says which are tensors."""
-        yield from candidates.combinations(self._module, self._filled, self.source.options.inputs)
+        given = self.source.options.inputs
+        yield from candidates.combinations(self._module, self._method, self._filled, given)
 
     def call(self, tensors: dict[str, Any]) -> Any:
-        """Calls `forward` by the names of its arguments."""
-        return self._module(**{n: t if self._filled[n] == "Tensor" else t.item() for n, t in tensors.items()})
+        """Calls the method by the names of its arguments."""
+        return self._method(**{n: t if self._filled[n] == "Tensor" else t.item() for n, t in tensors.items()})
+
+
+def _method(module: Any, name: str) -> Any:
+    """A method of a TorchScript module. Raises `InvalidOption` when it has none of that name."""
+    names = module._c._method_names()
+    if name not in names:
+        known = ", ".join(sorted(names)) or "none"
+        raise InvalidOption(f"The model has no method {name!r}; it has: {known}.", field="config.method")
+    return getattr(module, name)
 
 
 def _check_reach(torch: Any, path: Path) -> None:
@@ -151,6 +160,7 @@ class ExportedProgram(Program):
 
     def _load(self) -> None:
         source, torch = self.source, self.torch
+        only_script(source.options)
         program = _read_exported(source)
         if source.device.kind == "cuda":
             from torch.export.passes import move_to_device_pass
@@ -166,6 +176,7 @@ class ExportedProgram(Program):
             self._module.to(getattr(torch, source.options.dtype))
         self.state = State(self._module)
         if source.options.compile:
+            _check_compiler(source.device)
             self._module = torch.compile(self._module, dynamic=bool(self._ranges))
 
     def inputs(self) -> Iterator[list[Input]]:
@@ -225,6 +236,20 @@ class ExportedProgram(Program):
         return self._module(*positional, **named)
 
 
+def _check_compiler(device: Device) -> None:
+    """Raises `InvalidOption` where code for the CPU cannot be compiled."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    try:
+        if device.kind == "cpu":
+            get_cpp_compiler()
+    except Exception:
+        raise InvalidOption(
+            "compile needs a compiler for C++, and there is none: install one (apt-get install g++), or leave it out.",
+            field="config.compile",
+        ) from None
+
+
 _SIDES = ("lower", "upper")
 
 
@@ -256,6 +281,12 @@ def _read_exported(source: Source) -> Any:
     name = only_model(names, source.path)
     with source.path.open("rb") as file:
         return load_pt2(file).exported_programs[name]
+
+
+def only_script(options: TorchOptions) -> None:
+    """Raises `InvalidOption` for an option that means nothing to other programs."""
+    if options.method != "forward":
+        raise InvalidOption("method is for TorchScript, other programs have but one.", field="config.method")
 
 
 def only_model(names: list[str], path: Path) -> str:

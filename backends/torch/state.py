@@ -8,18 +8,20 @@ from typing import Any, cast
 
 
 class State:
-    """The state of a module that was just loaded. `reset` brings it back.
+    """The state of a module that was just loaded. `reset` brings it back. `graph` is TorchScript code that is called.
 
     A TorchScript module with a method `reset_states` resets itself. Of others, the attributes that the code sets are
     known, and kept; so are the buffers, as long as it is not known that nothing writes to them.
     """
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: Any, graph: Any = None) -> None:
         self._reset = _own_reset(module)
         self._attributes: list[tuple[Any, str, Any]] = []
         self._buffers: list[tuple[Any, Any, int]] = []
         if self._reset is None:
-            self._attributes = [(owner, name, copy.deepcopy(getattr(owner, name))) for owner, name in _set(module)]
+            self._attributes = [
+                (owner, name, copy.deepcopy(getattr(owner, name))) for owner, name in _set(module, graph)
+            ]
             self._buffers = [(buffer, buffer.clone(), buffer._version) for buffer in module.buffers()]
 
     @property
@@ -51,9 +53,8 @@ def _own_reset(module: Any) -> Callable[[], Any] | None:
     return cast("Callable[[], Any]", method)
 
 
-def _set(module: Any) -> Iterator[tuple[Any, str]]:
-    """The attributes that a TorchScript module's `forward` sets, each with the module that it belongs to."""
-    graph = getattr(module, "inlined_graph", None)
+def _set(module: Any, graph: Any) -> Iterator[tuple[Any, str]]:
+    """The attributes that TorchScript code sets, each with the module that it belongs to."""
     if graph is None:
         return
     found = set()

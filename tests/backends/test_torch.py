@@ -30,7 +30,7 @@ from backends.base import (
 )
 from backends.torch import TorchBackend, TorchOptions, archive, errors
 from backends.torch.archive import Kind
-from backends.torch.graph import Program
+from backends.torch.graph import Code
 from tests import models, models_torch
 from tests.models_torch import numpy
 
@@ -142,6 +142,23 @@ def test_silero_hears_speech_and_forgets_it_again() -> None:
     for samples, reason in ((400, "Input audio chunk is too short"), (600, "Provided number of samples is 600 ")):
         with pytest.raises(InvalidInput, match=rf"^The model refused its input: {reason}.*\.$"):
             backend.predict({"x": np.zeros((1, samples), np.float32), "sr": rate})
+
+
+def test_another_method_is_called_if_wanted() -> None:
+    """Of the voice detector: the one that goes through a whole recording, and remembers from chunk to chunk."""
+    sound = np.sin(np.arange(5 * 512, dtype=np.float32) ** 1.3 / 40)[None]
+    module = torch.jit.load(models_torch.silero())
+    with torch.inference_mode():
+        expected = [module(torch.from_numpy(sound[:, i : i + 512].copy()), 16000).item() for i in range(0, 2560, 512)]
+    backend, info = load(models_torch.silero(), method="audio_forward")
+    assert shapes(info.inputs) == {"x": ("batch", "x_1"), "sr": ()}
+    got = backend.predict({"x": sound, "sr": np.array(16000)})["output"]
+    np.testing.assert_allclose(got, [expected], atol=1e-5)
+    assert np.ptp(got) > 1e-3
+    with pytest.raises(InvalidOption, match=r"no method 'hear'; it has: .*audio_forward.*forward"):
+        load(models_torch.silero(), method="hear")
+    with pytest.raises(InvalidOption, match="method is for TorchScript"):
+        load(models_torch.path("dense.pt2"), method="other")
 
 
 def test_silero_agrees_with_its_onnx_form() -> None:
@@ -368,7 +385,8 @@ def test_the_code_is_followed_to_the_layers(tmp_path: Path) -> None:
             return self.convolution(torch.relu(channels_last).permute(0, 3, 1, 2)).flatten(1).sum(1)
 
     path = script(Turned(), tmp_path / "turned.pt")
-    assert Program(torch.jit.load(path)).shapes("channels_last")[0].dims == (-1, -1, -1, 6)
+    module = torch.jit.load(path)
+    assert Code(module, module.forward).shapes("channels_last")[0].dims == (-1, -1, -1, 6)
     _, info = load(path)
     assert shapes(info.inputs) == {"channels_last": ("batch", "channels_last_1", "channels_last_2", 6)}
 
