@@ -44,10 +44,12 @@ class CompiledProgram(Program):
         _check_machine(json.loads(metadata or "{}"), source.path, source.device.kind)
         os.environ.setdefault("AOTI_RUNTIME_CHECK_INPUTS", "1")
         self._source = archive.read(source.path, source.archive, folder, ".wrapper.cpp") or ""
-        from torch.export.pt2_archive._package import load_pt2
+        from torch.export.pt2_archive._package import AOTICompiledModel
 
         index = source.device.index if source.device.kind == "cuda" else -1
-        self._model = load_pt2(str(source.path), device_index=index).aoti_runners[name]
+        # what `load_pt2` does, which also asks for a compiler to tell this machine's processor, and unpickles the rest
+        loader = self.torch._C._aoti.AOTIModelPackageLoader(str(source.path), name, False, 1, index)
+        self._model = AOTICompiledModel(loader)
         import torch.utils._pytree as pytree
 
         self._spec = pytree.treespec_loads(self._model.loader.get_call_spec()[0])

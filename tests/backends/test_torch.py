@@ -460,6 +460,33 @@ def test_a_compiled_package_without_its_source_asks_for_its_inputs(tmp_path: Pat
     assert backend.predict(backend.example())["output"].shape == (2, 3)
 
 
+WITHOUT_COMPILER = """
+import sys
+from pathlib import Path
+from backends.base import Device, InvalidOption
+from backends.torch import TorchBackend, TorchOptions
+
+TorchBackend().load(Path(sys.argv[1]), Device("cpu"), TorchOptions())
+try:
+    TorchBackend().load(Path(sys.argv[2]), Device("cpu"), TorchOptions(compile=True))
+except InvalidOption as e:
+    print(e.message)
+"""
+
+
+def test_only_what_is_compiled_here_needs_a_compiler(tmp_path: Path) -> None:
+    paths = [str(models_torch.path(name)) for name in ("compiled.pt2", "dense.pt2")]
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT_COMPILER, *paths],
+        env={"PATH": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "compile needs a compiler for C++, and there is none: install one (apt-get install g++)" in result.stdout
+
+
 def test_an_exported_program_is_compiled_if_wanted() -> None:
     plain, _ = load(models_torch.path("dense.pt2"))
     backend, _ = load(models_torch.path("dense.pt2"), compile=True)
