@@ -100,6 +100,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Runtime and version, such as ``onnxruntime 1.32.0``."""
     device: str = "cpu"
     metadata: dict[str, str] = {}
+    sources: tuple[str, ...] = ()
+    """Files of code beside the model's own that it was loaded from."""
     notes: tuple[str, ...] = ()
     """What was guessed, and how to override it. Shown when the model is registered."""
 

@@ -10,7 +10,7 @@ function __unimodel_at
             continue
         end
         switch $word
-            case --access-log --api-key --as --backend --body --chat-template --concurrency --config --cpu-threads --cpu-workers --deadline-ms --default-batch-size --device-ids --dir --drain-seconds --duration --dynamic-padding --enable-pooling --grpc-port --hang-timeout-s --home --host --image --input --jobs --json-schema --lines --load-timeout-s --log-format --log-level --max-batch-mb --max-batch-wait-ms --max-body-mb --max-buffered-mb --max-connections --max-models --max-queue-mb --max-queue-requests --max-tokens --max-upload-mb --memory-fraction --name --npy --output --params --plot --port --preload --priority --prometheus-port --prompt --seed --set --stop --stop-timeout --system --task --temperature --tensor --timeout --top-p -c -j -n -o
+            case --access-log --api-key --as --backend --body --chat-template --concurrency --config --cpu-threads --cpu-workers --deadline-ms --default-batch-size --device-ids --dir --drain-seconds --duration --dynamic-padding --enable-pooling --grpc-port --hang-timeout-s --home --host --image --input --jobs --json-schema --lines --load-timeout-s --log-format --log-level --max-batch-mb --max-batch-wait-ms --max-body-mb --max-buffered-mb --max-connections --max-models --max-queue-mb --max-queue-requests --max-tokens --max-upload-mb --memory-fraction --name --npy --output --params --plot --port --preload --priority --prometheus-port --prompt --reload --seed --set --stop --stop-timeout --system --task --temperature --tensor --timeout --top-p -c -j -n -o
                 set skip 1
             case '-*'
             case '*'
@@ -61,6 +61,7 @@ complete -c unimodel -n '__unimodel_at ""' -l home -x -a '(__fish_complete_direc
 
 # unimodel serve
 complete -c unimodel -n '__unimodel_at "/serve"' -s h -l help -d 'Show the help.'
+complete -c unimodel -n '__unimodel_at "/serve"' -l dev -d 'Reload models whose files change; short for --reload true'
 complete -c unimodel -n '__unimodel_at "/serve"' -l config -r -F -d 'Settings in YAML'
 complete -c unimodel -n '__unimodel_at "/serve"' -l port -x -d 'Port of the HTTP API; 0 takes a free one'
 complete -c unimodel -n '__unimodel_at "/serve"' -l host -x -d 'Address to listen on'
@@ -84,6 +85,7 @@ complete -c unimodel -n '__unimodel_at "/serve"' -l max-queue-mb -x -d 'MiB of i
 complete -c unimodel -n '__unimodel_at "/serve"' -l cpu-workers -x -d 'CPU worker processes; models are spread over them'
 complete -c unimodel -n '__unimodel_at "/serve"' -l load-timeout-s -x -d 'A model that takes longer to load fails'
 complete -c unimodel -n '__unimodel_at "/serve"' -l hang-timeout-s -x -d 'A model that computes longer than this for one batch, chunk or step is taken for hung, and its worker is replaced'
+complete -c unimodel -n '__unimodel_at "/serve"' -l reload -x -a 'true false' -d 'For development: watch the files of the registered models, and load a changed one as a new version'
 complete -c unimodel -n '__unimodel_at "/serve"' -l preload -x -a 'true false' -d 'Load the registered models when the server starts, newest first, up to max_models'
 complete -c unimodel -n '__unimodel_at "/serve"' -l memory-fraction -x -d 'Share of each GPU\'s memory that models may take'
 complete -c unimodel -n '__unimodel_at "/serve"' -l enable-pooling -x -a 'true false' -d 'Unload idle models to make room for others; when false, a load that does not fit is refused'
@@ -119,6 +121,7 @@ complete -c unimodel -n '__unimodel_at "/start"' -l max-queue-mb -x -d 'MiB of i
 complete -c unimodel -n '__unimodel_at "/start"' -l cpu-workers -x -d 'CPU worker processes; models are spread over them'
 complete -c unimodel -n '__unimodel_at "/start"' -l load-timeout-s -x -d 'A model that takes longer to load fails'
 complete -c unimodel -n '__unimodel_at "/start"' -l hang-timeout-s -x -d 'A model that computes longer than this for one batch, chunk or step is taken for hung, and its worker is replaced'
+complete -c unimodel -n '__unimodel_at "/start"' -l reload -x -a 'true false' -d 'For development: watch the files of the registered models, and load a changed one as a new version'
 complete -c unimodel -n '__unimodel_at "/start"' -l preload -x -a 'true false' -d 'Load the registered models when the server starts, newest first, up to max_models'
 complete -c unimodel -n '__unimodel_at "/start"' -l memory-fraction -x -d 'Share of each GPU\'s memory that models may take'
 complete -c unimodel -n '__unimodel_at "/start"' -l enable-pooling -x -a 'true false' -d 'Unload idle models to make room for others; when false, a load that does not fit is refused'
@@ -163,6 +166,7 @@ complete -c unimodel -n '__unimodel_at "/restart"' -l max-queue-mb -x -d 'MiB of
 complete -c unimodel -n '__unimodel_at "/restart"' -l cpu-workers -x -d 'CPU worker processes; models are spread over them'
 complete -c unimodel -n '__unimodel_at "/restart"' -l load-timeout-s -x -d 'A model that takes longer to load fails'
 complete -c unimodel -n '__unimodel_at "/restart"' -l hang-timeout-s -x -d 'A model that computes longer than this for one batch, chunk or step is taken for hung, and its worker is replaced'
+complete -c unimodel -n '__unimodel_at "/restart"' -l reload -x -a 'true false' -d 'For development: watch the files of the registered models, and load a changed one as a new version'
 complete -c unimodel -n '__unimodel_at "/restart"' -l preload -x -a 'true false' -d 'Load the registered models when the server starts, newest first, up to max_models'
 complete -c unimodel -n '__unimodel_at "/restart"' -l memory-fraction -x -d 'Share of each GPU\'s memory that models may take'
 complete -c unimodel -n '__unimodel_at "/restart"' -l enable-pooling -x -a 'true false' -d 'Unload idle models to make room for others; when false, a load that does not fit is refused'

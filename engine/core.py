@@ -28,6 +28,7 @@ from engine.hub import Hub
 from engine.pipelines import Pipelines, is_pipeline
 from engine.pool import Entry, Pool
 from engine.registry import Registry, check_name, split_version
+from engine.reload import Reloader
 from engine.schema import RegisterRequest
 from engine.settings import Settings
 from engine.telemetry.metrics import Metrics
@@ -54,6 +55,7 @@ class Engine:
         self.clock = clock
         self.pool = Pool(settings, metrics, clock)
         self.pipelines = Pipelines(registry, settings.engine.max_queue_requests)
+        self.reloader = Reloader(self) if settings.engine.reload else None
         self.hub = Hub(registry.home / "models")
         self.started = time.time()
         self.state: Literal["starting", "ready", "draining"] = "starting"
@@ -67,6 +69,8 @@ class Engine:
         self.state = "ready"
         if self.settings.engine.preload:
             self.pool.background(self._preload())
+        if self.reloader is not None:
+            self.pool.background(self.reloader.run())
 
     async def stop(self, drain_seconds: float) -> None:
         """Takes no new requests, lets the accepted ones end, and stops the workers."""

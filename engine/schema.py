@@ -134,6 +134,8 @@ class ModelView(msgspec.Struct, kw_only=True):
     task: str
     state: ModelState
     error: str | None = None
+    reload_error: str | None = None
+    """With ``engine.reload``: why its changed files could not be loaded in its place."""
     path: str
     sha256: str
     size_bytes: int
@@ -180,6 +182,8 @@ class StatusView(msgspec.Struct, kw_only=True):
     version: int
     state: ModelState
     error: str | None = None
+    reload_error: str | None = None
+    """With ``engine.reload``: why its changed files could not be loaded in its place."""
     instances: list[InstanceView]
     batching: BatchingView
     queue_requests: int
@@ -266,43 +270,6 @@ class BackendList(msgspec.Struct, kw_only=True):
     """``GET /v1/backends``."""
 
     backends: list[BackendView]
-
-
-class PluginView(msgspec.Struct, kw_only=True):
-    """A plugin that an installed package offers by name."""
-
-    name: str
-    package: str
-    """The installed package that it comes from, and its version."""
-    target: str
-    """Its module and class."""
-    summary: str = ""
-    """What its class says of itself."""
-    batches: bool = False
-    """Whether it takes the requests of several callers together."""
-    streams: bool = False
-    options: list[str] | None = None
-    """Their names; none when it takes any."""
-    problem: str | None = None
-    """Why it cannot be used."""
-
-
-class PluginList(msgspec.Struct, kw_only=True):
-    """What is installed beside the built-in backends."""
-
-    plugins: list[PluginView]
-    backends: list[BackendView]
-    """Those of others, and any that cannot be used."""
-
-
-class CheckView(msgspec.Struct, kw_only=True):
-    """One check of a model by ``unimodel plugin test``."""
-
-    name: str
-    state: Literal["running", "ok", "fail"]
-    message: str | None = None
-    """Of one that failed, what came and what to change; of another, what is worth knowing."""
-    seconds: float = 0.0
 
 
 class Deleted(msgspec.Struct, kw_only=True):

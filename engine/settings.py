@@ -88,6 +88,9 @@ class EngineSettings:
         "replaced.",
         minimum=1,
     )
+    reload: bool = _setting(
+        False, "For development: watch the files of the registered models, and load a changed one as a new version."
+    )
     preload: bool = _setting(True, "Load the registered models when the server starts, newest first, up to max_models.")
 
 

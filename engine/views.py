@@ -40,6 +40,7 @@ def model_view(engine: Engine, spec: ModelSpec, *, with_example: bool = True) ->
         task=spec.task,
         state=_state(spec, entry),
         error=entry.error.message if entry is not None and entry.error is not None else None,
+        reload_error=reload_error(engine, spec),
         path=spec.path,
         sha256=spec.sha256,
         size_bytes=spec.size_bytes,
@@ -62,6 +63,11 @@ def _state(spec: ModelSpec, entry: Entry | None) -> schema.ModelState:
     if entry is None:
         return "ready" if is_pipeline(spec) else "unloaded"
     return entry.state
+
+
+def reload_error(engine: Engine, spec: ModelSpec) -> str | None:
+    """Why the changed files of a version could not be loaded in its place."""
+    return engine.reloader.error(spec) if engine.reloader is not None else None
 
 
 def tensor_view(spec: TensorSpec) -> schema.TensorView:
@@ -115,6 +121,7 @@ def status_view(engine: Engine, spec: ModelSpec) -> schema.StatusView:
             name=spec.name,
             version=spec.version,
             state=_state(spec, None),
+            reload_error=reload_error(engine, spec),
             instances=[],
             batching=batching_view(engine, spec, None),
             queue_requests=0,
@@ -134,6 +141,7 @@ def status_view(engine: Engine, spec: ModelSpec) -> schema.StatusView:
         version=spec.version,
         state=entry.state,
         error=entry.error.message if entry.error is not None else None,
+        reload_error=reload_error(engine, spec),
         instances=[_instance_view(entry, w) for w in entry.workers],
         batching=batching_view(engine, spec, entry),
         queue_requests=d.queue.requests + d.streams.waiting,

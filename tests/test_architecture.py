@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("unimodel", "unimodel_cli", "engine", "backends")
-CONTRACTS = ("engine.errors", "engine.schema", "engine.settings")
+CONTRACTS = ("engine.errors", "engine.kit.answers", "engine.schema", "engine.settings")
 """What a client may know of the server."""
 
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "engine.codec": ("backends.base",),
     "engine.types": ("backends.base", "engine.codec"),
     "engine.kit": ("engine", "backends.base", "backends.discovery", "backends.generation", "backends.python"),
+    "engine.kit.answers": ("engine.schema",),
     "engine.model_options": ("engine.errors", "engine.settings"),
     "backends": (
         "backends.base",

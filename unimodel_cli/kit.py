@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from engine.errors import InternalError, ServerUnreachable
-from engine.schema import BackendList, CheckView, PluginList
+from engine.kit.answers import CheckView, PluginList
+from engine.schema import BackendList
 
 if TYPE_CHECKING:
     from unimodel_cli.command import Session

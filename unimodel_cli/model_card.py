@@ -36,6 +36,7 @@ def card(view: ModelView, url: str) -> list[RenderableType]:
             [
                 ("Model", f"{view.name}@{view.version}"),
                 ("State", view.state + (f": {view.error}" if view.error else "")),
+                ("Reload", f"its changed files cannot be loaded: {view.reload_error}" if view.reload_error else None),
                 ("Task", view.task + (f" ({view.labels} labels)" if view.labels else "")),
                 ("Backend", f"{view.backend} ({view.runtime})" if view.runtime else view.backend),
                 ("Device", view.device),

@@ -62,7 +62,7 @@ class PythonBackend(base.ValueBackend):
         except BaseException:
             self._import.forget()
             raise
-        return _info(plugin_class, device, options)
+        return msgspec.structs.replace(_info(plugin_class, device, options), sources=self._import.others())
 
     def _start(self, plugin_class: type[BasePlugin], config: ModelConfig) -> BasePlugin:
         try:

@@ -100,6 +100,12 @@ class Import:
                         del table[name]
             self._modules.clear()
 
+    def others(self) -> tuple[str, ...]:
+        """The files of the plugin's folder that it imported beside its own."""
+        files = {str(getattr(module, "__file__", None) or "") for module in self._modules.values()}
+        own = str(self.path / "__init__.py" if self.path.is_dir() else self.path)
+        return tuple(sorted(files - {own, ""}))
+
     @property
     def _label(self) -> str:
         return self.path.name if self.target.kind in ("file", "package") else self.target.where

@@ -1,5 +1,7 @@
 """``python -m engine.kit WHAT``: answers as JSON, one a line, on stdout. What the code of others prints goes to stderr.
 
+`engine.kit.answers` and `engine.schema` say what they look like:
+
 - ``backends`` gives a `BackendList`, ``plugins SECONDS`` a `PluginList`, ``plugin NAME`` a `PluginView`.
 - ``test SECONDS SUBJECT`` gives a `CheckView` for each check of a `Subject`; ``trial SUBJECT`` is the process in which
   they run, and gives one when a check begins, too.

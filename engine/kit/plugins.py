@@ -13,7 +13,7 @@ from backends.python import target
 from backends.python.backend import overrides
 from backends.python.loader import Import
 from engine import installed
-from engine.schema import PluginList, PluginView
+from engine.kit.answers import PluginList, PluginView
 from engine.worker.exits import Exit
 
 _OURS = "unimodel "

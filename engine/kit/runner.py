@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import msgspec
 
 from engine.errors import InvalidOption
+from engine.kit.answers import CheckView
 from engine.kit.trial import Report, Subject
-from engine.schema import CheckView
 from engine.worker import interpreter
 from engine.worker.exits import Exit
 

@@ -12,10 +12,10 @@ import msgspec
 from backends import discovery
 from backends.base import BackendError, Device
 from engine.errors import UniModelError, UntrustedModel
+from engine.kit.answers import CheckView
 from engine.kit.contract import CHECKS, Broken, Model
 from engine.kit.contract.model import told
 from engine.scheduling.batcher import MAX_OUTSTANDING
-from engine.schema import CheckView
 from engine.settings import EngineSettings
 from engine.transport.batchqueue import Slots
 from engine.transport.messages import Load

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.cli.conftest import PLUGINS
 from unimodel_cli.home import Home
 
 
@@ -117,8 +118,6 @@ def test_a_server_that_dies_while_it_starts_shows_its_last_words(cli):
 
 
 def test_stop_drains_or_says_that_it_still_does(cli):
-    from tests.cli.conftest import PLUGINS
-
     cli.ok("start", "--port", "0")
     cli.ok("register", "m", f"{PLUGINS / 'faulty.py'}:AbortOnRequest", "--trust")
     request = cli.popen("predict", "m", "6")
@@ -197,3 +196,30 @@ def test_a_folder_named_engine_is_not_run(cli, tmp_path):
     installed = Path(sys.executable).with_name("unimodel")
     done = subprocess.run([installed, "start", "--port", "0"], cwd=tmp_path, env=cli.env, capture_output=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_server_for_development_serves_what_is_saved(cli, tmp_path):
+    plugin = tmp_path / "model.py"
+    source = (PLUGINS / "echo.py").read_text()
+    plugin.write_text(source)
+    run = cli.popen("serve", "--port", "0", "--dev")
+    while not (cli.home / "server.json").exists():
+        time.sleep(0.05)
+    cli.ok("register", "echo", f"{plugin}:Echo", "--trust")
+
+    def until(text, *arguments):
+        deadline = time.monotonic() + 30
+        while text not in cli.ok(*arguments):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    plugin.write_text(source.replace("{self.prefix}{input_data", "new {input_data"))
+    until("new hello", "predict", "echo", "hello")
+    plugin.write_text("import\n")
+    until("Reload      its changed files cannot be loaded: model.py cannot be imported: line 1:", "show", "echo")
+    until("echo@2 goes on serving; its changed files cannot be loaded: model.py cannot be imported: line 1:", "status")
+    assert json.loads(cli.ok("predict", "echo", "hello")) == "new hello"
+    (setting,) = [s for s in cli.json("config", "show")["settings"] if s["key"] == "engine.reload"]
+    assert (setting["value"], setting["source"]) == (True, "flag --reload")
+    run.send_signal(signal.SIGINT)
+    run.communicate(timeout=30)

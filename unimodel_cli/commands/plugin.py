@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from engine.errors import ExitCode
-from engine.schema import CheckView
+from engine.kit.answers import CheckView
 from unimodel_cli.command import Session, command, group
 from unimodel_cli.errors import UsageError
 from unimodel_cli.output import mark

@@ -19,6 +19,8 @@ Timeout = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="How long
 StopTimeout = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="How long to wait until it has drained.")]
 Force = Annotated[bool, typer.Option("--force", help="Kill it if it still drains after --timeout.")]
 
+Dev = Annotated[bool, typer.Option("--dev", help="Reload models whose files change; short for --reload true.")]
+
 
 def add(app: typer.Typer) -> None:
     """Puts the commands on the command line."""
@@ -32,6 +34,7 @@ def add(app: typer.Typer) -> None:
             "unimodel serve",
             "unimodel serve --port 9000 --config unimodel.yaml",
             "unimodel serve --host 0.0.0.0",
+            "unimodel serve --dev",
         ],
     )(serve)
     command(
@@ -52,11 +55,16 @@ def add(app: typer.Typer) -> None:
     command(app, "status", examples=["unimodel status", "unimodel status --json | jq .in_flight"])(status)
 
 
-def serve(session: Session, **flags: Any) -> None:
+def serve(session: Session, dev: Dev = False, **flags: Any) -> None:
     """Run the server in the foreground.
 
     Logs go to stderr. Ctrl-C or SIGTERM stops it: it answers what it accepted first; a second one stops it at once.
+
+    With --dev it watches the files of the registered models, plugins above all, and serves what you save. Requests that
+    are under way end on the old code, which also goes on serving if the new one cannot be loaded.
     """
+    if dev and flags["engine__reload"] is None:
+        flags["engine__reload"] = "true"
     from unimodel_cli.server_process import command_line
 
     for_people = {"monitoring.log_format": "text"} if sys.stderr.isatty() else {}
@@ -146,6 +154,9 @@ def status(session: Session) -> None:
         ],
         empty="No model is loaded. Register one with: unimodel register NAME PATH",
     )
+    for m in view.models:
+        if m.reload_error:
+            out.line(f"{m.name}@{m.version} goes on serving; its changed files cannot be loaded: {m.reload_error}")
 
 
 def _start(session: Session, arguments: list[str], timeout: float) -> None:
