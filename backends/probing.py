@@ -7,6 +7,7 @@ changed, and the shapes that come back tell which axis is the batch and which ou
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ _SAMPLE_RATE = re.compile(r"sr|sample_?rate|sampling_?rate", re.IGNORECASE)
 _LENGTHS = (16, 64, 512, 8, 32, 128, 256, 1024, 2048, 4096, 16000, 4, 2, 1)
 _PIXELS = (224, 256, 320, 640, 32, 64, 28, 512, 299, 384, 16, 1)
 """Sizes tried for a free dimension, the likeliest first."""
+_MOST_ELEMENTS = 1 << 24
+"""Of a made-up tensor. Where several dimensions are free, sizes that make a larger one are not tried."""
 
 Run = Callable[[Tensors], Tensors]
 
@@ -143,6 +146,8 @@ class _Trial:
         error: BackendError | None = None
         for attempt in self._attempts(options):
             self.fill, self.sizes = attempt
+            if error is not None and self._elements(self.sizes) > _MOST_ELEMENTS:
+                continue
             row = self._row(self.sizes)
             try:
                 return row, self.run(row)
@@ -197,8 +202,14 @@ class _Trial:
         return free
 
     def _row(self, sizes: Mapping[str, int]) -> Tensors:
-        named = {**sizes, **({self.batch: 1} if self.batch is not None else {})}
-        return {t.name: self._values(t, [d if isinstance(d, int) else named[d] for d in t.dims]) for t in self.inputs}
+        return {t.name: self._values(t, self._shape(t, sizes)) for t in self.inputs}
+
+    def _elements(self, sizes: Mapping[str, int]) -> int:
+        """Of the largest input."""
+        return max(math.prod(self._shape(t, sizes)) for t in self.inputs)
+
+    def _shape(self, tensor: Input, sizes: Mapping[str, int]) -> list[int]:
+        return [d if isinstance(d, int) else 1 if d == self.batch else sizes[d] for d in tensor.dims]
 
     def _values(self, tensor: Input, shape: list[int]) -> np.ndarray[Any, Any]:
         """Made-up values, the same ones every time."""

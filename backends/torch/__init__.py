@@ -148,6 +148,8 @@ def _signature(program: Program, options: TorchOptions) -> Signature:
         try:
             found = _probe(program, inputs, {**program.sizes, **options.dims})
         except (ModelFileError, InvalidOption) as e:
+            if program.refusal is not None:  # other inputs would not help
+                raise program.refusal from None
             first = first or e
             continue
         program.settle()

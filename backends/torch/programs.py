@@ -47,6 +47,8 @@ class Program(ABC):
         self.row_axes: dict[str, int] = {}
         """Where each input has its rows, if their count is limited."""
         self.state: State | None = None
+        self.refusal: ModelFileError | None = None
+        """Why nothing that it computes can be served, once it has run."""
         self._half_inputs: dict[str, str] = {}
         """Inputs of a type that NumPy does not have, and which."""
         self._half = source.options.dtype != "float32"
@@ -75,7 +77,12 @@ class Program(ABC):
         if self.state is not None:
             self.state.reset()
         tensors = {name: self._tensor(name, array) for name, array in batch.items()}
-        return values.outputs_of(self.torch, self.call(tensors), widen=self._half)
+        result = self.call(tensors)
+        try:
+            return values.outputs_of(self.torch, result, widen=self._half)
+        except ModelFileError as e:
+            self.refusal = e
+            raise
 
     def settle(self) -> None:
         """After the first runs, which have shown what the program does."""

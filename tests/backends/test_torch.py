@@ -642,7 +642,7 @@ print(loaded)
 """
 
 
-@pytest.mark.parametrize(("name", "count"), [("dense.pt", 300), ("recurrent.pt", 100), ("words.pt2", 150)])
+@pytest.mark.parametrize(("name", "count"), [("dense.pt", 200), ("recurrent.pt", 60), ("words.pt2", 60)])
 def test_damaged_files_are_refused_and_end_no_process(tmp_path: Path, name: str, count: int) -> None:
     target = tmp_path / f"damaged{Path(name).suffix}"
     command = [sys.executable, "-c", FLIP, str(models_torch.path(name)), str(target), str(count)]
