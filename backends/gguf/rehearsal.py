@@ -8,48 +8,31 @@ than its vocabulary, and look how it ends.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import resource
-import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from backends.base import BackendError, ModelFileError
+from backends import rehearsal
+from backends.base import ModelFileError
 from backends.generation import IMAGE
 from backends.gguf.library import library
 from backends.gguf.projector import Projector
 
 _SECONDS = 300.0
-_REFUSED = 3
-"""The exit code of a child that says on stderr, after `_MARK`, what is wrong."""
-_MARK = "refused: "
-_ASSERT = re.compile(r"GGML_(?:ASSERT|ABORT)\(.*?\) failed|Fatal error|invalid .*")
+_ASSERT = re.compile(r"GGML_(?:ASSERT|ABORT)\(.*?\) failed|Fatal error|invalid .*|it took longer than .*")
 
 
 def rehearse(path: Path, model: Path, threads: int) -> None:
     """Raises `ModelFileError` if the projector at `path` is not to be loaded with `model`."""
-    command = [sys.executable, "-m", __name__, str(model), str(path), str(threads)]
-    environment = {**os.environ, "GGML_NO_BACKTRACE": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    try:
-        done = subprocess.run(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            timeout=_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise _unfit(path, f"encoding a picture took longer than {_SECONDS:g} seconds") from None
-    said = done.stderr.decode("utf-8", "replace")
-    if done.returncode == _REFUSED:
-        raise ModelFileError(said.rpartition(_MARK)[2].strip(), field="config.mmproj")
-    if done.returncode:
-        found = _ASSERT.search(said)
+    arguments = [str(model), str(path), str(threads)]
+    outcome = rehearsal.rehearse(__name__, arguments, seconds=_SECONDS, environment={"GGML_NO_BACKTRACE": "1"})
+    if outcome.ending == "refused":
+        raise ModelFileError(outcome.said, field="config.mmproj")
+    if outcome.ending != "well":
+        found = _ASSERT.search(outcome.said)
         raise _unfit(path, f"llama.cpp ends on it{f' ({found[0]})' if found else ''}")
 
 
@@ -64,12 +47,7 @@ def _unfit(path: Path, reason: str) -> ModelFileError:
 def main() -> None:
     """Loads and encodes; in the child."""
     model, path, threads = sys.argv[1:]
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    try:
-        _try(Path(model), Path(path), int(threads))
-    except BackendError as e:
-        sys.stderr.write(f"{_MARK}{e.message}\n")
-        sys.exit(_REFUSED)
+    rehearsal.perform(partial(_try, Path(model), Path(path), int(threads)))
 
 
 def _try(model: Path, path: Path, threads: int) -> None:

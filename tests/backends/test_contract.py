@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from backends.base import Backend, Device, InvalidInput, ModelFileError
 from backends.discovery import available, choose
 from engine import model_options
 from engine.kit import contract
-from tests import models, models_boosting, models_gguf, models_sklearn, models_torch
+from tests import models, models_boosting, models_gguf, models_sklearn, models_tensorflow, models_torch
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = ROOT / "tests" / "plugins"
@@ -31,7 +32,26 @@ TENSORS: dict[str, Callable[[], Path]] = {
     "torch efficientnet exported": models_torch.efficientnet_exported,
     "torch silero": models_torch.silero,
     **{f"torch {name}": partial(models_torch.path, name) for name in models_torch.BUILDERS if name != "fixed.pt"},
+    **{
+        f"tensorflow {name}": partial(models_tensorflow.path, name)
+        for name in ("digits.keras", "digits.h5", "several.keras", "words.keras")
+    },
+    **{
+        f"tflite {name}": partial(models_tensorflow.path, f"{name}.tflite")
+        for name in ("digits", "digits_int8", "digits_uint8", "several", "look", "free", "one", "lstm")
+    },
 }
+
+FOLDERS: dict[str, Callable[[], Path]] = {
+    "tensorflow guesslang": models.guesslang,
+    **{
+        f"tensorflow {name}": partial(models_tensorflow.path, name)
+        for name in ("digits", "texts", "module", "tf1_odd", "tf1_constant", "tf1_words")
+    },
+}
+
+NEEDED = ("saved_model.pb", "variables.")
+"""How the files in such folders are named without which there is no model."""
 
 PLUGIN_FILES: dict[str, Callable[[], Path]] = {"python example": lambda: ROOT / "examples" / "sentiment_plugin.py"}
 
@@ -42,8 +62,9 @@ VALUES: dict[str, Callable[[], Path]] = {
     "python streams": lambda: Path(f"{PLUGINS / 'echo.py'}:StreamEcho"),
 }
 
-ALL = TENSORS | VALUES
 FILES = TENSORS | PLUGIN_FILES
+TENSORS = TENSORS | FOLDERS
+ALL = TENSORS | VALUES
 
 
 def backend_of(case: str) -> type[Backend]:
@@ -73,7 +94,7 @@ def test_sniffing_anything_raises_nothing(name: str, tmp_path: Path) -> None:
     for case in FILES:
         data = FILES[case]().read_bytes()
         contents += [data[:1], data[:7], data[:100], data[: len(data) // 2], data[:-1], data[100:5000]]
-    for suffix in ("", ".onnx", ".joblib", ".pkl", ".skops", ".py", ".txt", ".ubj", ".cbm", ".pt", ".pt2"):
+    for suffix in ("", ".onnx", ".joblib", ".pkl", ".skops", ".py", ".txt", ".ubj", ".cbm", ".keras", ".h5", ".tflite", ".pt", ".pt2"):
         for i, content in enumerate(contents):
             file = tmp_path / f"{i}{suffix}"
             file.write_bytes(content)
@@ -95,6 +116,24 @@ def test_a_truncated_file_is_a_clear_error(case: str, tmp_path: Path) -> None:
             backend.load(file, Device("cpu"), options)
         assert file.name in caught.value.message
         assert caught.value.message.endswith(".")
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_a_truncated_file_in_a_folder_is_a_clear_error(case: str, tmp_path: Path) -> None:
+    source = FOLDERS[case]()
+    files = [file for file in source.rglob("*") if file.name.startswith(NEEDED)]
+    assert files
+    for file in files:
+        data = file.read_bytes()
+        for length in {0, 1, len(data) // 3, max(0, len(data) - 20)} - {len(data)}:
+            folder = shutil.copytree(source, tmp_path / f"{file.name}-{length}")
+            (folder / file.relative_to(source)).write_bytes(data[:length])
+            backend = backend_of(case)()
+            _, options = model_options.split({}, backend.Options)
+            with pytest.raises(ModelFileError) as caught:
+                backend.load(folder, Device("cpu"), options)
+            assert folder.name in caught.value.message
+            assert caught.value.message.endswith(".")
 
 
 @pytest.mark.parametrize("name", available())

@@ -1,0 +1,158 @@
+"""Serves TensorFlow Lite models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from backends.base import (
+    NO_MATCH,
+    Device,
+    InvalidOption,
+    Match,
+    ModelFileError,
+    ModelInfo,
+    TensorBackend,
+    Tensors,
+)
+from backends.probing import Input, Signature, image_classes, probe
+from backends.tflite import file, model, rehearsal
+from backends.tflite.model import LiteModel
+from backends.tflite.tensors import LiteTensor, Quantized
+
+
+class TfliteOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The options of a TensorFlow Lite model."""
+
+    signature: str | None = None
+    """Which of the file's signatures is served; `serving_default`, else the first, when not given."""
+    threads: int | None = None
+    """CPU threads for one call; all of the worker's when not given, and never more."""
+    quantized: Quantized = "auto"
+    """Whether quantized inputs and outputs are given and taken as the numbers that they stand for (`float`) or as they
+    are (`raw`). `auto` is `float`, except that an image of uint8 is taken as it is."""
+    dims: dict[str, int] = {}
+    """Sizes of free dimensions for the example row, for a model that does not run on the ones that are tried."""
+
+
+class TfliteBackend(TensorBackend):
+    """Owns one model in LiteRT."""
+
+    name = "tflite"
+    summary = "TensorFlow Lite models (.tflite)"
+    package = "ai_edge_litert"
+    extra = "tflite"
+    Options = TfliteOptions
+
+    _model: LiteModel | None = None
+
+    @classmethod
+    def sniff(cls, path: Path) -> Match:
+        named = path.suffix.lower() == file.SUFFIX
+        try:
+            if not path.is_file():
+                return NO_MATCH
+            found = file.is_model(path)
+        except (OSError, ValueError):
+            return NO_MATCH
+        if found:
+            return Match(1.0 if named else 0.9)
+        return Match(0.5) if named else NO_MATCH
+
+    def load(self, path: Path, device: Device, options: TfliteOptions) -> ModelInfo:
+        """Tries the model out in a process of its own, then opens it here. See `Backend.load` for the errors."""
+        if options.threads is not None and options.threads < 1:
+            raise InvalidOption(f"threads must be at least 1; got {options.threads}.", field="config.threads")
+        _look(path)
+        signature = self.open(path, device, options, free_batch=rehearsal.free_batch(path, options))
+        return self._info(signature, path)
+
+    def open(self, path: Path, device: Device, options: TfliteOptions, *, free_batch: bool) -> Signature:
+        """Opens the model and finds its signature by running it.
+
+        Most files say that they take one row, and take any number of them if they are asked to: `free_batch` tries.
+        """
+        _look(path)
+        self.threads = min(options.threads or device.threads, device.threads)
+        self._model = LiteModel(path, self.threads, options.signature, options.quantized)
+        tensors = self._model.inputs
+        one_row = bool(tensors) and all(t.shape and t.shape[0] == 1 for t in tensors)
+        inputs = [
+            Input(t.name, t.dtype, list((-1, *t.shape[1:]) if free_batch and one_row else t.shape)) for t in tensors
+        ]
+        declared = [(t.name, () if free_batch and one_row else t.shape) for t in self._model.outputs]
+        signature = probe(inputs, self.predict, options.dims, declared)
+        self._example = signature.example
+        activations = sum(array.nbytes for array in signature.example.values())
+        self._memory = path.stat().st_size + activations
+        return signature
+
+    def example(self) -> Tensors:
+        """The made-up row on which the model was found to run."""
+        return dict(self._example)
+
+    def predict(self, batch: Tensors) -> Tensors:
+        """Computes a batch. Raises `InvalidInput` when the model refuses the shapes or values."""
+        assert self._model is not None
+        return self._model.run(batch)
+
+    def memory(self) -> int:
+        """The size of the file and of a row."""
+        return self._memory
+
+    def close(self) -> None:
+        """Frees the interpreter, and with it the weights."""
+        self._model = None
+
+    def _info(self, found: Signature, path: Path) -> ModelInfo:
+        assert self._model is not None
+        notes, metadata = [], {}
+        task, labels = "tensor", None
+        image = image_classes(found.inputs, found.outputs)
+        if image is not None:
+            task, labels = "image-classification", file.labels(path, image)
+            notes.append(
+                f"It looks like an image classifier with {image} classes; --task tensor serves its raw tensors."
+            )
+        others = [name for name in self._model.signatures if name != self._model.signature]
+        if others:
+            notes.append(
+                f"The signature {self._model.signature!r} is served. It also has {', '.join(map(repr, others))}; "
+                "another is chosen with --set signature=NAME."
+            )
+        if self._model.signature:
+            metadata["signature"] = self._model.signature
+        for tensor in (*self._model.inputs, *self._model.outputs):
+            if tensor.scale:
+                metadata[f"quantization of {tensor.name}"] = _quantization(tensor)
+        return ModelInfo(
+            task=task,
+            inputs=found.inputs,
+            outputs=found.outputs,
+            batchable=found.unbatched_reason is None,
+            unbatched_reason=found.unbatched_reason,
+            labels=labels,
+            runtime=f"litert {model.version()}",
+            metadata=metadata,
+            notes=tuple(notes),
+        )
+
+
+def _quantization(tensor: LiteTensor) -> str:
+    return f"{tensor.own.name}: {tensor.scale:.9g} × (n − {tensor.zero_point})".replace("− -", "+ ")
+
+
+def _look(path: Path) -> None:
+    """Raises `ModelFileError` unless `path` is a file of TensorFlow Lite."""
+    try:
+        if path.is_dir():
+            raise ModelFileError(f"{path} is a folder; give the path of the .tflite file in it.")
+        if path.stat().st_size == 0:
+            raise ModelFileError(f"{path} is empty.")
+        if not file.is_model(path):
+            raise ModelFileError(f"{path} is no TensorFlow Lite model, or its beginning is lost.")
+    except FileNotFoundError:
+        raise ModelFileError(f"{path} does not exist.") from None
+    except OSError as e:
+        raise ModelFileError(f"{path} cannot be read: {e.strerror}.") from None
