@@ -97,9 +97,7 @@ def read_config(path: Path) -> dict[str, Any]:
             config = json.loads(archive.read(_CONFIG))
     except OSError as e:
         raise ModelFileError(f"{path} cannot be read: {e.strerror}.") from None
-    except (zipfile.BadZipFile, NotImplementedError, KeyError, ValueError, EOFError, RecursionError, RuntimeError) as e:
-        if isinstance(e, ModelFileError):
-            raise
+    except (zipfile.BadZipFile, NotImplementedError, KeyError, ValueError, EOFError, RecursionError, RuntimeError):
         raise ModelFileError(f"{path} is truncated or corrupt: it is no Keras archive. Copy it again.") from None
     if not isinstance(config, dict):
         raise ModelFileError(f"{path} is corrupt: its {_CONFIG} is no object. Copy it again.")

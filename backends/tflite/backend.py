@@ -19,7 +19,7 @@ from backends.base import (
 from backends.probing import Input, Signature, image_classes, probe
 from backends.tflite import file, model, rehearsal
 from backends.tflite.model import LiteModel
-from backends.tflite.tensors import LiteTensor, Quantized
+from backends.tflite.tensors import Quantized
 
 
 class TfliteOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -107,7 +107,7 @@ class TfliteBackend(TensorBackend):
 
     def _info(self, found: Signature, path: Path) -> ModelInfo:
         assert self._model is not None
-        notes, metadata = [], {}
+        notes: list[str] = []
         task, labels = "tensor", None
         image = image_classes(found.inputs, found.outputs)
         if image is not None:
@@ -121,11 +121,7 @@ class TfliteBackend(TensorBackend):
                 f"The signature {self._model.signature!r} is served. It also has {', '.join(map(repr, others))}; "
                 "another is chosen with --set signature=NAME."
             )
-        if self._model.signature:
-            metadata["signature"] = self._model.signature
-        for tensor in (*self._model.inputs, *self._model.outputs):
-            if tensor.scale:
-                metadata[f"quantization of {tensor.name}"] = _quantization(tensor)
+        notes += _quantization(self._model)
         return ModelInfo(
             task=task,
             inputs=found.inputs,
@@ -134,13 +130,21 @@ class TfliteBackend(TensorBackend):
             unbatched_reason=found.unbatched_reason,
             labels=labels,
             runtime=f"litert {model.version()}",
-            metadata=metadata,
+            metadata={"signature": self._model.signature} if self._model.signature else {},
             notes=tuple(notes),
         )
 
 
-def _quantization(tensor: LiteTensor) -> str:
-    return f"{tensor.own.name}: {tensor.scale:.9g} × (n − {tensor.zero_point})".replace("− -", "+ ")
+def _quantization(model: LiteModel) -> list[str]:
+    """A note that says which tensors are quantized, and how, if any are not served as they are in the file."""
+    scales = [
+        f"{tensor.name!r} ({tensor.own.name}: {tensor.scale:.9g} × (n {-tensor.zero_point:+d}))"
+        for tensor in (*model.inputs, *model.outputs)
+        if tensor.scale
+    ]
+    if not scales:
+        return []
+    return [f"Quantized in the file, and served as floats: {', '.join(scales)}; --set quantized=raw serves the n."]
 
 
 def _look(path: Path) -> None:

@@ -46,7 +46,9 @@ def test_a_classifier_answers_as_keras_does() -> None:
 def test_a_quantized_classifier_takes_and_gives_the_numbers_that_are_meant(own: str) -> None:
     backend, info = load(path(f"digits_{own}.tflite"), quantized="float")
     assert (info.inputs[0].dtype, info.outputs[0].dtype) == ("float32", "float32")
-    assert re.match(rf"{own}: 0\.00392\d+ × \(n [+−] ", info.metadata["quantization of image"])
+    assert re.search(
+        rf"served as floats: 'image' \({own}: 0\.00392\d+ × \(n [+-]\d+\)\), 'output_0' \(", info.notes[-1]
+    )
     pixels, labels = images()
     (scores,) = backend.predict({"image": pixels}).values()
     expected = np.load(path("digits.npy"))
@@ -67,6 +69,7 @@ def test_an_image_of_bytes_is_taken_as_it_is() -> None:
 def test_raw_numbers_are_those_of_the_file() -> None:
     raw, info = load(path("digits_int8.tflite"), quantized="raw")
     assert (info.inputs[0].dtype, info.outputs[0].dtype, info.task) == ("int8", "int8", "tensor")
+    assert info.notes == ()
     meant, _ = load(path("digits_int8.tflite"))
     pixels, _ = images()
     own = np.clip(np.rint(pixels[:50] / np.float32(0.003921568859368563)) - 128, -128, 127).astype(np.int8)
