@@ -94,7 +94,22 @@ def test_sniffing_anything_raises_nothing(name: str, tmp_path: Path) -> None:
     for case in FILES:
         data = FILES[case]().read_bytes()
         contents += [data[:1], data[:7], data[:100], data[: len(data) // 2], data[:-1], data[100:5000]]
-    for suffix in ("", ".onnx", ".joblib", ".pkl", ".skops", ".py", ".txt", ".ubj", ".cbm", ".keras", ".h5", ".tflite", ".pt", ".pt2"):
+    for suffix in (
+        "",
+        ".onnx",
+        ".joblib",
+        ".pkl",
+        ".skops",
+        ".py",
+        ".txt",
+        ".ubj",
+        ".cbm",
+        ".keras",
+        ".h5",
+        ".tflite",
+        ".pt",
+        ".pt2",
+    ):
         for i, content in enumerate(contents):
             file = tmp_path / f"{i}{suffix}"
             file.write_bytes(content)
