@@ -202,6 +202,11 @@ class Load:
         """Right answers so far."""
         return sum(self._answers)
 
+    def answered_anew(self) -> None:
+        """Waits until each client has had another answer, so that none has a request that a kill has hit already."""
+        before = list(self._answers)
+        wait_until(lambda: all(now > then for now, then in zip(self._answers, before, strict=True)), 30)
+
     def _run(self, client: int) -> None:
         number = 0
         with httpx.Client(timeout=30) as http:

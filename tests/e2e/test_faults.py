@@ -48,6 +48,7 @@ def test_registering_while_workers_die(start: Callable[..., Server], tmp_path: P
             time.sleep(0.02 * number)  # at another point of the load each time
             server.kill_workers()
             assert registered.result()["version"] == number + 1
+            load.answered_anew()
     load.check()
 
 
