@@ -20,6 +20,7 @@ from backends.base import (
     Tensors,
 )
 from backends.probing import Input, Signature, image_classes, probe
+from backends.resources import resident_bytes
 from backends.tensorflow import errors, files, runtime
 from backends.tensorflow.files import Kind
 from backends.tensorflow.keras_file import KerasProgram
@@ -77,7 +78,7 @@ class TensorFlowBackend(TensorBackend):
             raise InvalidOption(f"{name} is for SavedModel folders; a Keras file has none.", field=f"config.{name}")
         tf, threads = runtime.tensorflow(device, options.threads)
         self.threads = threads if device.kind == "cpu" else 0
-        before = _resident_bytes()
+        before = resident_bytes()
         try:
             opened = self._open(tf, path, kind, options)
         except Exception as e:
@@ -85,7 +86,7 @@ class TensorFlowBackend(TensorBackend):
         self._program = opened.program
         signature = self._probe(opened.program, options)
         size = sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else (path,)) if file.is_file())
-        self._memory = max(size, _resident_bytes() - before if device.kind == "cpu" else 0)
+        self._memory = max(size, resident_bytes() - before if device.kind == "cpu" else 0)
         return self._info(signature, opened, device, tf.__version__)
 
     def example(self) -> Tensors:
@@ -245,9 +246,3 @@ def _shape(slot: Slot, options: TensorFlowOptions) -> Sequence[int | None]:
             f"free dimension: --set 'shapes.{slot.name}=[null, 3]'."
         )
     return slot.shape
-
-
-def _resident_bytes() -> int:
-    import psutil
-
-    return int(psutil.Process().memory_info().rss)

@@ -15,12 +15,6 @@ _NODE = re.compile(r"^Node: '.*'$", re.MULTILINE)
 _NO_OP = re.compile(r"Op type not registered '([^']*)'")
 
 
-class UntrustedFile(BackendError):
-    """The file can run code or reach other files, and the user has not allowed it."""
-
-    code = "untrusted_model"
-
-
 def of_file(error: Exception, path: Path) -> BackendError:
     """What went wrong with a file: `ModelFileError` or `OutOfMemory`."""
     if isinstance(error, BackendError):

@@ -8,8 +8,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from backends.base import BackendError, ModelFileError
-from backends.tensorflow import errors, files, runtime
+from backends.base import BackendError, ModelFileError, UntrustedFile
+from backends.tensorflow import files, runtime
 from backends.tensorflow.files import Kind
 from backends.tensorflow.program import Array, Slot, dtype_of, is_base64
 
@@ -58,7 +58,7 @@ def _check(path: Path, kind: Kind, trusted: bool) -> None:
     config = files.read_config(path) if kind is Kind.KERAS else _h5_config(path)
     code = files.code_in(config)
     if code is not None and not trusted:
-        raise errors.UntrustedFile(f"{path.name} has {code}. If you trust its author, register it with --trust.")
+        raise UntrustedFile(f"{path.name} has {code}. If you trust its author, register it with --trust.")
 
 
 def _load(keras: Any, path: Path, trusted: bool) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 
 from backends import chatter
 from backends.base import Device, InvalidOption, MissingRuntime, ModelFileError
+from backends.resources import cpu_threads
 
 _CHATTER = re.compile(rb"WARNING: All log messages before absl::InitializeLog|[IW]\d{4} \d{2}\S* +\d+ [\w./-]+:\d+\]")
 
@@ -62,9 +63,7 @@ def _import() -> Any:
 
 
 def _set_threads(tf: Any, device: Device, wanted: int | None) -> int:
-    if wanted is not None and wanted < 1:
-        raise InvalidOption(f"threads must be at least 1; got {wanted}.", field="config.threads")
-    threads = min(wanted or device.threads, device.threads)
+    threads = cpu_threads(device, wanted)
     config = tf.config.threading
     present = config.get_intra_op_parallelism_threads()
     if not present:

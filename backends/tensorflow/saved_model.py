@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from backends.base import InvalidOption, ModelFileError
-from backends.tensorflow import errors
+from backends.base import InvalidOption, ModelFileError, UntrustedFile
 from backends.tensorflow.graph import Graph, Run
 from backends.tensorflow.program import Array, Slot, dtype_of, is_base64
 
@@ -143,7 +142,7 @@ class SavedModel:
     def _check(self, runs: Sequence[Run]) -> None:
         reached = Graph(self._meta.graph_def).outside(runs)
         if reached:
-            raise errors.UntrustedFile(
+            raise UntrustedFile(
                 f"{self.folder.name} does more than compute: its graph reaches files, other code or other machines by "
                 f"{', '.join(reached[:10])}. If you trust its author, register it with --trust."
             )

@@ -9,7 +9,6 @@ import msgspec
 from backends.base import (
     NO_MATCH,
     Device,
-    InvalidOption,
     Match,
     ModelFileError,
     ModelInfo,
@@ -17,6 +16,7 @@ from backends.base import (
     Tensors,
 )
 from backends.probing import Input, Signature, image_classes, probe
+from backends.resources import cpu_threads
 from backends.tflite import file, model, rehearsal
 from backends.tflite.model import LiteModel
 from backends.tflite.tensors import Quantized
@@ -62,8 +62,7 @@ class TfliteBackend(TensorBackend):
 
     def load(self, path: Path, device: Device, options: TfliteOptions) -> ModelInfo:
         """Tries the model out in a process of its own, then opens it here. See `Backend.load` for the errors."""
-        if options.threads is not None and options.threads < 1:
-            raise InvalidOption(f"threads must be at least 1; got {options.threads}.", field="config.threads")
+        cpu_threads(device, options.threads)  # before anything is tried
         _look(path)
         signature = self.open(path, device, options, free_batch=rehearsal.free_batch(path, options))
         return self._info(signature, path)
@@ -74,7 +73,7 @@ class TfliteBackend(TensorBackend):
         Most files say that they take one row, and take any number of them if they are asked to: `free_batch` tries.
         """
         _look(path)
-        self.threads = min(options.threads or device.threads, device.threads)
+        self.threads = cpu_threads(device, options.threads)
         self._model = LiteModel(path, self.threads, options.signature, options.quantized)
         tensors = self._model.inputs
         one_row = bool(tensors) and all(t.shape and t.shape[0] == 1 for t in tensors)

@@ -46,10 +46,13 @@ FOLDERS: dict[str, Callable[[], Path]] = {
     "tensorflow guesslang": models.guesslang,
     **{
         f"tensorflow {name}": partial(models_tensorflow.path, name)
-        for name in ("digits", "texts", "module", "tf1_odd", "tf1_constant", "tf1_words")
+        for name in ("digits", "texts", "module", "tf1_odd", "tf1_words")
     },
 }
 
+SUFFIXES = (
+    "", ".onnx", ".joblib", ".pkl", ".skops", ".py", ".txt", ".ubj", ".cbm", ".pt", ".pt2", ".keras", ".h5", ".tflite"
+)  # fmt: skip
 NEEDED = ("saved_model.pb", "variables.")
 """How the files in such folders are named without which there is no model."""
 
@@ -94,22 +97,7 @@ def test_sniffing_anything_raises_nothing(name: str, tmp_path: Path) -> None:
     for case in FILES:
         data = FILES[case]().read_bytes()
         contents += [data[:1], data[:7], data[:100], data[: len(data) // 2], data[:-1], data[100:5000]]
-    for suffix in (
-        "",
-        ".onnx",
-        ".joblib",
-        ".pkl",
-        ".skops",
-        ".py",
-        ".txt",
-        ".ubj",
-        ".cbm",
-        ".keras",
-        ".h5",
-        ".tflite",
-        ".pt",
-        ".pt2",
-    ):
+    for suffix in SUFFIXES:
         for i, content in enumerate(contents):
             file = tmp_path / f"{i}{suffix}"
             file.write_bytes(content)

@@ -24,6 +24,7 @@ from backends.base import (
     ModelFileError,
     ModelInfo,
     OutOfMemory,
+    UntrustedFile,
 )
 from backends.tensorflow import TensorFlowBackend, TensorFlowOptions, errors, files
 from backends.tensorflow.graph import _OUTSIDE
@@ -291,7 +292,7 @@ def edited(source: Path, target: Path) -> tuple[Path, Any]:
     [("reads", "ReadFile"), ("writes", "WriteFile"), ("prints", "PrintV2"), ("branches", "ReadFile")],
 )
 def test_a_graph_that_reaches_outside_needs_trust(signature: str, operation: str) -> None:
-    with pytest.raises(errors.UntrustedFile, match=rf"other machines by {operation}\. .* --trust\.$"):
+    with pytest.raises(UntrustedFile, match=rf"other machines by {operation}\. .* --trust\.$"):
         load(path("hostile"), signature=signature)
     assert not Path("/tmp/unimodel-was-here").exists()
 
@@ -309,7 +310,7 @@ def test_a_trusted_graph_may_do_what_it_does(tmp_path: Path) -> None:
 
 
 def test_a_table_of_a_foreign_file_needs_trust() -> None:
-    with pytest.raises(errors.UntrustedFile, match="InitializeTableFromTextFileV2"):
+    with pytest.raises(UntrustedFile, match="InitializeTableFromTextFileV2"):
         load(path("hostile_table"))
 
 
@@ -331,7 +332,7 @@ def test_a_variable_that_is_given_another_path_too_needs_trust(tmp_path: Path) -
     other.name = "another"
     other.input[1] = "Const_1"
     (folder / "saved_model.pb").write_bytes(message.SerializeToString())
-    with pytest.raises(errors.UntrustedFile, match="InitializeTableFromTextFileV2"):
+    with pytest.raises(UntrustedFile, match="InitializeTableFromTextFileV2"):
         load(folder)
 
 
@@ -341,7 +342,7 @@ def test_an_initialization_that_saves_needs_trust(tmp_path: Path) -> None:
     meta = message.meta_graphs[0]
     meta.signature_def["__saved_model_init_op"].outputs["__saved_model_init_op"].name = meta.saver_def.save_tensor_name
     (folder / "saved_model.pb").write_bytes(message.SerializeToString())
-    with pytest.raises(errors.UntrustedFile, match="SaveV2"):
+    with pytest.raises(UntrustedFile, match="SaveV2"):
         load(folder)
 
 
@@ -376,7 +377,7 @@ def test_every_operation_with_a_path_or_an_address_is_known() -> None:
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 def test_layers_with_code_need_trust(suffix: str) -> None:
     file = path(f"lambda{suffix}")
-    with pytest.raises(errors.UntrustedFile, match=r"has a Lambda layer, which is Python code\. .* --trust\.$"):
+    with pytest.raises(UntrustedFile, match=r"has a Lambda layer, which is Python code\. .* --trust\.$"):
         load(file)
     if suffix == ".keras":
         assert files.sniff(file).runs_code == "lambda.keras has a Lambda layer, which is Python code."
