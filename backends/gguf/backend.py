@@ -27,7 +27,7 @@ from backends.gguf.draft import DraftGuesser, DraftModel
 from backends.gguf.images import Image
 from backends.gguf.library import library
 from backends.gguf.model import Model
-from backends.gguf.options import GgufOptions, check_sampling
+from backends.gguf.options import GgufOptions
 from backends.gguf.pools import Pools
 from backends.gguf.prefix_cache import PrefixCache
 from backends.gguf.prefixes import Prefixes
@@ -36,10 +36,11 @@ from backends.gguf.projector_file import Eyes, eyes_of
 from backends.gguf.prompts import prompt_of, untruncated
 from backends.gguf.recognition import sniff
 from backends.gguf.rehearsal import rehearse
-from backends.gguf.sampling import Candidates, Sampler, resolve, seed_of
+from backends.gguf.sampling import Candidates, Sampler
 from backends.gguf.scheduler import TILE, Scheduler
 from backends.gguf.sequences import Group, Request
 from backends.gguf.speculation import MOST, Guesser, Guessing
+from backends.sampling import check_request, check_sampling, resolve, seed_of
 
 _DEFAULT_CONTEXT = 8192
 _SHORT = 1024
@@ -209,7 +210,7 @@ class GgufBackend(GenerationBackend):
 
     def add(self, request_id: int, request: Generation) -> None:
         model = self._loaded
-        self._check(request, model)
+        check_request(request, model.vocab_size)
         prompt, images = prompt_of(request, model, self._projector, self._length)
         self._check_images(images)
         limit = self._length
@@ -268,28 +269,6 @@ class GgufBackend(GenerationBackend):
     def _schedule(self) -> Scheduler:
         assert self._scheduler is not None, "load comes first"
         return self._scheduler
-
-    def _check(self, request: Generation, model: Model) -> None:
-        """Raises `InvalidInput` for what cannot be served."""
-        if request.choices < 1:
-            raise InvalidInput(f"n must be at least 1; got {request.choices}.", field="n")
-        if request.max_tokens is not None and request.max_tokens < 1:
-            raise InvalidInput(f"max_tokens must be at least 1; got {request.max_tokens}.", field="max_tokens")
-        if any(not stop for stop in request.stop):
-            raise InvalidInput("A stop text must not be empty.", field="stop")
-        if request.logprobs is not None and not 0 <= request.logprobs <= model.vocab_size:
-            raise InvalidInput(
-                f"The number of alternatives must be from 0 to {model.vocab_size}; got {request.logprobs}.",
-                field="logprobs",
-            )
-        for name, tokens in (("logit_bias", request.sampling.logit_bias), ("stop_tokens", request.stop_tokens)):
-            wrong = next((token for token in tokens if not 0 <= token < model.vocab_size), None)
-            if wrong is not None:
-                raise InvalidInput(
-                    f"{name} has the token {wrong}; this model's are 0 to {model.vocab_size - 1}.", field=name
-                )
-        if not all(bias < np.inf for bias in request.sampling.logit_bias.values()):
-            raise InvalidInput("logit_bias has a value that is not a finite number.", field="logit_bias")
 
     def _check_images(self, images: tuple[Image, ...]) -> None:
         """Raises `InvalidInput` for an image that must be computed in one call, and is too large for that."""

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import psutil
-
+from backends import machine
 from backends.base import Device, OutOfMemory
 from backends.gguf.context import TYPE_NUMBERS, Settings
 from backends.gguf.file import Header
 from backends.gguf.types import TENSOR_TYPES
-
-_MB = 1_000_000
-_CGROUP = Path("/sys/fs/cgroup")
+from backends.machine import megabytes
 
 
 @dataclass(frozen=True)
@@ -55,7 +50,7 @@ class Need:
             "the projector": self.images,
             "cached prefixes at most": self.prefixes,
         }
-        return ", ".join(f"{name} {_mb(size)}" for name, size in parts.items() if size)
+        return ", ".join(f"{name} {megabytes(size)}" for name, size in parts.items() if size)
 
 
 def bytes_per_token(header: Header, kv_type: str) -> int:
@@ -94,7 +89,7 @@ def _compute(header: Header, settings: Settings, vocab_size: int) -> int:
 
 def check(need: Need, device: Device, name: str) -> None:
     """Raises `OutOfMemory`, with the numbers, if `need` is more than there is."""
-    room, where = available(), "this machine"
+    room, where = machine.available(), "this machine"
     if device.kind != "cpu":
         if device.memory_bytes is None:
             return
@@ -103,24 +98,9 @@ def check(need: Need, device: Device, name: str) -> None:
         room = min(room, device.memory_bytes)
     if need.total > room:
         raise OutOfMemory(
-            f"{name} needs {_mb(need.total)} ({need}), and {where} has {_mb(room)} left. "
+            f"{name} needs {megabytes(need.total)} ({need}), and {where} has {megabytes(room)} left. "
             "Smaller values of max_context_length, sequences or long_sequences need less, and so does kv_type=q8_0."
         )
-
-
-def available() -> int:
-    """Bytes that this process may still take, by the machine and by its control group."""
-    room: int = psutil.virtual_memory().available
-    with suppress(OSError, ValueError):  # there is no such file, or no limit in it
-        limit = int((_CGROUP / "memory.max").read_text())
-        used = int((_CGROUP / "memory.current").read_text())
-        reclaimable = next(
-            int(line.split()[1])
-            for line in (_CGROUP / "memory.stat").read_text().splitlines()
-            if line.startswith("inactive_file ")
-        )
-        room = min(room, limit - used + reclaimable)
-    return room
 
 
 def _per_layer(value: Any, layers: int, default: Any) -> list[Any]:
@@ -128,7 +108,3 @@ def _per_layer(value: Any, layers: int, default: Any) -> list[Any]:
     if isinstance(value, tuple):
         return list(value)
     return [default if value is None else value] * layers
-
-
-def _mb(size: int) -> str:
-    return f"{size / _MB:,.0f} MB"

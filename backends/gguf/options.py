@@ -7,27 +7,10 @@ from typing import Literal
 
 import msgspec
 
-from backends.base import BackendError, InvalidOption
-from backends.generation import Sampling
+from backends.base import InvalidOption
+from backends.sampling import SamplingDefaults, check_sampling
 
 KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
-
-
-class SamplingDefaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How tokens are chosen where a request does not say."""
-
-    temperature: float = 0.8
-    """0 is greedy: always the likeliest token."""
-    top_k: int = 40
-    """0 keeps all."""
-    top_p: float = 0.95
-    min_p: float = 0.05
-    typical_p: float = 1.0
-    repeat_penalty: float = 1.0
-    repeat_last_n: int = 64
-    """Tokens that the penalties look back on; -1 is the whole context."""
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
 
 
 class GgufOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -111,24 +94,6 @@ class GgufOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 field="config.kv_type",
             )
         check_sampling(self.sampling, "config.sampling.", InvalidOption)
-
-
-def check_sampling(sampling: SamplingDefaults | Sampling, prefix: str, error: type[BackendError]) -> None:
-    """Raises `error` for a value that is out of range; `prefix` and the value's name make its `field`."""
-    for name, low, high in (
-        ("temperature", 0, 100),
-        ("top_k", 0, 2**31 - 1),
-        ("top_p", 0, 1),
-        ("min_p", 0, 1),
-        ("typical_p", 0, 1),
-        ("repeat_penalty", 0.01, 100),
-        ("repeat_last_n", -1, 2**24),
-        ("presence_penalty", -100, 100),
-        ("frequency_penalty", -100, 100),
-    ):
-        value = getattr(sampling, name)
-        if value is not None and not low <= value <= high:
-            raise error(f"{name} must be from {low} to {high}; got {value}.", field=prefix + name)
 
 
 def _range(name: str, value: float | None, low: float, high: float) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import secrets
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.base import BackendError, InvalidInput
-from backends.generation import Sampling, TokenLogprob
 from backends.gguf.model import Model
-from backends.gguf.options import SamplingDefaults
+from backends.sampling import COLD, DeadEnd, SamplingDefaults, bias_of, penalise, window_of
 
 Tokens = NDArray[np.int32]
 Logits = NDArray[np.float32]
@@ -28,32 +26,9 @@ _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32
 """llama.cpp's ``llama_token_data``."""
 _SPREAD = 10.0
 """Tokens whose logit is further below the best one are not looked at first. Some 200 are left, as a rule."""
-_COLD = 1e-4
-"""A lower temperature is none: logits divided by it are no numbers any more."""
 _FEW = 16
 """Tokens whose bias is added one by one. After a decode call nothing is in the processor's caches any more, and NumPy's
 way to index many is long: it took 80 µs for three."""
-_SEEDS = 2**32 - 1
-"""llama.cpp takes the last one for a wish to be random."""
-
-
-class DeadEnd(Exception):
-    """No token may come next: the grammar has no way to go on."""
-
-
-def resolve(sampling: Sampling, defaults: SamplingDefaults) -> SamplingDefaults:
-    """What a request wants, and the defaults where it does not say."""
-    return SamplingDefaults(
-        **{
-            name: getattr(defaults, name) if getattr(sampling, name) is None else getattr(sampling, name)
-            for name in SamplingDefaults.__struct_fields__
-        }
-    )
-
-
-def seed_of(sampling: Sampling, choice: int) -> int:
-    """The seed of one choice: the request's own, counted on, or a random one."""
-    return (secrets.randbits(32) if sampling.seed is None else sampling.seed + choice) % _SEEDS
 
 
 class Candidates:
@@ -119,12 +94,12 @@ class Sampler:
         self._settings = settings
         self._chain: Any = None
         self._grammar: Any = None
-        tokens, values = _bias(logit_bias, banned)
+        tokens, values = bias_of(logit_bias, banned)
         few = len(tokens) <= _FEW
         self._few_biases = list(zip(tokens.tolist(), values.tolist(), strict=True)) if few else []
         self._many_biases = None if few else (tokens, values)
-        self._window = _window(settings)
-        self._greedy = settings.temperature < _COLD
+        self._window = window_of(settings)
+        self._greedy = settings.temperature < COLD
         if grammar is not None:
             self._grammar = _grammar(model, grammar)
         if not self._greedy:
@@ -137,7 +112,7 @@ class Sampler:
         if self._many_biases is not None:
             logits[self._many_biases[0]] += self._many_biases[1]
         if self._window:
-            _penalise(logits, tokens[-self._window :], self._settings)
+            penalise(logits, tokens[-self._window :], self._settings)
         best = int(logits.argmax())  # of numbers that are none, it is the first
         if not logits[best] > -math.inf:
             if math.isnan(logits[best]):
@@ -203,48 +178,6 @@ def _near(logits: Logits, highest: float) -> Tokens:
     """The tokens that have a chance at all."""
     near: Tokens = (logits > np.float32(highest - _SPREAD)).nonzero()[0].astype(np.int32)
     return near
-
-
-def logprobs_of(model: Model, logits: Logits, token: int, alternatives: int) -> TokenLogprob:
-    """How likely `token` and the likeliest tokens were, by the untouched `logits`."""
-    highest = logits.max()
-    total = float(highest) + math.log(float(np.exp(logits - highest).sum(dtype=np.float64)))
-    top: tuple[TokenLogprob, ...] = ()
-    if alternatives:
-        best = np.argpartition(logits, -alternatives)[-alternatives:] if alternatives < len(logits) else ...
-        ids = np.arange(len(logits))[best]
-        ids = ids[np.lexsort((ids, -logits[ids]))]
-        top = tuple(_logprob(model, int(i), float(logits[i]) - total) for i in ids)
-    return TokenLogprob(token, model.token_bytes(token, True), float(logits[token]) - total, top)
-
-
-def _logprob(model: Model, token: int, value: float) -> TokenLogprob:
-    return TokenLogprob(token, model.token_bytes(token, True), value)
-
-
-def _penalise(logits: Logits, window: Tokens, settings: SamplingDefaults) -> None:
-    """Makes tokens that were there lately less likely."""
-    ids, counts = np.unique(window[window >= 0], return_counts=True)  # others stand for an image
-    values = logits[ids]
-    repeat = np.float32(settings.repeat_penalty)
-    values = np.where(values <= 0, values * repeat, values / repeat)
-    values -= counts.astype(np.float32) * np.float32(settings.frequency_penalty)
-    logits[ids] = values - np.float32(settings.presence_penalty)
-
-
-def _window(settings: SamplingDefaults) -> int:
-    """How many tokens the penalties look back on; 0 when there are none."""
-    idle = settings.repeat_penalty == 1 and not settings.frequency_penalty and not settings.presence_penalty
-    return 0 if idle else 2**31 if settings.repeat_last_n < 0 else settings.repeat_last_n
-
-
-def _bias(logit_bias: dict[int, float], banned: Tokens | None) -> tuple[Tokens, Logits]:
-    ids = [np.fromiter(logit_bias, np.int32, len(logit_bias))]
-    values = [np.fromiter(logit_bias.values(), np.float32, len(logit_bias))]
-    if banned is not None:
-        keep = ~np.isin(ids[0], banned)
-        ids, values = [ids[0][keep], banned], [values[0][keep], np.full(len(banned), -math.inf, np.float32)]
-    return np.concatenate(ids), np.concatenate(values)
 
 
 def _chain(api: Any, settings: SamplingDefaults, seed: int) -> Any:

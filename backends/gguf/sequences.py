@@ -10,14 +10,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.generation import Generation, Piece, TokenLogprob, Usage
+from backends.answers import Answer
+from backends.generation import Generation, Piece, Usage
 from backends.gguf import images
 from backends.gguf.context import Context, State
 from backends.gguf.images import Image
 from backends.gguf.model import Model
-from backends.gguf.sampling import DeadEnd, Sampler, logprobs_of
+from backends.gguf.sampling import Sampler
 from backends.gguf.speculation import Guessing
-from backends.gguf.text import TextStream
+from backends.sampling import DeadEnd
 
 Tokens = NDArray[np.int32]
 Logits = NDArray[np.float32]
@@ -64,18 +65,20 @@ class Sequence:
         self.count = len(request.prompt)
         """How many tokens there are."""
         self.guesser = guesser
-        self.finish: Literal["stop", "length"] | None = None
         self.order = 0
         """Its place among all that were let in: prompts are computed in this order."""
         self._buffer = np.empty(request.limit, np.int32)
         self._buffer[: self.count] = request.prompt
-        self._model = model
         self._sampler = request.make_sampler(choice)
-        self._text = TextStream(asked.stop)
-        self._logprobs: list[TokenLogprob] = []
+        self._answer = Answer(asked, model, request.limit - self.count)
         self._cached = 0
         self._drafted = self._accepted = 0
         self._admitted = self._first = self._last = 0.0
+
+    @property
+    def finish(self) -> Literal["stop", "length"] | None:
+        """Why it has ended; `None` while it goes on."""
+        return self._answer.finish
 
     @property
     def tokens(self) -> Tokens:
@@ -174,38 +177,20 @@ class Sequence:
             self.guesser.close()
 
     def _choose(self, logits: Logits, piece: Piece) -> None:
-        wanted = self.request.asked.logprobs
-        raw = None if wanted is None else logits.copy()
+        raw = logits.copy() if self._answer.wants_logprobs else None
         try:
             token = self._sampler.choose(logits, self.tokens)
         except DeadEnd:
-            self.finish = "stop"
+            self._answer.stop()
             return
         self._buffer[self.count] = token
         self.count += 1
-        piece.tokens += 1
-        if token in self.request.asked.stop_tokens or self._model.ends(token):
-            self.finish = "stop"
-            return
-        if raw is not None:
-            self._logprobs.append(logprobs_of(self._model, raw, token, wanted or 0))
-        piece.text += self._text.push(self._model.token_bytes(token, self.request.asked.keep_special))
-        if self._text.stopped_by is not None:
-            piece.stop_text, self.finish = self._text.stopped_by, "stop"
-        elif self.count == self.request.limit:
-            self.finish = "length"
+        self._answer.take(token, raw, piece)
 
     def _complete(self, piece: Piece) -> None:
         """Adds to `piece` what is certain now."""
-        if self.finish is not None and self._text.stopped_by is None:
-            piece.text += self._text.finish()
-            if self._text.stopped_by is not None:  # by what bytes without a character were replaced with
-                piece.stop_text, self.finish = self._text.stopped_by, "stop"
-        if self._logprobs:
-            ready = len(self._logprobs) - self._text.pending
-            piece.logprobs, self._logprobs = tuple(self._logprobs[:ready]), self._logprobs[ready:]
+        self._answer.complete(piece)
         if self.finish is not None:
-            piece.finish = self.finish
             piece.usage = Usage(
                 prompt_tokens=len(self.request.prompt),
                 cached_tokens=self._cached,
