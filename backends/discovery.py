@@ -140,6 +140,8 @@ def _unrecognised(path: Path, backends: dict[str, type[Backend]]) -> str:
     if runtime is not None:
         known = ", ".join(backends)
         return f"{path.name} is a model for {runtime}, for which no backend is installed. There are {known}."
+    if path.suffix == ".safetensors" and (path.parent / "config.json").is_file():
+        return f"{path.name} is a part of the model in its folder; give the path of that: {path.parent}."
     inside = sorted(p.name for s in (".gguf", ".onnx") for p in path.glob(f"*{s}")) if path.is_dir() else []
     if inside:
         return f"{path.name} is a folder; give the path of the file in it, such as {path / inside[0]}."
@@ -151,8 +153,6 @@ def _runtime_of(path: Path) -> str | None:
     """What else could serve a model, by its files."""
     for runtime, *needed in (
         ("CTranslate2", "config.json", "model.bin"),
-        ("Transformers (safetensors)", "config.json", "*.safetensors"),
-        ("Transformers (pickled weights)", "config.json", "pytorch_model*.bin"),
         ("TensorFlow (SavedModel)", "saved_model.pb"),
     ):
         if path.is_dir() and all(any(path.glob(pattern)) for pattern in needed):

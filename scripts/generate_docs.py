@@ -37,6 +37,7 @@ from backends.sklearn.backend import SklearnOptions
 from backends.tensorflow import TensorFlowOptions
 from backends.tflite import TfliteOptions
 from backends.torch.options import TorchOptions
+from backends.transformers.backend import TransformersGenerationOptions
 from backends.transformers.embedding import TransformersEmbeddingOptions
 from engine import errors, openapi
 from engine.api.routes import OPERATIONS
@@ -400,6 +401,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "gguf-rerank-options": options_of(RerankOptions),
     "sklearn-options": options_of(SklearnOptions),
     "torch-options": options_of(TorchOptions),
+    "transformers-options": options_of(TransformersGenerationOptions),
     "transformers-embedding-options": options_of(TransformersEmbeddingOptions),
     "boosting-options": options_of(BoostingOptions),
     "tensorflow-options": options_of(TensorFlowOptions),

@@ -87,3 +87,35 @@ def as_sentence_transformer(folder: Path, *modules: tuple[str, dict[str, Any]]) 
         (folder / path / "config.json").write_text(json.dumps(settings))
     (folder / "modules.json").write_text(json.dumps(listed))
     return folder
+
+
+def smollm2_tokenizer(folder: Path) -> Path:
+    """Gives a folder the tokenizer of SmolLM2, without its chat template."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(smollm2() / name, folder / name)
+    edit(folder / "tokenizer_config.json", chat_template=None)
+    return folder
+
+
+def decoder(folder: Path, architecture: str = "LlamaForCausalLM", **config: Any) -> Path:
+    """Makes a random model of two layers that generates nonsense, in the tokens of SmolLM2."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    cls = getattr(transformers, architecture)
+    settings = {"vocab_size": 49152, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, **_SIZES, **config}
+    save(cls(cls.config_class(**settings)), folder)
+    return smollm2_tokenizer(folder)
+
+
+_SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "intermediate_size": 64,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.5,
+}

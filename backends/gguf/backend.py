@@ -40,6 +40,7 @@ from backends.gguf.sampling import Candidates, Sampler
 from backends.gguf.scheduler import TILE, Scheduler
 from backends.gguf.sequences import Group, Request
 from backends.gguf.speculation import MOST, Guesser, Guessing
+from backends.prompts import chat_template_of
 from backends.sampling import check_request, check_sampling, resolve, seed_of
 
 _DEFAULT_CONTEXT = 8192
@@ -168,7 +169,7 @@ class GgufBackend(GenerationBackend):
 
     def _info(self, device: Device, options: GgufOptions, needed: memory.Need, note: str) -> ModelInfo:
         model = self._loaded
-        template = _template(options) or model.chat_template
+        template = chat_template_of(options.chat_template) or model.chat_template
         notes = [f"Memory: {needed}.", *([note] if note else [])]
         if template is None:
             notes.append("The file has no chat template, so it is served for completion. Give one with chat_template.")
@@ -340,20 +341,6 @@ def _prefix_bytes(header: file.Header, length: int, options: GgufOptions) -> int
     if options.prefix_cache_mb is not None:
         return options.prefix_cache_mb * 1_000_000
     return 2 * length * memory.bytes_per_token(header, options.kv_type)
-
-
-def _template(options: GgufOptions) -> str | None:
-    """The chat template that the options give: Jinja text, or the path of a file with it."""
-    given = options.chat_template
-    if given is None or "{" in given or "\n" in given:
-        return given
-    try:
-        return Path(given).expanduser().read_text()
-    except (OSError, UnicodeDecodeError) as e:
-        raise InvalidOption(
-            f"Option chat_template is neither Jinja nor the path of a file that can be read: {given!r}.",
-            field="config.chat_template",
-        ) from e
 
 
 def _metadata(model: Model) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,12 +12,9 @@ from backends.generation import IMAGE, Generation
 from backends.gguf.images import Image
 from backends.gguf.model import Model
 from backends.gguf.projector import Projector
+from backends.prompts import bounded, checked, fitted
 
 Tokens = NDArray[np.int32]
-
-
-_USUAL_BYTES = 16
-"""Of a token. A prompt of no more for each token of the context is not looked at closer."""
 
 
 class Prompt(NamedTuple):
@@ -31,50 +27,17 @@ class Prompt(NamedTuple):
 
 def prompt_of(request: Generation, model: Model, projector: Projector | None, context_length: int) -> Prompt:
     """The prompt in tokens, which leaves room for one more at least. Raises `InvalidInput`."""
-    request = _bounded(request, model, context_length)
+    request = bounded(request, context_length, lambda: model.longest_token)
     tokens, images = untruncated(request, model, projector)
-    if not tokens:
-        raise InvalidInput("The prompt is empty, and this model has no token to begin one with.", field="prompt")
     room = context_length - 1
-    if len(tokens) > room:
-        if images:
-            raise InvalidInput(
-                f"The prompt has {len(tokens)} tokens, {sum(image.count for image in images)} of them for images, and "
-                f"may have {room}: prompt and answer together have room for {context_length}. Send fewer or smaller "
-                "images, or register the model with a larger max_context_length.",
-                field="prompt",
-            )
-        if not request.truncate:
-            raise InvalidInput(
-                f"The prompt has {len(tokens)} tokens, and may have {room}: prompt and answer together have room for "
-                f"{context_length}. Shorten it, ask for it to be truncated, or register the model with a larger "
-                "max_context_length.",
-                field="prompt",
-            )
-        tokens = _truncated(tokens, model, context_length, request.max_tokens)
-    return Prompt(np.array(tokens, np.int32), tuple(images))
-
-
-def _bounded(request: Generation, model: Model, context_length: int) -> Generation:
-    """The request with a prompt that could fit, by its bytes: it takes seconds to make tokens of megabytes.
-
-    Raises `InvalidInput` for a longer one, unless it may be truncated.
-    """
-    prompt = request.prompt
-    if not isinstance(prompt, str) or len(prompt) <= _USUAL_BYTES * context_length:
-        return request
-    data = prompt.encode()
-    most = context_length * model.longest_token
-    if len(data) <= most:
-        return request
-    if request.truncate and not request.images:
-        return msgspec.structs.replace(request, prompt=data[-most:].decode("utf-8", "ignore"))
-    raise InvalidInput(
-        f"The prompt has {len(data):,} bytes. A token has {model.longest_token} at most, so these are "
-        f"{len(data) // model.longest_token:,} tokens or more; prompt and answer together have room for "
-        f"{context_length:,}. Shorten it, or ask for it to be truncated.",
-        field="prompt",
-    )
+    if images and len(tokens) > room:
+        raise InvalidInput(
+            f"The prompt has {len(tokens)} tokens, {sum(image.count for image in images)} of them for images, and "
+            f"may have {room}: prompt and answer together have room for {context_length}. Send fewer or smaller "
+            "images, or register the model with a larger max_context_length.",
+            field="prompt",
+        )
+    return Prompt(np.array(fitted(tokens, request, context_length, model.bos), np.int32), tuple(images))
 
 
 def untruncated(request: Generation, model: Model, projector: Projector | None) -> tuple[list[int], list[Image]]:
@@ -84,12 +47,7 @@ def untruncated(request: Generation, model: Model, projector: Projector | None) 
     if isinstance(request.prompt, str):
         tokens = model.tokenize(request.prompt)
     else:
-        tokens = list(request.prompt)
-        wrong = next((token for token in tokens if not 0 <= token < model.vocab_size), None)
-        if wrong is not None:
-            raise InvalidInput(
-                f"The prompt has the token {wrong}; this model's are 0 to {model.vocab_size - 1}.", field="prompt"
-            )
+        tokens = checked(request.prompt, model.vocab_size)
     if request.suffix is not None:
         tokens = _around_gap(tokens, request.suffix, model)
     begins = isinstance(request.prompt, str) and request.add_bos and model.wants_bos
@@ -122,10 +80,3 @@ def _around_gap(before: list[int], suffix: str, model: Model) -> list[int]:
         raise InvalidInput("This model does not fill gaps: its vocabulary has no tokens for it.", field="suffix")
     prefix_token, suffix_token, middle_token = model.infill
     return [prefix_token, *before, suffix_token, *model.tokenize(suffix, special=False), middle_token]
-
-
-def _truncated(tokens: list[int], model: Model, context_length: int, max_tokens: int | None) -> list[int]:
-    """Without as much of the beginning as leaves room for the answer: up to a quarter of the context."""
-    reserve = max(1, min(max_tokens or context_length, context_length // 4))
-    first = tokens[:1] if tokens[0] == model.bos else []
-    return first + tokens[len(tokens) - (context_length - reserve - len(first)) :]

@@ -229,8 +229,6 @@ def test_what_cannot_be_read_is_told_apart(tmp_path: Path, wanted: str | None) -
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
-        (("config.json", "model.safetensors", "pytorch_model.bin"), "is a model for Transformers (safetensors), for"),
-        (("config.json", "pytorch_model-00001-of-00002.bin"), "is a model for Transformers (pickled weights), for"),
         (("config.json", "model.bin", "vocabulary.txt"), "is a model for CTranslate2, for"),
         (("saved_model.pb",), "is a model for TensorFlow (SavedModel), for"),
         (("b.gguf", "a.gguf"), "is a folder; give the path of the file in it, such as {}/a.gguf."),
@@ -241,6 +239,13 @@ def test_a_folder_that_no_backend_takes(tmp_path: Path, files: tuple[str, ...], 
     for name in files:
         (tmp_path / name).write_text("x")
     assert expected.format(tmp_path) in refused(tmp_path).message
+
+
+def test_a_file_that_is_a_part_of_a_folder(tmp_path: Path) -> None:
+    weights = tmp_path / "model.safetensors"
+    weights.write_text("x")
+    (tmp_path / "config.json").write_text("{}")
+    assert f"give the path of that: {tmp_path}." in refused(weights).message
 
 
 def test_odd_paths(tmp_path: Path) -> None:

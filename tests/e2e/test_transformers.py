@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from openai import OpenAI
+from openai import BadRequestError, OpenAI
 from serving import Server
 
 from tests import models_transformers
@@ -59,13 +59,67 @@ def test_a_text_that_is_too_long(minilm: Server) -> None:
     assert minilm.predict("minilm", body)["output"]["tokens"] == [256]
 
 
+# --- generating text ------------------------------------------------------------------------------------------------
+
+SUM = [{"role": "user", "content": "What is 2+2? Answer with just the number."}]
+
+
+@pytest.fixture(scope="module")
+def smollm2(server: Server) -> Server:
+    server.register("chat", models_transformers.smollm2())
+    return server
+
+
+def test_a_chat_that_is_streamed(smollm2: Server, client: OpenAI) -> None:
+    chunks = list(
+        client.chat.completions.create(model="chat", messages=SUM, temperature=0, max_tokens=20, stream=True)  # type: ignore[arg-type]
+    )
+    texts = [chunk.choices[0].delta.content or "" for chunk in chunks]
+    assert "".join(texts) == "2 + 2 = 4"
+    assert len([text for text in texts if text]) > 3
+    assert chunks[-1].choices[0].finish_reason == "stop"
+    view = smollm2.get("/v1/models/chat")
+    assert (view["backend"], view["task"]) == ("transformers", "chat")
+
+
+def test_completions_in_company(smollm2: Server, client: OpenAI) -> None:
+    prompts = ["The capital of France is", "The capital of Italy is", "1, 2, 3, 4, 5, 6,"] * 2
+
+    def complete(prompt: str) -> str:
+        return client.completions.create(model="chat", prompt=prompt, temperature=0, max_tokens=4).choices[0].text
+
+    with ThreadPoolExecutor(6) as clients:
+        answers = list(clients.map(complete, prompts))
+    assert answers[:3] == answers[3:]
+    assert [answer.split()[0].rstrip(".,") for answer in answers[:3]] == ["Paris", "Rome", "7"]
+
+
+def test_schemas_are_refused(smollm2: Server, client: OpenAI) -> None:
+    with pytest.raises(BadRequestError, match="follows no grammars or schemas") as caught:
+        client.chat.completions.create(
+            model="chat",
+            messages=SUM,
+            max_tokens=4,
+            response_format={"type": "json_object"},  # type: ignore[arg-type]
+        )
+    assert caught.value.status_code == 400
+
+
 # --- what is refused ------------------------------------------------------------------------------------------------
 
 
-def test_code_in_a_folder_needs_trust(server: Server, tmp_path: Path) -> None:
+def test_code_and_damage(server: Server, tmp_path: Path) -> None:
     folder = bert(tmp_path / "odd")
     edit(folder / "config.json", auto_map={"AutoModel": "code.Model"})
     body = {"name": "odd", "model_path": str(folder)}
     error = server.http.post("/v1/models", json=body).json()["error"]
     assert error["code"] == "untrusted_model"
     assert "brings Python code of its own" in error["message"]
+    edit(folder / "config.json", auto_map=None)
+    edit(folder / "config.json", architectures=["DetrForObjectDetection"])
+    answer = server.http.post("/v1/models", json=body)
+    assert answer.status_code in (201, 422)
+    if answer.status_code == 201:  # it is looked at closer when it is loaded
+        answer = server.http.post("/v1/models/odd:predict", json={"input": "a"})
+    assert answer.status_code == 422
+    assert "finds objects in pictures; that is not served" in answer.json()["error"]["message"]

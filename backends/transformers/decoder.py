@@ -1,0 +1,112 @@
+"""Runs a model that generates text: parts of prompts, each alone, and the next token of many sequences in one call."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence as Several
+from typing import Any
+
+import numpy as np
+
+from backends.sampling import Logits
+from backends.transformers import cache
+from backends.transformers.cache import Batch
+from backends.transformers.library import Network
+from backends.transformers.sequences import Sequence
+
+
+class Decoder:
+    """Owns the batch of sequences that generate, and knows what the model's `forward` takes.
+
+    To be used in inference mode.
+    """
+
+    def __init__(self, network: Network, vocab_size: int) -> None:
+        self._network = network
+        self._vocab_size = vocab_size
+        self._torch = network.torch
+        self._takes = set(inspect.signature(network.model.forward).parameters)
+        self._cache_name = "cache" if "cache" in self._takes else "past_key_values"
+        self.batches, layers = cache.shape_of(network.library, network.config)
+        """Whether sequences are computed side by side."""
+        self._batch = Batch(network.library, layers)
+        self._rows: list[Sequence] = []
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values in the batch."""
+        return self._batch.nbytes
+
+    def compute_prompt(self, sequence: Sequence, count: int) -> Logits:
+        """Computes the next `count` pending tokens of a sequence, and returns the logits after the last of them."""
+        if sequence.cache is None:
+            sequence.cache = cache.of_prompt(self._network.library, self._network.config, joins=self.batches)
+        begin, end = sequence.stored, sequence.stored + count
+        torch, device = self._torch, self._network.device
+        logits = self._compute(
+            input_ids=torch.from_numpy(sequence.tokens[begin:end].astype(np.int64)).to(device)[None],
+            attention_mask=torch.ones(1, end, dtype=torch.long, device=device) if self.batches else None,
+            position_ids=torch.arange(begin, end, device=device)[None],
+            cache=sequence.cache,
+        )
+        sequence.stored = end
+        last: Logits = logits[0]
+        return last
+
+    def share(self, prompt: Any, stored: int, follower: Sequence) -> None:
+        """Gives a sequence the cache of another with the same prompt, of which so many tokens are computed."""
+        follower.cache = prompt if self.batches else cache.copied(prompt)  # what joins the batch is copied there
+        follower.stored = stored
+
+    def join(self, sequence: Sequence) -> None:
+        """Takes a sequence whose prompt is computed into the batch."""
+        if self.batches:
+            self._batch.join(sequence.cache, sequence.stored)
+            sequence.cache, sequence.row = None, len(self._rows)
+        self._rows.append(sequence)
+
+    def leave(self, sequence: Sequence) -> None:
+        """Drops what was computed for a sequence."""
+        if sequence in self._rows:
+            if self.batches:
+                last = self._rows.pop()
+                self._batch.leave(sequence.row)
+                if last is not sequence:
+                    self._rows[sequence.row], last.row = last, sequence.row
+            else:
+                self._rows.remove(sequence)
+        sequence.expel()
+
+    def decode(self) -> list[tuple[Sequence, Logits]]:
+        """Computes the last token of each sequence in the batch; the logits after it."""
+        if not self.batches:
+            return [(sequence, self.compute_prompt(sequence, 1)) for sequence in self._rows]
+        torch, device = self._torch, self._network.device
+        positions, mask = self._batch.begin_step(device)
+        tokens = np.array([[sequence.tokens[-1]] for sequence in self._rows], np.int64)
+        logits = self._compute(
+            input_ids=torch.from_numpy(tokens).to(device),
+            attention_mask=mask,
+            position_ids=positions,
+            cache=self._batch.cache,
+        )
+        self._batch.end_step()
+        for sequence in self._rows:
+            sequence.stored += 1
+        return list(zip(self._rows, logits, strict=True))
+
+    @property
+    def rows(self) -> Several[Sequence]:
+        """The sequences in the batch."""
+        return self._rows
+
+    def _compute(self, *, position_ids: Any, cache: Any, **inputs: Any) -> Logits:
+        """The logits after the last token of each row, in the memory of this process."""
+        inputs[self._cache_name] = cache
+        if "position_ids" in self._takes:
+            inputs["position_ids"] = position_ids
+        if "logits_to_keep" in self._takes:
+            inputs["logits_to_keep"] = 1
+        found = self._network.compute(**inputs, use_cache=True).logits[:, -1, : self._vocab_size]
+        logits: Logits = found.float().cpu().numpy().copy()
+        return logits
