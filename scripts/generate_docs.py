@@ -39,6 +39,7 @@ from backends.tflite import TfliteOptions
 from backends.torch.options import TorchOptions
 from backends.transformers.backend import TransformersGenerationOptions
 from backends.transformers.embedding import TransformersEmbeddingOptions
+from backends.transformers.heads import ClassifyOptions
 from engine import errors, openapi
 from engine.api.routes import OPERATIONS
 from engine.errors import ExitCode
@@ -402,6 +403,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "sklearn-options": options_of(SklearnOptions),
     "torch-options": options_of(TorchOptions),
     "transformers-options": options_of(TransformersGenerationOptions),
+    "transformers-classify-options": options_of(ClassifyOptions),
     "transformers-embedding-options": options_of(TransformersEmbeddingOptions),
     "boosting-options": options_of(BoostingOptions),
     "tensorflow-options": options_of(TensorFlowOptions),

@@ -1,8 +1,9 @@
-"""Models in Hugging Face folders, on PyTorch and Transformers: those that generate text, and those that embed.
+"""Models in Hugging Face folders, on PyTorch and Transformers: those that generate text, embed, or classify.
 
 ``folder.py`` says what a folder is for, ``weights.py`` what its weights are, both without a runtime; ``library.py``
 loads a model, ``tokens.py`` makes tokens of texts. For generated text, ``scheduler.py`` decides what each step computes
-for whom, ``decoder.py`` computes, ``cache.py`` keeps keys and values, ``sampling.py`` chooses tokens.
+for whom, ``decoder.py`` computes, ``cache.py`` keeps keys and values, ``sampling.py`` chooses tokens. Those that embed
+pool by ``pooling.py``; those that classify have a head of ``heads.py``, ``token_heads.py`` or ``image_head.py``.
 """
 
 from backends.transformers.backend import TransformersBackend

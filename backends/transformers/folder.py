@@ -83,7 +83,7 @@ class Folder:
             return "embedding"
         for ending, task in _HEADS.items():
             if self.architecture.endswith(ending):
-                return task
+                return "rerank" if task == "text-classification" and len(self.labels) == 1 else task
         reads_text = "vocab_size" in self.config and not {"is_encoder_decoder", "feat_extract_norm"} & self._set
         embeds = reads_text and self.architecture.endswith(("Model", "EncoderModel"))
         return "embedding" if embeds or self.architecture.endswith("T5EncoderModel") else None
@@ -152,6 +152,7 @@ def check_task(folder: Folder, *tasks: str) -> str:
 BACKENDS = {
     "generation": "transformers",
     "embedding": "transformers-embedding",
+    "rerank": "transformers-classify",
     **{task: "transformers-classify" for task in _HEADS.values() if task != "generation"},
 }
 """The backend for each task."""
@@ -163,11 +164,11 @@ def sniff(path: Path, backend: str) -> Match:
         if not path.is_dir() or not (path / CONFIG).is_file() or not _has_weights(path):
             return NO_MATCH
         folder = read(path)
+        task = folder.task
     except (OSError, ValueError):
         return NO_MATCH
     except ModelFileError:  # the backend for generating models says what is wrong
         return Match(0.6 if backend == "transformers" else 0.1)
-    task = folder.task
     if task is None:  # so does it of what is not served, unless another backend knows the folder
         known = bool(folder.architecture) and backend == "transformers"
         return Match(0.5, _runs_code(folder)) if known else NO_MATCH

@@ -34,6 +34,8 @@ class Encoded:
     """The characters of each token."""
     sequences: list[int | None] | None
     """Which of the two texts each token is of; `None` for special ones."""
+    words: list[int | None] | None
+    """Which word of its text each token is of; `None` for special ones."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -58,6 +60,11 @@ class Tokenizer:
             raise ModelFileError(f"The tokenizer of {folder.name} cannot be loaded: {reason(e)}") from e
         self.pad = int(self.inner.pad_token_id) if self.inner.pad_token_id is not None else 0
 
+    def check_places(self, folder: Folder) -> None:
+        """Raises `ModelFileError` if it cannot tell where in a text a token is."""
+        if not self.inner.is_fast:
+            raise ModelFileError(f"The tokenizer of {folder.name} cannot tell where in a text its tokens are.")
+
     @property
     def longest(self) -> int | None:
         """Tokens of the longest text, if the folder says; a tokenizer that does not know has a huge number."""
@@ -78,6 +85,7 @@ class Tokenizer:
             found.get("token_type_ids") if "token_type_ids" in self._names else None,
             found["offset_mapping"] if places else None,
             found.sequence_ids(0) if places else None,
+            found.word_ids(0) if places else None,
         )
 
     def features(self, rows: Sequence[Encoded], network: Network) -> dict[str, Any]:

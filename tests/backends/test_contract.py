@@ -13,7 +13,7 @@ from backends.base import Backend, Device, InvalidInput, ModelFileError
 from backends.discovery import available, choose
 from engine import model_options
 from engine.kit import contract
-from tests import models, models_boosting, models_gguf, models_sklearn, models_tensorflow, models_torch, models_transformers
+from tests import models, models_boosting, models_gguf, models_sklearn, models_tensorflow, models_torch, models_transformers, models_transformers_heads
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = ROOT / "tests" / "plugins"
@@ -48,6 +48,9 @@ FOLDERS: dict[str, Callable[[], Path]] = {
         f"tensorflow {name}": partial(models_tensorflow.path, name)
         for name in ("digits", "texts", "module", "tf1_odd", "tf1_words")
     },
+    **{
+        f"transformers-classify {name}": partial(models_transformers_heads.path, name) for name in ("capitals", "digits")
+    },
 }
 
 SUFFIXES = (
@@ -55,10 +58,14 @@ SUFFIXES = (
 )  # fmt: skip
 LARGE_FOLDERS: dict[str, Callable[[], Path]] = {
     "transformers-embedding minilm": models_transformers.minilm,
+    **{
+        f"transformers-classify {name}": partial(models_transformers_heads.path, name)
+        for name in ("topics", "ranker", "names", "answers")
+    },
 }
 """What damaged ones give is tested with their backend, on small ones."""
 
-NEEDED = ("saved_model.pb", "variables.")
+NEEDED = ("saved_model.pb", "variables.", "config.json", "model.safetensors")
 """How the files in such folders are named without which there is no model."""
 
 PLUGIN_FILES: dict[str, Callable[[], Path]] = {"python example": lambda: ROOT / "examples" / "sentiment_plugin.py"}

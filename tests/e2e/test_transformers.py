@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from openai import BadRequestError, OpenAI
 from serving import Server
 
-from tests import models_transformers
+from tests import models_transformers, models_transformers_heads
 from tests.models_transformers import bert, edit
 
 HAPPY = ["That is a happy person", "That is a very happy person", "Today is a sunny day"]
@@ -103,6 +105,33 @@ def test_schemas_are_refused(smollm2: Server, client: OpenAI) -> None:
             response_format={"type": "json_object"},  # type: ignore[arg-type]
         )
     assert caught.value.status_code == 400
+
+
+# --- classifying ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "expected"),
+    [
+        ("topics", "Heavy rain and thunder", lambda answer: answer[0]["label"] == "weather"),
+        ("names", "Laura lives in London.", lambda answer: [e["word"] for e in answer] == ["Laura", "London"]),
+        ("capitals", "the capital of france is [MASK].", lambda answer: answer[0][0]["word"] == "paris"),
+        (
+            "answers",
+            {"question": "Where is the wallet?", "context": "The wallet is under the chair since Monday."},
+            lambda answer: answer["answer"] == "under the chair",
+        ),
+        ("ranker", {"query": "a", "documents": ["b", "c d"]}, lambda answer: len(answer) == 2),
+    ],
+)
+def test_heads(name: str, body: Any, expected: Callable[[Any], bool], server: Server) -> None:
+    server.register(name, models_transformers_heads.path(name))
+    with ThreadPoolExecutor(8) as clients:
+        answers = list(clients.map(lambda _: server.predict(name, {"input": body})["output"], range(8)))
+    assert all(expected(answer) for answer in answers)
+    view = server.get(f"/v1/models/{name}")
+    assert view["backend"] == "transformers-classify"
+    assert view["example"]
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------
