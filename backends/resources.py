@@ -1,8 +1,14 @@
-"""The share of the machine that a model takes, for the backends whose runtimes do not tell or bound it themselves."""
+"""The share of the machine that a model takes, where its runtime does not tell or bound it, and what is left of it."""
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
+
 from backends.base import Device, InvalidOption
+
+_MB = 1_000_000
+_CGROUP = Path("/sys/fs/cgroup")
 
 
 def cpu_threads(device: Device, wanted: int | None) -> int:
@@ -17,3 +23,25 @@ def resident_bytes() -> int:
     import psutil
 
     return int(psutil.Process().memory_info().rss)
+
+
+def available() -> int:
+    """Bytes that this process may still take, by the machine and by its control group."""
+    import psutil
+
+    room: int = psutil.virtual_memory().available
+    with suppress(OSError, ValueError):  # there is no such file, or no limit in it
+        limit = int((_CGROUP / "memory.max").read_text())
+        used = int((_CGROUP / "memory.current").read_text())
+        reclaimable = next(
+            int(line.split()[1])
+            for line in (_CGROUP / "memory.stat").read_text().splitlines()
+            if line.startswith("inactive_file ")
+        )
+        room = min(room, limit - used + reclaimable)
+    return room
+
+
+def megabytes(size: int) -> str:
+    """A size for people."""
+    return f"{size / _MB:,.0f} MB"

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from backends import machine
+from backends import resources
 from backends.base import Device, OutOfMemory
 from backends.gguf.context import TYPE_NUMBERS, Settings
 from backends.gguf.file import Header
 from backends.gguf.types import TENSOR_TYPES
-from backends.machine import megabytes
+from backends.resources import megabytes
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _compute(header: Header, settings: Settings, vocab_size: int) -> int:
 
 def check(need: Need, device: Device, name: str) -> None:
     """Raises `OutOfMemory`, with the numbers, if `need` is more than there is."""
-    room, where = machine.available(), "this machine"
+    room, where = resources.available(), "this machine"
     if device.kind != "cpu":
         if device.memory_bytes is None:
             return

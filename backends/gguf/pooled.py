@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from backends import machine
+from backends import resources
 from backends.base import (
     TRUNCATE,
     BackendError,
@@ -323,7 +323,7 @@ def _check_memory(header: Header, room: int, piece: int, outputs: int, device: D
     """Bytes that the model takes. Raises `OutOfMemory` if they are not there."""
     settings = Settings(sequences=1, length=room, batch_tokens=piece, outputs=outputs, threads=1, flash_attention="off")
     need = memory.need(header, [settings], header.length(VOCABULARY) or 0, 0)
-    left = machine.available() if device.kind == "cpu" else device.memory_bytes
+    left = resources.available() if device.kind == "cpu" else device.memory_bytes
     if left is not None and need.total > left:
         raise OutOfMemory(
             f"{header.path.name} needs {need.total / 1e6:,.0f} MB ({need}), and {left / 1e6:,.0f} MB are left. "

@@ -19,6 +19,7 @@ from backends.base import (
     Tensors,
 )
 from backends.probing import Input, Signature, image_classes, probe
+from backends.pytorch import bound_memory, limit_threads
 from backends.resources import cpu_threads, resident_bytes
 from backends.torch import archive, candidates, errors
 from backends.torch.archive import Kind
@@ -98,13 +99,8 @@ class TorchBackend(TensorBackend):
             self._torch.cuda.empty_cache()
 
     def _ready(self) -> Any:
-        """The calling thread computes with the model's threads, and what is computed in the context needs no gradients.
-
-        Each thread has a count of its own. A thread takes over that of another when it first asks for it, hence the
-        question before the answer is set.
-        """
-        self._torch.get_num_threads()
-        self._torch.set_num_threads(self._threads)
+        """The calling thread computes with the model's threads; what is computed in the context needs no gradients."""
+        limit_threads(self._torch, self._threads)
         return self._torch.inference_mode()
 
 
@@ -119,9 +115,7 @@ def _runtime(device: Device) -> Any:
     if device.kind == "cuda":
         if not torch.cuda.is_available():
             raise MissingRuntime("PyTorch with CUDA", "torch")
-        if device.memory_bytes is not None:
-            total = torch.cuda.get_device_properties(device.index).total_memory
-            torch.cuda.set_per_process_memory_fraction(min(1.0, device.memory_bytes / total), device.index)
+        bound_memory(torch, device)
     return torch
 
 

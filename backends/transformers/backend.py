@@ -220,7 +220,10 @@ class TransformersBackend(GenerationBackend):
 
     def close(self) -> None:
         """Lets go of the weights and of everything that was computed."""
-        self._scheduler = self._decoder = self._network = None
+        self._scheduler = self._decoder = None
+        if self._network is not None:
+            self._network.close()
+        self._network = None
 
     def _tokens(self, request: Generation) -> list[int]:
         """The whole prompt in tokens, however long it is. Raises `InvalidInput`."""

@@ -81,6 +81,8 @@ class TransformersClassifyBackend(TensorBackend):
 
     def close(self) -> None:
         """Lets go of the weights."""
+        if self._network is not None:
+            self._network.close()
         self._network = self._head = None
 
     def _try(self, folder: Folder) -> None:

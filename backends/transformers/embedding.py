@@ -131,6 +131,8 @@ class TransformersEmbeddingBackend(TensorBackend):
 
     def close(self) -> None:
         """Lets go of the weights."""
+        if self._network is not None:
+            self._network.close()
         self._network = self._head = None
         vars(self).pop("_reader", None)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from backends.base import BackendError, Device, InvalidOption, MissingRuntime, ModelFileError, OutOfMemory
+from backends.pytorch import bound_memory, limit_threads
+from backends.resources import cpu_threads
 from backends.transformers.folder import Folder, has_code, pickled
-from backends.transformers.options import TransformersOptions, threads_of
+from backends.transformers.options import TransformersOptions
 from backends.transformers.weights import Weights, check_room, room
 
 _NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|bad_alloc", re.IGNORECASE)
@@ -53,21 +54,6 @@ def library() -> Library:
     return Library(torch, transformers)
 
 
-class Threads:
-    """Keeps PyTorch to so many threads. OpenMP holds the limit for each calling thread, and models have one each."""
-
-    def __init__(self, torch: Any, count: int) -> None:
-        self._torch = torch
-        self._count = count
-        self._limited: int | None = None
-
-    def limit(self) -> None:
-        """Sets the limit, unless this thread has it."""
-        if self._limited != threading.get_ident():
-            self._torch.set_num_threads(self._count)
-            self._limited = threading.get_ident()
-
-
 class Network:
     """A model of the library on its device, ready to compute."""
 
@@ -95,9 +81,9 @@ class Network:
                 "build of PyTorch for CUDA.",
                 field="config.device",
             )
-        self.threads = threads_of(options, device)
-        self._limit = Threads(torch, self.threads)
-        self._limit.limit()
+        bound_memory(torch, device)
+        self.threads = cpu_threads(device, options.threads)
+        limit_threads(torch, self.threads)
         self.device = torch.device(str(device))
         self.dtype = dtype_of(options, weights, device)
         if weights.elements:
@@ -124,9 +110,15 @@ class Network:
         tensors = {t.data_ptr(): t for t in (*self.model.parameters(), *self.model.buffers())}
         return sum(t.numel() * t.element_size() for t in tensors.values())
 
+    def close(self) -> None:
+        """Lets go of the weights, and of the memory of the GPU that PyTorch keeps for the next ones."""
+        self.model = None
+        if self.device.type == "cuda":
+            self.torch.cuda.empty_cache()
+
     def compute(self, **inputs: Any) -> Any:
         """The outputs for tensors on the model's device. Raises `OutOfMemory` or `BackendError`."""
-        self._limit.limit()
+        limit_threads(self.torch, self.threads)
         try:
             with self.torch.inference_mode():
                 return self.model(**inputs)

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from backends.base import Device, InvalidOption
+from backends.base import InvalidOption
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -43,8 +43,3 @@ def at_least(name: str, value: int | None, low: int) -> None:
     """Raises `InvalidOption` for an option that is given, and lower."""
     if value is not None and value < low:
         raise InvalidOption(f"Option {name} must be at least {low}; got {value}.", field=f"config.{name}")
-
-
-def threads_of(options: TransformersOptions, device: Device) -> int:
-    """CPU threads for one call."""
-    return min(options.threads or device.threads, device.threads)

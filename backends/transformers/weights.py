@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backends import machine
+from backends import resources
 from backends.base import Device, ModelFileError, OutOfMemory
-from backends.machine import megabytes
+from backends.resources import megabytes
 from backends.transformers.folder import Folder
 
 _MOST_HEADER = 16 << 20
@@ -74,7 +74,7 @@ def room(device: Device) -> int | None:
     """Bytes that a model may take on a device; `None` when that is not known."""
     if device.kind != "cpu":
         return device.memory_bytes
-    left = machine.available()
+    left = resources.available()
     return left if device.memory_bytes is None else min(left, device.memory_bytes)
 
 

@@ -13,7 +13,16 @@ from backends.base import Backend, Device, InvalidInput, ModelFileError
 from backends.discovery import available, choose
 from engine import model_options
 from engine.kit import contract
-from tests import models, models_boosting, models_gguf, models_sklearn, models_tensorflow, models_torch, models_transformers, models_transformers_heads
+from tests import (
+    models,
+    models_boosting,
+    models_gguf,
+    models_sklearn,
+    models_tensorflow,
+    models_torch,
+    models_transformers,
+    models_transformers_heads,
+)
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = ROOT / "tests" / "plugins"
@@ -49,7 +58,8 @@ FOLDERS: dict[str, Callable[[], Path]] = {
         for name in ("digits", "texts", "module", "tf1_odd", "tf1_words")
     },
     **{
-        f"transformers-classify {name}": partial(models_transformers_heads.path, name) for name in ("capitals", "digits")
+        f"transformers-classify {name}": partial(models_transformers_heads.path, name)
+        for name in ("capitals", "digits")
     },
 }
 

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from backends import machine
+from backends import resources
 from backends.base import (
     NO_MATCH,
     TRUNCATE,
@@ -276,7 +276,7 @@ def test_a_width_that_nothing_has_is_refused(loaded: Any, tmp_path: Path) -> Non
 
 
 def test_a_model_that_does_not_fit_is_refused_with_the_numbers(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "available", lambda: 10_000_000)
+    monkeypatch.setattr(resources, "available", lambda: 10_000_000)
     with pytest.raises(OutOfMemory, match=r"needs \d+ MB \(.*weights.*\), and 10 MB are left"):
         loaded(models_gguf.minilm())
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backends import machine
+from backends import resources
 from backends.base import Device, InvalidInput, InvalidOption, ModelFileError, OutOfMemory
 from backends.generation import IMAGE, Generation, Pixels, Sampling
 from backends.gguf import images, memory
@@ -389,7 +389,7 @@ def test_one_that_is_found_and_takes_too_much_memory_is_left_out(folder: Path, m
     monkeypatch.setattr(memory, "check", recorded)
     loaded(folder)
     path = models_mmproj.write(folder / "mmproj.gguf")
-    monkeypatch.setattr(machine, "available", lambda: needs[0])
+    monkeypatch.setattr(resources, "available", lambda: needs[0])
     backend = loaded(folder)
     assert not sees(backend)
     assert "mmproj.gguf lies beside the model, but is not used. model.gguf needs" in " ".join(backend.info.notes)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backends import machine
+from backends import resources
 from backends.base import Device, InvalidInput, InvalidOption, ModelFileError, ModelInfo, OutOfMemory
 from backends.transformers.embedding import TransformersEmbeddingBackend, TransformersEmbeddingOptions
 from backends.transformers.tokens import groups
@@ -254,7 +254,7 @@ def test_it_is_loaded_as_stored_if_it_only_fits_so(tmp_path: Path, monkeypatch: 
     (folder / "model.safetensors").unlink()
     models_transformers.save(model, folder)
     assert load(folder)[1].metadata["dtype"] == "float32"
-    monkeypatch.setattr(machine, "available", lambda: 60_000_000)
+    monkeypatch.setattr(resources, "available", lambda: 60_000_000)
     assert load(folder)[1].metadata["dtype"] == "bfloat16"
     with pytest.raises(OutOfMemory, match=r"needs 91 MB in float32, and 60 MB are left.*dtype=bfloat16"):
         load(folder, dtype="float32")
