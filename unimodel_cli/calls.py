@@ -15,8 +15,8 @@ SHOWN_CHARACTERS = 300
 """Longer example bodies are taken from a file instead."""
 
 
-def first_call(view: ModelView) -> str:
-    """One command that predicts with the model."""
+def first_call(view: ModelView) -> str | None:
+    """One command that predicts with the model; `None` when nothing is known that it takes."""
     if view.task == "image-classification":
         return f"unimodel predict {view.name} cat.jpg"
     if view.generation is not None:
@@ -24,6 +24,8 @@ def first_call(view: ModelView) -> str:
         return f"unimodel {verb} {view.name} {shlex.quote(QUESTION if verb == 'chat' else OPENING)} --max-tokens 64"
     if view.task == "embedding":
         return f"unimodel embed {view.name} 'a fine day'"
+    if view.example is None:
+        return None
     body = _short_body(view)
     if body is None:
         return f"unimodel show {view.name} --example > body.json && unimodel predict {view.name} body.json"
@@ -33,10 +35,13 @@ def first_call(view: ModelView) -> str:
 
 
 def calls(view: ModelView, url: str) -> list[tuple[str, str]]:
-    """Title and text of each example."""
+    """Title and text of each example. None is made up: there are none for a model of which no request is known."""
+    command = first_call(view)
+    if command is None:
+        return []
     address = f"{url}/v1/models/{view.name}:predict"
     if view.generation is not None:
-        return _generating_calls(view, url, address)
+        return [("Command line", command), *_generating_calls(view, url, address)]
     body = _short_body(view)
     if view.task == "image-classification":
         curl = f"curl {address} -H 'content-type: image/jpeg' --data-binary @cat.jpg"
@@ -49,7 +54,7 @@ def calls(view: ModelView, url: str) -> list[tuple[str, str]]:
         curl = f"curl {address} -H 'content-type: application/json' -d {shlex.quote(text)}"
         send = f"json={body!r}"
     python = f"import httpx\nanswer = httpx.post({address!r}, {send}).json()"
-    return [("Command line", first_call(view)), ("curl", curl), ("Python", python)]
+    return [("Command line", command), ("curl", curl), ("Python", python)]
 
 
 def _generating_calls(view: ModelView, url: str, address: str) -> list[tuple[str, str]]:
@@ -64,7 +69,7 @@ def _generating_calls(view: ModelView, url: str, address: str) -> list[tuple[str
     else:
         call = f"answer = client.completions.create(model={view.name!r}, prompt={OPENING!r}, max_tokens=64)\n"
         python = f"{client}{call}answer.choices[0].text"
-    return [("Command line", first_call(view)), ("curl", curl), ("Python", python)]
+    return [("curl", curl), ("Python", python)]
 
 
 def _short_body(view: ModelView) -> dict[str, object] | None:

@@ -22,7 +22,7 @@ def registered(view: ModelView) -> list[RenderableType]:
         Text(""),
         *_signature(view),
         *_notes(view),
-        Text(f"Try it:   {first_call(view)}"),
+        *([Text(f"Try it:   {call}")] if (call := first_call(view)) else []),
         Text(f"More:     unimodel show {view.name}"),
     ]
 

@@ -1,0 +1,83 @@
+"""The calls that `unimodel show` shows, each done as it stands: on the command line, with curl, in Python."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from serving import Server
+
+from engine.schema import ModelView
+from tests import (
+    models,
+    models_boosting,
+    models_gguf,
+    models_sklearn,
+    models_tensorflow,
+    models_torch,
+    models_transformers,
+)
+from unimodel_cli.calls import calls
+
+ROOT = Path(__file__).parents[2]
+
+SHOWN: dict[str, Callable[[], Path]] = {
+    "images": models.efficientnet,
+    "numbers": models.magika,
+    "state": models.silero,
+    "table": lambda: models_sklearn.path("iris"),
+    "trees": lambda: models_boosting.path("xgboost_iris"),
+    "texts": lambda: models_sklearn.path("profanity"),
+    "plugin": lambda: ROOT / "examples" / "sentiment_plugin.py",
+    "embeds": models_gguf.minilm,
+    "ranks": models_gguf.reranker,
+    "chats": models_gguf.smollm2,
+    "torch": models_torch.efficientnet,
+    "snippets": lambda: models.model("guesslang", "model"),
+    "lite": lambda: models_tensorflow.path("digits.tflite"),
+}
+
+HEADS = ("BertForTokenClassification", "BertForMaskedLM", "BertForQuestionAnswering", "BertForSequenceClassification")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the calls are made: with the image that they speak of."""
+    folder = tmp_path_factory.mktemp("calls")
+    shutil.copy(ROOT / "examples" / "cat.jpg", folder)
+    return folder
+
+
+def run(server: Server, folder: Path, *command: str) -> str:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("UNIMODEL_")}
+    env |= {"UNIMODEL_HOST": server.url, "PATH": f"{Path(sys.executable).parent}:{env['PATH']}", "NO_COLOR": "1"}
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, (command, done.stdout, done.stderr)
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", [*SHOWN, *HEADS])
+def test_what_is_shown_works(server: Server, folder: Path, tmp_path: Path, name: str) -> None:
+    source = SHOWN[name]() if name in SHOWN else models_transformers.bert(tmp_path / name, name)
+    server.register(name, source, trust=True)
+    view = msgspec.convert(server.get(f"/v1/models/{name}"), ModelView)
+    shown = dict(calls(view, server.url))
+    assert list(shown) == ["Command line", "curl", "Python"]
+    assert run(server, folder, "bash", "-euo", "pipefail", "-c", shown["Command line"]).strip()
+    answer = json.loads(run(server, folder, "bash", "-euo", "pipefail", "-c", shown["curl"]))
+    assert answer["model"] == name
+    program = f"{shown['Python']}\nassert 'error' not in answer, answer\nprint(answer)"
+    assert run(server, folder, sys.executable, "-c", program).strip()
+
+
+def test_what_is_not_known_is_not_made_up(server: Server, folder: Path) -> None:
+    server.register("unknown", f"{ROOT / 'examples' / 'ocr' / 'lines.py'}:Cut", trust=True)
+    assert calls(msgspec.convert(server.get("/v1/models/unknown"), ModelView), server.url) == []
+    assert "curl" not in run(server, folder, "unimodel", "show", "unknown")
