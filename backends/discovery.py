@@ -151,10 +151,7 @@ def _unrecognised(path: Path, backends: dict[str, type[Backend]]) -> str:
 
 def _runtime_of(path: Path) -> str | None:
     """What else could serve a model, by its files."""
-    for runtime, *needed in (
-        ("CTranslate2", "config.json", "model.bin"),
-        ("TensorFlow (SavedModel)", "saved_model.pb"),
-    ):
+    for runtime, *needed in (("CTranslate2", "config.json", "model.bin"),):
         if path.is_dir() and all(any(path.glob(pattern)) for pattern in needed):
             return runtime
     return None

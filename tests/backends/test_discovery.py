@@ -230,7 +230,6 @@ def test_what_cannot_be_read_is_told_apart(tmp_path: Path, wanted: str | None) -
     ("files", "expected"),
     [
         (("config.json", "model.bin", "vocabulary.txt"), "is a model for CTranslate2, for"),
-        (("saved_model.pb",), "is a model for TensorFlow (SavedModel), for"),
         (("b.gguf", "a.gguf"), "is a folder; give the path of the file in it, such as {}/a.gguf."),
         (("model.onnx",), "is a folder; give the path of the file in it, such as {}/model.onnx."),
     ],
