@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks import llm_servers, models, report, servers
 from benchmarks.harness import Options, Study
-from benchmarks.workloads import cold_start, compute, large_tensors, llm, memory, neighbours, overhead
+from benchmarks.workloads import cold_start, compute, families, large_tensors, llm, memory, neighbours, overhead
 
 WORKLOADS: dict[str, Callable[[Options], Study]] = {
     "overhead": overhead.run,
@@ -24,6 +24,7 @@ WORKLOADS: dict[str, Callable[[Options], Study]] = {
     "cold-start": cold_start.run,
     "memory": memory.run,
     "neighbours": neighbours.run,
+    "families": families.run,
 }
 
 NAMES = tuple(dict.fromkeys(servers.NAMES + llm_servers.NAMES))

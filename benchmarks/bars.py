@@ -109,6 +109,11 @@ def _llm() -> list[Bar]:
     ]
 
 
+def _families() -> list[Bar]:
+    names = ("onnx", "torch", "tensorflow", "transformers-embedding", "sklearn", "xgboost")
+    return [Bar("families", f"{name} throughput", ">=", 0.9, "bare loop") for name in names]
+
+
 def _cold_start() -> list[Bar]:
     peers = ("mosec", "triton", "litserve", "mlserver")
     return [
@@ -130,5 +135,6 @@ BARS: tuple[Bar, ...] = (
     *_cold_start(),
     Bar("memory", "growth", "<=", 2.0),
     Bar("neighbours", "together, as shares of what each does alone", ">=", 0.9, "threads=1"),
+    *_families(),
     Bar("neighbours", "samples with more computing threads than cores", "<=", 1.0),
 )

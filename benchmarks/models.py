@@ -70,6 +70,16 @@ def iris_sklearn() -> Model:
     return Model("iris-sklearn", "iris.joblib", (4,), _write_iris_joblib, trust=True)
 
 
+def profanity() -> Model:
+    """Texts → whether they swear, a trained vectorizer and classifier of scikit-learn in one pipeline."""
+    return Model("profanity", "profanity.joblib", (), _write_profanity, trust=True)
+
+
+def iris_xgboost() -> Model:
+    """100 boosted trees of iris, in XGBoost's own format."""
+    return Model("iris-xgboost", "iris.ubj", (4,), _write_iris_xgboost)
+
+
 def resnet50() -> Model:
     """ResNet-50's graph with random weights and a free batch dimension: [N,3,224,224] -> probabilities [N,1000]."""
     return Model("resnet50", "resnet50.onnx", (3, 224, 224), _write_resnet50)
@@ -126,6 +136,26 @@ def _write_iris_joblib(path: Path) -> None:
     import joblib
 
     joblib.dump(_fitted_iris(), path)
+
+
+def _write_iris_xgboost(path: Path) -> None:
+    import xgboost
+    from sklearn.datasets import load_iris
+
+    data = load_iris()
+    trees = xgboost.XGBClassifier(n_estimators=100).fit(data.data.astype(np.float32), data.target)
+    path.write_bytes(trees.get_booster().save_raw("ubj"))
+
+
+def _write_profanity(path: Path) -> None:
+    import joblib
+    from sklearn.pipeline import Pipeline
+
+    from scripts import fetch_models
+
+    folder = fetch_models.fetch("profanity")
+    steps = [(name, joblib.load(folder / f"{name}.joblib")) for name in ("vectorizer", "model")]
+    joblib.dump(Pipeline(steps), path)
 
 
 def _write_iris_onnx(path: Path) -> None:
