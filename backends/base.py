@@ -2,8 +2,8 @@
 
 A backend is a class that knows one runtime. The engine finds it through the entry-point group
 ``unimodel.backends``, asks it to `sniff` a path, creates it in a worker process, calls `load` once, and then
-calls `predict` (tensors), `predict_values` (JSON values) or `add`/`step` (generated text: `backends.generation`)
-from one single thread.
+calls `predict` (tensors), `predict_values` (JSON values) or `add`/`step` (text to generate: `backends.generation`, or
+speech to write down: `backends.transcription`) from one single thread.
 
 This module imports nothing of the repository, and no runtime.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -36,6 +36,7 @@ Task = Literal[
     "completion",
     "embedding",
     "rerank",
+    "transcription",
     "custom",
 ]
 
@@ -79,6 +80,17 @@ class GenerationInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Such as ``llama``."""
 
 
+class TranscriptionInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a model that writes down speech."""
+
+    sequences: int
+    """Recordings that are transcribed at once; more wait."""
+    languages: tuple[str, ...]
+    """Their codes, such as ``en``. Of several, the one that is spoken is recognised."""
+    translates: bool = False
+    """Whether it can write in English what is said in another language."""
+
+
 TRUNCATE = TensorSpec("truncate", "bool", ("batch",))
 """An optional input of models that read texts: whether a text that is too long is cut, instead of being an error."""
 
@@ -98,6 +110,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     streams: bool = False
     generation: GenerationInfo | None = None
     """Of a model that generates text, else `None`."""
+    transcription: TranscriptionInfo | None = None
+    """Of a model that writes down speech, else `None`."""
     labels: tuple[str, ...] | None = None
     runtime: str = ""
     """Runtime and version, such as ``onnxruntime 1.32.0``."""
@@ -107,6 +121,12 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Files of code beside the model's own that it was loaded from."""
     notes: tuple[str, ...] = ()
     """What was guessed, and how to override it. Shown when the model is registered."""
+
+    @property
+    def sequences(self) -> int | None:
+        """Requests under way at once, of a model that answers them step by step; `None` of any other."""
+        steps = self.generation or self.transcription
+        return None if steps is None else steps.sequences
 
 
 class Device(msgspec.Struct, frozen=True):
@@ -202,7 +222,8 @@ class NoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Backend(ABC):
-    """What every backend has. Subclass `TensorBackend`, `ValueBackend` or `backends.generation.GenerationBackend`."""
+    """What every backend has. Subclass `TensorBackend`, `ValueBackend`, `backends.generation.GenerationBackend` or
+    `backends.transcription.TranscriptionBackend`."""
 
     name: ClassVar[str]
     """Its name in ``--backend`` and in the registry."""
@@ -284,3 +305,51 @@ class ValueBackend(Backend):
     def stream(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:  # noqa: ARG002
         """The chunks of one streamed request. Only called when `ModelInfo.streams`."""
         raise InvalidInput("this model does not stream", field="stream")
+
+
+class StepPiece(msgspec.Struct, kw_only=True):
+    """What one step added to one request."""
+
+    id: int
+    error: Exception | None = None
+    """Ends the request, in place of everything else here."""
+
+
+Asked = TypeVar("Asked")
+P = TypeVar("P", bound=StepPiece)
+
+
+class StepBackend(Backend, Generic[Asked, P]):
+    """A model that answers many requests at once, step by step: they join, leave and are cancelled between two steps.
+
+    The engine adds requests, and calls `step` as long as any is under way.
+    """
+
+    @abstractmethod
+    def example(self) -> Asked:
+        """A short request. Drives the warm-up."""
+
+    @abstractmethod
+    def add(self, request_id: int, request: Asked) -> None:
+        """Takes in a request; its pieces come from the next steps on. Raises `InvalidInput`.
+
+        Never called while `ModelInfo.sequences` are under way, except by one request that takes more than that; what
+        finds no room waits inside.
+        """
+
+    def wait(self, seconds: float) -> bool:  # noqa: ARG002
+        """Whether a step has anything to do, which is waited for at most so long."""
+        return True
+
+    @abstractmethod
+    def step(self) -> list[P]:
+        """Computes once for all requests under way, and returns what that added."""
+
+    @abstractmethod
+    def cancel(self, request_id: int) -> None:
+        """Drops a request, of which no further piece may come. One that is unknown, or has ended, is none."""
+
+    @property
+    @abstractmethod
+    def busy(self) -> bool:
+        """Whether any request is under way."""

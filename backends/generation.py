@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.base import Backend, BackendError
+from backends.base import StepBackend, StepPiece
 
 Pixels = NDArray[np.uint8]
 """A decoded image: [height, width, 3], red, green and blue, upright."""
@@ -110,10 +110,10 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """From the first token to the last."""
 
 
-class Piece(msgspec.Struct, kw_only=True):
-    """What one step added to one choice. Its text is whole characters, and never part of a stop text."""
+class Piece(StepPiece, kw_only=True):
+    """What one step added to one choice. Its text is whole characters, and never part of a stop text. An error ends all
+    choices of the request."""
 
-    id: int
     choice: int = 0
     text: str = ""
     tokens: int = 0
@@ -126,40 +126,14 @@ class Piece(msgspec.Struct, kw_only=True):
     """The entry of `Generation.stop` that ended it; `None` when the model ended by itself."""
     usage: Usage | None = None
     """With `finish`."""
-    error: BackendError | None = None
-    """Ends all choices of the request, in place of everything else here."""
 
 
-class GenerationBackend(Backend):
-    """A model that generates text, for many requests at once: each step advances all of them.
+class GenerationBackend(StepBackend[Generation, Piece]):
+    """A model that generates text, for many requests at once. A choice takes a sequence; a step takes tens of
+    milliseconds.
 
     `load` returns a `ModelInfo` with `generation`.
     """
-
-    @abstractmethod
-    def example(self) -> Generation:
-        """A short request. Drives the warm-up."""
-
-    @abstractmethod
-    def add(self, request_id: int, request: Generation) -> None:
-        """Takes in a request; its pieces come from the next steps on. Raises `InvalidInput`.
-
-        Never called while `GenerationInfo.sequences` choices are under way, except by one request of more choices than
-        that; what finds no room waits inside.
-        """
-
-    @abstractmethod
-    def step(self) -> list[Piece]:
-        """Computes once for all sequences under way, and returns what that added. Short: tens of milliseconds."""
-
-    @abstractmethod
-    def cancel(self, request_id: int) -> None:
-        """Drops a request, of which no further piece may come. One that is unknown, or has ended, is none."""
-
-    @property
-    @abstractmethod
-    def busy(self) -> bool:
-        """Whether any request is under way."""
 
     @abstractmethod
     def count(self, request: Generation) -> int:

@@ -23,7 +23,10 @@ _unimodel() {
         *" --log-level") COMPREPLY=($(compgen -W "debug info warning error" -- "$cur")); return ;;
         *" --dynamic-padding"|*" --reload"|*" --preload"|*" --enable-pooling"|*" --access-log") COMPREPLY=($(compgen -W "true false" -- "$cur")); return ;;
         *" --log-format") COMPREPLY=($(compgen -W "json text" -- "$cur")); return ;;
+        "/transcribe --task") COMPREPLY=($(compgen -W "transcribe translate" -- "$cur")); return ;;
         *" --as") COMPREPLY=($(compgen -W "json text image audio npy" -- "$cur")); return ;;
+        *" --model") COMPREPLY=($(compgen -W "$(unimodel completion names 2>/dev/null)" -- "$cur")); return ;;
+        *" --format") COMPREPLY=($(compgen -W "text json srt vtt" -- "$cur")); return ;;
     esac
     if [[ "$cur" == -* ]]; then
         case "$at" in
@@ -45,6 +48,7 @@ _unimodel() {
             /predict) COMPREPLY=($(compgen -W "-h --help --as --input --params --stream --timeout --priority --output -o --tensor --raw --jsonl --jobs -j --resume --max-tokens --temperature --top-p --seed --stop --system --json-schema --json --host --api-key --home" -- "$cur")) ;;
             /chat) COMPREPLY=($(compgen -W "-h --help --image --params --timeout --hide-reasoning --max-tokens --temperature --top-p --seed --stop --system --json-schema --json --host --api-key --home" -- "$cur")) ;;
             /embed) COMPREPLY=($(compgen -W "-h --help --jsonl --npy --timeout --json --host --api-key --home" -- "$cur")) ;;
+            /transcribe) COMPREPLY=($(compgen -W "-h --help --model --language --task --format --words --prompt --hotwords --temperature --beam-size --vad --no-vad --timeout --output -o --json --host --api-key --home" -- "$cur")) ;;
             /bench) COMPREPLY=($(compgen -W "-h --help --concurrency -c --duration --input --as --prompt --max-tokens --plot --json --host --api-key --home" -- "$cur")) ;;
             /doctor) COMPREPLY=($(compgen -W "-h --help --json --host --api-key --home" -- "$cur")) ;;
             /alias) COMPREPLY=($(compgen -W "-h --help" -- "$cur")) ;;
@@ -68,7 +72,7 @@ _unimodel() {
         return
     fi
     case "$at" in
-        "") COMPREPLY=($(compgen -W "serve start stop restart status logs register list show load unload unregister ps pull predict chat embed bench doctor alias config backend plugin completion" -- "$cur")) ;;
+        "") COMPREPLY=($(compgen -W "serve start stop restart status logs register list show load unload unregister ps pull predict chat embed transcribe bench doctor alias config backend plugin completion" -- "$cur")) ;;
         /register) if ((position == 0)); then COMPREPLY=($(compgen -W "$(unimodel completion names 2>/dev/null)" -- "$cur")); fi; if ((position == 1)); then compopt -o filenames; COMPREPLY=($(compgen -f -- "$cur")); fi ;;
         /show) if ((position == 0)); then COMPREPLY=($(compgen -W "$(unimodel completion names 2>/dev/null)" -- "$cur")); fi ;;
         /load) if ((position == 0)); then COMPREPLY=($(compgen -W "$(unimodel completion names 2>/dev/null)" -- "$cur")); fi ;;
@@ -78,6 +82,7 @@ _unimodel() {
         /predict) if ((position == 0)); then COMPREPLY=($(compgen -W "$(unimodel completion names 2>/dev/null)" -- "$cur")); fi; if ((position >= 1)); then compopt -o filenames; COMPREPLY=($(compgen -f -- "$cur")); fi ;;
         /chat) if ((position == 0)); then COMPREPLY=($(compgen -W "$(unimodel completion names 2>/dev/null)" -- "$cur")); fi ;;
         /embed) if ((position == 0)); then COMPREPLY=($(compgen -W "$(unimodel completion names 2>/dev/null)" -- "$cur")); fi ;;
+        /transcribe) if ((position >= 0)); then compopt -o filenames; COMPREPLY=($(compgen -f -- "$cur")); fi ;;
         /bench) if ((position == 0)); then COMPREPLY=($(compgen -W "$(unimodel completion names 2>/dev/null)" -- "$cur")); fi ;;
         /alias) COMPREPLY=($(compgen -W "set list remove" -- "$cur")) ;;
         /alias/set) if ((position == 0)); then COMPREPLY=($(compgen -W "$(unimodel completion names 2>/dev/null)" -- "$cur")); fi; if ((position == 1)); then COMPREPLY=($(compgen -W "$(unimodel completion names 2>/dev/null)" -- "$cur")); fi ;;

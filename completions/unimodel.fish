@@ -45,6 +45,7 @@ complete -c unimodel -n '__unimodel_at ""' -a pull -d 'Download a model from the
 complete -c unimodel -n '__unimodel_at ""' -a predict -d 'Predict with a model, and print what it answers'
 complete -c unimodel -n '__unimodel_at ""' -a chat -d 'Talk with a model'
 complete -c unimodel -n '__unimodel_at ""' -a embed -d 'Turn texts into vectors'
+complete -c unimodel -n '__unimodel_at ""' -a transcribe -d 'Write down speech'
 complete -c unimodel -n '__unimodel_at ""' -a bench -d 'Measure a model\'s latency and throughput under load'
 complete -c unimodel -n '__unimodel_at ""' -a doctor -d 'Check this machine, and say what to do'
 complete -c unimodel -n '__unimodel_at ""' -a alias -d 'Names that stand for a model, or for one version of it'
@@ -318,6 +319,26 @@ complete -c unimodel -n '__unimodel_at "/embed"' -l host -x -d 'Server to talk t
 complete -c unimodel -n '__unimodel_at "/embed"' -l api-key -x -d 'Sent as bearer token'
 complete -c unimodel -n '__unimodel_at "/embed"' -l home -x -a '(__fish_complete_directories)' -d 'Server\'s folder'
 complete -c unimodel -n '__unimodel_at "/embed" = 0' -a '(unimodel completion names 2>/dev/null)'
+
+# unimodel transcribe
+complete -c unimodel -n '__unimodel_at "/transcribe"' -s h -l help -d 'Show the help.'
+complete -c unimodel -n '__unimodel_at "/transcribe"' -l model -x -a '(unimodel completion names 2>/dev/null)' -d 'The model; not needed if the server has one for speech'
+complete -c unimodel -n '__unimodel_at "/transcribe"' -l language -x -d 'What is spoken, such as en; found out by default'
+complete -c unimodel -n '__unimodel_at "/transcribe"' -l task -x -a 'transcribe translate' -d '\'translate\' writes English, whatever is spoken'
+complete -c unimodel -n '__unimodel_at "/transcribe"' -l format -x -a 'text json srt vtt' -d 'What to write; text by default'
+complete -c unimodel -n '__unimodel_at "/transcribe"' -l words -d 'Time each word, in JSON and subtitles'
+complete -c unimodel -n '__unimodel_at "/transcribe"' -l prompt -x -d 'A text with names and in a style to be expected'
+complete -c unimodel -n '__unimodel_at "/transcribe"' -l hotwords -x -d 'Words that are likely throughout'
+complete -c unimodel -n '__unimodel_at "/transcribe"' -l temperature -x -d '0 is greedy; raised where needed by default'
+complete -c unimodel -n '__unimodel_at "/transcribe"' -l beam-size -x -d 'Texts that are followed at once; 1 is fastest'
+complete -c unimodel -n '__unimodel_at "/transcribe"' -l vad -l no-vad -d 'Cut out what is no speech first'
+complete -c unimodel -n '__unimodel_at "/transcribe"' -l timeout -x -d 'Deadline of each file; none by default'
+complete -c unimodel -n '__unimodel_at "/transcribe"' -l output -s o -r -F -d 'Write to this file, or files in this folder'
+complete -c unimodel -n '__unimodel_at "/transcribe"' -l json -d 'Print JSON, and errors as JSON on stderr'
+complete -c unimodel -n '__unimodel_at "/transcribe"' -l host -x -d 'Server to talk to'
+complete -c unimodel -n '__unimodel_at "/transcribe"' -l api-key -x -d 'Sent as bearer token'
+complete -c unimodel -n '__unimodel_at "/transcribe"' -l home -x -a '(__fish_complete_directories)' -d 'Server\'s folder'
+complete -c unimodel -n '__unimodel_at "/transcribe" -ge 0' -F
 
 # unimodel bench
 complete -c unimodel -n '__unimodel_at "/bench"' -s h -l help -d 'Show the help.'

@@ -8,6 +8,7 @@ import itertools
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -32,7 +33,9 @@ from engine.reload import Reloader
 from engine.schema import RegisterRequest
 from engine.settings import Settings
 from engine.telemetry.metrics import Metrics
+from engine.transport import transcription
 from engine.transport.generation import Delta, GenerateRequest, decode_deltas, encode_request
+from engine.transport.transcription import TranscribeRequest, TranscriptDelta
 from engine.types import Answer, ModelSpec, Request
 from engine.worker.instance import Stream
 
@@ -140,6 +143,48 @@ class Engine:
         except RecursionError:
             raise InvalidInput("The request is nested too deeply.") from None
         stream = Stream(next(self._stream_ids), body, request_id, priority, max(1, request.choices))
+        metrics = entry.dispatcher.metrics
+        answer = self._follow(entry, stream, begin, deadline, "first token was there", metrics.first_token)
+        async with aclosing(answer) as chunks:
+            async for chunk in chunks:
+                deltas = decode_deltas(chunk)
+                for delta in deltas:
+                    if delta.usage is not None:
+                        metrics.generated(delta.usage)
+                yield deltas
+
+    async def transcribe(
+        self,
+        entry: Entry,
+        request: TranscribeRequest,
+        request_id: str,
+        begin: float,
+        deadline: float | None = None,
+        priority: int = 0,
+    ) -> AsyncGenerator[TranscriptDelta, None]:
+        """What there is of one transcription, as it comes. Closing the iterator cancels it in the worker.
+
+        `deadline` is as in `generate`; the default bounds the time until the recording is decoded. Raises the same.
+        """
+        stream = Stream(next(self._stream_ids), transcription.encode_request(request), request_id, priority)
+        metrics = entry.dispatcher.metrics
+        async with aclosing(self._follow(entry, stream, begin, deadline, "recording was decoded")) as chunks:
+            async for chunk in chunks:
+                for delta in transcription.decode_deltas(chunk):
+                    if delta.recording is not None:
+                        metrics.transcribed(delta.recording.duration)
+                    yield delta
+
+    async def _follow(
+        self,
+        entry: Entry,
+        stream: Stream,
+        begin: float,
+        deadline: float | None,
+        beginning: str,
+        on_begun: Callable[[float], None] | None = None,
+    ) -> AsyncGenerator[bytes, None]:
+        """The chunks of an answer that takes many steps. `on_begun` hears after how many seconds it had begun."""
         until: float | None = deadline or begin + self.patience(entry)
         dispatcher = entry.dispatcher
         dispatcher.open_stream(stream)
@@ -151,19 +196,15 @@ class Engine:
                     chunk = await stream.next()
                 if chunk is None:
                     break
-                if first:
-                    dispatcher.metrics.first_token(self.clock() - begin)
-                    first, until = False, deadline
+                if first and on_begun is not None:
+                    on_begun(self.clock() - begin)
+                first, until = False, deadline
                 if chunk:
-                    deltas = decode_deltas(chunk)
-                    for delta in deltas:
-                        if delta.usage is not None:
-                            dispatcher.metrics.generated(delta.usage)
-                    yield deltas
+                    yield chunk
             outcome = "ok"
         except TimeoutError:
             outcome = DeadlineExceeded.code
-            what = "first token was there" if first else "answer was whole"
+            what = beginning if first else "answer was whole"
             raise DeadlineExceeded(f"The deadline passed before the {what}.") from None
         except UniModelError as e:
             outcome = e.code

@@ -46,6 +46,10 @@ class Operation:
     response: type[msgspec.Struct] | None
     """The JSON body of the answer; `None` when the answer is not JSON."""
     request: type[msgspec.Struct] | None = None
+    alternative: type[msgspec.Struct] | None = None
+    """What the JSON body of the answer may also be, or have besides."""
+    form: type[msgspec.Struct] | None = None
+    """The body as ``multipart/form-data``, of an operation that takes no JSON."""
     status: int = 200
     errors: tuple[ErrorType, ...] = ()
     """What can go wrong, beyond `errors.InternalError`."""
@@ -93,10 +97,12 @@ _PREDICT_PARAMETERS = (
 )
 
 _PREDICT_DESCRIPTION = """\
-Besides JSON, the body may be an encoded image or sound, one `.npy` array, or the bytes of one tensor (little-endian, C
-order, with its batch axis) described by `x-tensor-dtype` and `x-tensor-shape`. An `Accept` header asks for the answer
-as `.npy` or as a raw tensor, described by the same headers and `x-tensor-name`. With `"stream": true` the answer is
-`data: {json}` events that end with `data: [DONE]`; an error on the way is an `event: error` with an ErrorBody."""
+Besides JSON, the body may be an encoded image or recording, one `.npy` array, or the bytes of one tensor (little-
+endian, C order, with its batch axis) described by `x-tensor-dtype` and `x-tensor-shape`. An `Accept` header asks for
+the answer as `.npy` or as a raw tensor, described by the same headers and `x-tensor-name`. With `"stream": true` the
+answer is `data: {json}` events that end with `data: [DONE]`; an error on the way is an `event: error` with an
+ErrorBody. A model that writes down speech answers a Transcript beside `model` and `version`; when the body is the
+recording itself, its parameters are in the query, such as `?language=en&words=true&stream=true`."""
 
 BODY_ERRORS = (e.InvalidRequest, e.InvalidInput, e.InvalidJSON, e.BodyTooLarge)
 """Of a request whose body is JSON."""
@@ -166,6 +172,7 @@ def _for_a_model(prefix: str, suffix: str, of: str, removal: tuple[Parameter, ..
             f"Predict with {of}.",
             s.PredictResponse,
             s.PredictRequest,
+            s.Transcript,
             errors=_PREDICT,
             parameters=_PREDICT_PARAMETERS,
             description=_PREDICT_DESCRIPTION,
@@ -310,8 +317,9 @@ def _operation(operation: Operation) -> dict[str, Any]:
     }
     if operation.description:
         described["description"] = operation.description
-    if operation.request or operation.request_media:
+    if operation.request or operation.form or operation.request_media:
         media = {JSON: _ref(operation.request)} if operation.request else {}
+        media |= {"multipart/form-data": _ref(operation.form)} if operation.form else {}
         media |= {kind: {} for kind in operation.request_media}
         described["requestBody"] = {"required": True, "content": media}
     return described
@@ -336,6 +344,8 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 
 def _responses(operation: Operation) -> Iterator[tuple[str, dict[str, Any]]]:
     content = {JSON: _ref(operation.response)} if operation.response else {}
+    if operation.response and operation.alternative:
+        content[JSON] = {"schema": {"anyOf": [_ref(b)["schema"] for b in (operation.response, operation.alternative)]}}
     content |= {kind: {} for kind in operation.response_media}
     yield str(operation.status), _response(operation.summary, content)
     for status, body, description in operation.also:
@@ -361,9 +371,13 @@ def _ref(body: type[msgspec.Struct]) -> dict[str, Any]:
     return {"schema": {"$ref": f"#/components/schemas/{body.__name__}"}}
 
 
+def _bodies(o: Operation) -> list[type[msgspec.Struct]]:
+    return [b for b in (o.request, o.form, o.response, o.alternative, s.ErrorBody) if b]
+
+
 def _schemas(operations: Sequence[Operation]) -> dict[str, Any]:
     """The bodies as JSON Schema, with the docstrings of their fields."""
-    bodies = {body.__name__: body for o in operations for body in (o.request, o.response, s.ErrorBody) if body}
+    bodies = {body.__name__: body for o in operations for body in _bodies(o)}
     ordered = [bodies[name] for name in sorted(bodies)]
     _, schemas = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
     docs = _field_docs()

@@ -291,7 +291,7 @@ class Pool:
             raise
         entry.state = "ready"
         log.info("model loaded", extra={"model": entry.spec.name, "seconds": round(loaded.seconds, 3)})
-        if loaded.batch_reason and loaded.info.generation is None:
+        if loaded.batch_reason and loaded.info.sequences is None:
             log.warning("model is served unbatched", extra={"model": entry.spec.name, "reason": loaded.batch_reason})
         return loaded
 

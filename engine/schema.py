@@ -116,6 +116,17 @@ class GenerationView(msgspec.Struct, kw_only=True):
     """Such as ``llama``."""
 
 
+class TranscriptionView(msgspec.Struct, kw_only=True):
+    """What is known of a model that writes down speech."""
+
+    sequences: int
+    """Recordings that are transcribed at once; more wait."""
+    languages: list[str]
+    """Their codes, such as ``en``. Of several, the one that is spoken is recognised."""
+    translates: bool
+    """Whether it can write in English what is said in another language."""
+
+
 class ModelView(msgspec.Struct, kw_only=True):
     """One registered version; a superset of a model in OpenAI's list."""
 
@@ -150,6 +161,8 @@ class ModelView(msgspec.Struct, kw_only=True):
     streams: bool
     generation: GenerationView | None = None
     """Of a model that generates text."""
+    transcription: TranscriptionView | None = None
+    """Of a model that writes down speech."""
     batching: BatchingView
     notes: list[str]
     """What was guessed when it was registered, and how to override it."""
@@ -350,3 +363,49 @@ class PredictResponse(msgspec.Struct, kw_only=True, omit_defaults=True):
     output: Any = UNSET
     predictions: Any = UNSET
     outputs: Any = UNSET
+
+
+class TranscriptWord(msgspec.Struct, kw_only=True):
+    """A word and when it was said, in seconds from the beginning of the recording."""
+
+    word: str
+    """With the space before it."""
+    start: float
+    end: float
+    probability: float
+
+
+class TranscriptSegment(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A piece of the text, about a sentence, and when it was said, in seconds from the beginning of the recording."""
+
+    id: int
+    """Counted from 0."""
+    start: float
+    end: float
+    text: str
+    """With the space before it."""
+    avg_logprob: float
+    """Of a token, on the average: how likely the text is."""
+    no_speech_prob: float
+    """How likely it is that nothing was said."""
+    compression_ratio: float
+    """How far the text of its 30 seconds can be compressed: above 2.4 it repeats itself."""
+    temperature: float
+    """That it was written with."""
+    words: list[TranscriptWord] | UnsetType = UNSET
+    """If the parameters ask for ``words``."""
+
+
+class Transcript(msgspec.Struct, kw_only=True):
+    """The answer to a prediction with a model that writes down speech, beside `model` and `version`.
+
+    Of a stream, each event has the `text` and the `segments` that follow; the first has the rest.
+    """
+
+    text: str
+    language: str | UnsetType = UNSET
+    language_probability: float | UnsetType = UNSET
+    """1 when the request says which language it is."""
+    duration: float | UnsetType = UNSET
+    """Of the recording, in seconds."""
+    segments: list[TranscriptSegment]

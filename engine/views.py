@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import psutil
 
-from backends.base import GenerationInfo, TensorSpec
+from backends.base import GenerationInfo, TensorSpec, TranscriptionInfo
 from engine import model_options, schema
 from engine.core import Engine
 from engine.pipelines import is_pipeline
@@ -53,6 +53,7 @@ def model_view(engine: Engine, spec: ModelSpec, *, with_example: bool = True) ->
         labels=len(spec.info.labels or ()),
         streams=spec.info.streams,
         generation=generation_view(spec.info.generation),
+        transcription=transcription_view(spec.info.transcription),
         batching=batching_view(engine, spec, entry),
         notes=list(spec.info.notes),
         example=msgspec.json.decode(example) if example else None,
@@ -89,6 +90,15 @@ def generation_view(info: GenerationInfo | None) -> schema.GenerationView | None
         parameters=info.parameters,
         quantization=info.quantization,
         architecture=info.architecture,
+    )
+
+
+def transcription_view(info: TranscriptionInfo | None) -> schema.TranscriptionView | None:
+    """What is known of a model that writes down speech; `None` for another."""
+    if info is None:
+        return None
+    return schema.TranscriptionView(
+        sequences=info.sequences, languages=list(info.languages), translates=info.translates
     )
 
 

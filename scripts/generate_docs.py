@@ -40,6 +40,7 @@ from backends.torch.options import TorchOptions
 from backends.transformers.backend import TransformersGenerationOptions
 from backends.transformers.embedding import TransformersEmbeddingOptions
 from backends.transformers.heads import ClassifyOptions
+from backends.whisper.backend import WhisperOptions
 from engine import errors, openapi
 from engine.api.routes import OPERATIONS
 from engine.errors import ExitCode
@@ -286,7 +287,7 @@ def routes_of(*tags: str) -> Callable[[], str]:
         for o in OPERATIONS:
             if o.tag in tags:
                 query = "".join(f" [?{p.name}=]" for p in o.parameters if p.location == "query")
-                takes, answers = _body(o.request, o.request_media), _body(o.response, o.response_media)
+                takes, answers = _body(o.request or o.form, o.request_media), _body(o.response, o.response_media)
                 yield [code(f"{o.method} {o.path}") + query, takes, answers, o.summary]
 
     return lambda: table(["route", "takes", "answers", "what it does"], rows())
@@ -408,6 +409,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "boosting-options": options_of(BoostingOptions),
     "tensorflow-options": options_of(TensorFlowOptions),
     "tflite-options": options_of(TfliteOptions),
+    "whisper-options": options_of(WhisperOptions),
     "routes": routes_of(*NATIVE),
     "openai-routes": routes_of("openai"),
     "ollama-routes": routes_of("ollama"),

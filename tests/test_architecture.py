@@ -12,20 +12,35 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("unimodel", "unimodel_cli", "engine", "backends")
-CONTRACTS = ("engine.errors", "engine.kit.answers", "engine.schema", "engine.settings")
+CONTRACTS = ("engine.errors", "engine.kit.answers", "engine.schema", "engine.settings", "engine.subtitles")
 """What a client may know of the server."""
 
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "unimodel": ("unimodel", *CONTRACTS),
     "unimodel.plugins": (),
     "unimodel_cli": ("unimodel_cli", *CONTRACTS),
-    "engine": ("engine", "backends.base", "backends.discovery", "backends.generation", "backends.pipeline"),
+    "engine": (
+        "engine",
+        "backends.base",
+        "backends.discovery",
+        "backends.generation",
+        "backends.pipeline",
+        "backends.transcription",
+    ),
     "engine.errors": (),
     "engine.schema": (),
     "engine.settings": ("engine.errors",),
+    "engine.subtitles": (),
     "engine.codec": ("backends.base",),
     "engine.types": ("backends.base", "engine.codec"),
-    "engine.kit": ("engine", "backends.base", "backends.discovery", "backends.generation", "backends.python"),
+    "engine.kit": (
+        "engine",
+        "backends.base",
+        "backends.discovery",
+        "backends.generation",
+        "backends.python",
+        "backends.transcription",
+    ),
     "engine.kit.answers": ("engine.schema",),
     "engine.model_options": ("engine.errors", "engine.settings"),
     "backends": (
@@ -41,6 +56,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "backends.resources",
         "backends.sampling",
         "backends.text",
+        "backends.transcription",
     ),
     "backends.base": (),
     "backends.answers": ("backends.generation", "backends.sampling", "backends.text"),
@@ -53,6 +69,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "backends.rehearsal": ("backends.base",),
     "backends.sampling": ("backends.base", "backends.generation"),
     "backends.text": (),
+    "backends.transcription": ("backends.base",),
     "backends.python": ("backends.base", "backends.python", "unimodel.plugins"),
 }
 """Package or module to the only parts of this repository that it may import. The longest prefix counts."""
@@ -61,6 +78,7 @@ EDGES = ("engine.__main__", "engine.api", "engine.app", "engine.core", "engine.s
 """The upper floors of the engine, which the lower ones do not know."""
 
 LOWER = (
+    "engine.audio",
     "engine.generation",
     "engine.hub",
     "engine.registry",

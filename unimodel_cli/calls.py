@@ -11,6 +11,7 @@ from engine.schema import ModelView
 QUESTION = "What is artificial intelligence?"
 OPENING = "Once upon a time"
 """For a model that only completes."""
+RECORDING = "speech.wav"
 SHOWN_CHARACTERS = 300
 """Longer example bodies are taken from a file instead."""
 
@@ -22,6 +23,8 @@ def first_call(view: ModelView) -> str | None:
     if view.generation is not None:
         verb = "chat" if view.task == "chat" else "predict"
         return f"unimodel {verb} {view.name} {shlex.quote(QUESTION if verb == 'chat' else OPENING)} --max-tokens 64"
+    if view.transcription is not None:
+        return f"unimodel transcribe {RECORDING} --model {view.name}"
     if view.task == "embedding":
         return f"unimodel embed {view.name} 'a fine day'"
     if view.example is None:
@@ -42,6 +45,8 @@ def calls(view: ModelView, url: str) -> list[tuple[str, str]]:
     address = f"{url}/v1/models/{view.name}:predict"
     if view.generation is not None:
         return [("Command line", command), *_generating_calls(view, url, address)]
+    if view.transcription is not None:
+        return [("Command line", command), *_transcribing_calls(view, url, address)]
     body = _short_body(view)
     if view.task == "image-classification":
         curl = f"curl {address} -H 'content-type: image/jpeg' --data-binary @cat.jpg"
@@ -69,6 +74,15 @@ def _generating_calls(view: ModelView, url: str, address: str) -> list[tuple[str
     else:
         call = f"answer = client.completions.create(model={view.name!r}, prompt={OPENING!r}, max_tokens=64)\n"
         python = f"{client}{call}answer.choices[0].text"
+    return [("curl", curl), ("Python", python)]
+
+
+def _transcribing_calls(view: ModelView, url: str, address: str) -> list[tuple[str, str]]:
+    curl = f"curl {address} -H 'content-type: application/octet-stream' --data-binary @{RECORDING}"
+    python = (
+        f"import openai\nclient = openai.OpenAI(base_url={f'{url}/v1'!r}, api_key='none')\n"
+        f"answer = client.audio.transcriptions.create(model={view.name!r}, file=open({RECORDING!r}, 'rb'))\nanswer.text"
+    )
     return [("curl", curl), ("Python", python)]
 
 

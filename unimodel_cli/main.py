@@ -75,6 +75,7 @@ def build() -> typer.Typer:
         predict,
         pull,
         server,
+        transcribe,
     )
 
     app = command.new_app(
@@ -97,6 +98,7 @@ def build() -> typer.Typer:
         predict,
         chat,
         embed,
+        transcribe,
         bench,
         alias,
         config,

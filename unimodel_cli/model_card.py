@@ -19,6 +19,7 @@ def registered(view: ModelView) -> list[RenderableType]:
     return [
         Text(f"Registered {view.name}@{view.version}: {view.task} on {view.backend}."),
         *([fields(_generation(view))] if view.generation else []),
+        *([fields(_transcription(view))] if view.transcription else []),
         Text(""),
         *_signature(view),
         *_notes(view),
@@ -46,9 +47,10 @@ def card(view: ModelView, url: str) -> list[RenderableType]:
                 ("Aliases", ", ".join(view.aliases)),
                 ("Options", _flat(view.config)),
                 ("Streams", "yes" if view.streams else None),
-                ("Batching", _batching(view) if view.generation is None else None),
+                ("Batching", _batching(view) if not _answers_in_steps(view) else None),
                 ("Padding", _padding(view)),
                 *_generation(view),
+                *_transcription(view),
                 ("Registered", f"{duration(_age(view.created))} ago"),
             ]
         ),
@@ -80,6 +82,24 @@ def _generation(view: ModelView) -> list[tuple[str, Cell]]:
     ]
 
 
+def _transcription(view: ModelView) -> list[tuple[str, Cell]]:
+    """What is to be said of a model that writes down speech."""
+    info = view.transcription
+    if info is None:
+        return []
+    several = len(info.languages) > 1
+    return [
+        ("Languages", f"{len(info.languages)}, the spoken one is recognised" if several else info.languages[0]),
+        ("Translates", "yes, to English" if info.translates else "no"),
+        ("Recordings", f"{info.sequences} at once"),
+    ]
+
+
+def _answers_in_steps(view: ModelView) -> bool:
+    """Whether it forms no batches of requests that wait."""
+    return view.generation is not None or view.transcription is not None
+
+
 def _signature(view: ModelView) -> list[RenderableType]:
     from rich.text import Text
 
@@ -97,7 +117,7 @@ def _notes(view: ModelView) -> list[RenderableType]:
     from rich.text import Text
 
     notes = list(view.notes)
-    if not view.batching.enabled and view.batching.reason and view.generation is None:
+    if not view.batching.enabled and view.batching.reason and not _answers_in_steps(view):
         notes.append(f"Served unbatched: {view.batching.reason}")
     return [*(Text(f"Note: {note}") for note in notes), *([Text("")] if notes else [])]
 
@@ -111,7 +131,7 @@ def _batching(view: ModelView) -> str:
 
 def _padding(view: ModelView) -> str | None:
     b = view.batching
-    if not b.enabled or view.generation is not None:
+    if not b.enabled or _answers_in_steps(view):
         return None
     return (
         "rows of different lengths are padded"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -40,6 +41,7 @@ from engine.generation.completion import Completion, collect
 from engine.openapi import Operation
 from engine.pool import Entry
 from engine.transport.generation import Delta, GenerateRequest
+from engine.transport.transcription import TranscribeRequest, TranscriptDelta
 from engine.types import Answer, Input, Request
 
 T = TypeVar("T")
@@ -138,24 +140,53 @@ class Call:
                 f"Model {entry.spec.name!r} is for the task {entry.spec.task}, and does not generate text.",
                 field="model",
             )
-        deltas = self.engine.generate(
-            entry, request, self.request_id, self.begin, self.asked_deadline, self.headers.priority
+        return await _begun(
+            self.engine.generate(
+                entry, request, self.request_id, self.begin, self.asked_deadline, self.headers.priority
+            )
         )
-        first: list[Delta] = await anext(deltas, [])
-
-        async def all_of_it() -> AsyncGenerator[list[Delta], None]:
-            try:
-                yield first
-                async for group in deltas:
-                    yield group
-            finally:
-                await deltas.aclose()
-
-        return all_of_it()
 
     async def complete(self, entry: Entry, request: GenerateRequest) -> list[Completion]:
         """The whole choices of a generated answer."""
         return await collect(await self.generate(entry, request), request.choices)
+
+    async def transcribe(self, entry: Entry, request: TranscribeRequest) -> AsyncGenerator[TranscriptDelta, None]:
+        """What there is of a transcription, as it comes. Close the generator to cancel the rest.
+
+        As with `generate`, what is wrong with the request is raised now. Raises `InvalidRequest` when the model is for
+        something else.
+        """
+        if entry.spec.info.transcription is None:
+            raise InvalidRequest(
+                f"Model {entry.spec.name!r} is for the task {entry.spec.task}, and does not write down speech.",
+                field="model",
+            )
+        return await _begun(
+            self.engine.transcribe(
+                entry, request, self.request_id, self.begin, self.asked_deadline, self.headers.priority
+            )
+        )
+
+    async def transcript(self, entry: Entry, request: TranscribeRequest) -> TranscriptDelta:
+        """A whole transcription."""
+        whole = TranscriptDelta()
+        async for delta in await self.transcribe(entry, request):
+            whole.add(delta)
+        return whole
+
+
+async def _begun(answer: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    """An answer whose first piece is here."""
+    first = [piece] if (piece := await anext(answer, None)) is not None else []
+
+    async def all_of_it() -> AsyncGenerator[T, None]:
+        async with aclosing(answer):
+            for piece in first:
+                yield piece
+            async for piece in answer:
+                yield piece
+
+    return all_of_it()
 
 
 class Endpoint:

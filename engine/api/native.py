@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 
-from engine.api import native_generation, pipeline, predict_body
+from engine.api import native_generation, native_transcription, pipeline, predict_body
 from engine.api.dialect import Call
 from engine.api.http import (
     Body,
@@ -84,7 +84,7 @@ class PredictEndpoint:
     ) -> bool:
         """Starts a request whose body is here. Its response comes through `respond`, exactly once.
 
-        Returns false, having done nothing, when the model must be loaded first, or the answer is generated or a stream.
+        Returns false, having done nothing, when the model must be loaded first, answers step by step, or streams.
         """
         begin = self.engine.clock()
         rid = request_id(headers)
@@ -104,7 +104,7 @@ class PredictEndpoint:
 
         try:
             entry = self.engine.ready_now(name, version)
-            if entry is None or entry.spec.info.generation is not None:
+            if entry is None or entry.spec.info.sequences is not None:
                 return False
             dispatcher = entry.dispatcher
             request, stream = self._request(entry, body, headers, rid, begin, is_gone)
@@ -126,10 +126,11 @@ class PredictEndpoint:
             reservation.cover(announced_length(headers, self.max_body))
             body = await read_body(receive, self.max_body, reservation.cover)
             spec = self.engine.registry.get(name, version)
+            call = Call(self.engine, headers, body, rid, begin, query=scope["query_string"])
             if is_pipeline(spec):
-                await self._pipeline(spec, Call(self.engine, headers, body, rid, begin), receive, send)
+                await self._pipeline(spec, call, receive, send)
             else:
-                await self._model(name, version, Call(self.engine, headers, body, rid, begin), receive, send)
+                await self._model(name, version, call, receive, send)
         except asyncio.CancelledError:
             raise
         except Exception as e:
@@ -149,8 +150,9 @@ class PredictEndpoint:
     async def _model(self, name: str, version: int | None, call: Call, receive: Receive, send: Send) -> None:
         headers, rid = call.headers, call.request_id
         entry = await self.engine.ready(name, version, self._deadline(headers, call.begin, None))
-        if entry.spec.info.generation is not None:
-            await native_generation.answer(call, entry, receive, send)
+        if entry.spec.info.sequences is not None:
+            native = native_transcription if entry.spec.info.transcription is not None else native_generation
+            await native.answer(call, entry, receive, send)
             return
         request, stream = self._request(entry, call.body, headers, rid, call.begin, disconnect_probe(receive))
         if stream:

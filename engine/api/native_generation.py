@@ -15,7 +15,7 @@ import msgspec
 from backends.generation import Sampling, Usage
 from engine.api.dialect import Call
 from engine.api.http import Receive, Send, encode_json, error_body, send_body
-from engine.api.parts import decode_image
+from engine.api.parts import decode_image, encoded_in
 from engine.api.streaming import EVENT_STREAM, send_events, while_connected
 from engine.errors import InvalidInput, UniModelError
 from engine.generation.completion import Completion, collect
@@ -120,12 +120,7 @@ def _with_images(content: str | list[TextPart | ImagePart], images: list[bytes])
 
 
 def _decoded(images: list[str], field: str) -> list[bytes]:
-    return [decode_image(_encoded(text), f"{field}[{i}]") for i, text in enumerate(images)]
-
-
-def _encoded(text: str) -> str:
-    """The base64 of an image, which may be given as a ``data:`` URL."""
-    return text.partition(",")[2] if text.startswith("data:") else text
+    return [decode_image(encoded_in(text), f"{field}[{i}]") for i, text in enumerate(images)]
 
 
 def _format(body: GenerateBody) -> Format:

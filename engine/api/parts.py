@@ -15,15 +15,25 @@ T = TypeVar("T")
 
 def decode_image(text: str, field: str) -> bytes:
     """The encoded image behind base64. Raises `InvalidInput`."""
+    return decode_base64(text, field, "image")
+
+
+def decode_base64(text: str, field: str, what: str) -> bytes:
+    """The file behind base64, such as an ``image``. Raises `InvalidInput`."""
     try:
-        image = base64.b64decode(text, validate=True)
+        data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise InvalidInput(
-            "The image is not valid base64; send the bytes of its file so encoded.", field=field
+            f"The {what} is not valid base64; send the bytes of its file so encoded.", field=field
         ) from None
-    if not image:
-        raise InvalidInput("The image is empty.", field=field)
-    return image
+    if not data:
+        raise InvalidInput(f"The {what} is empty.", field=field)
+    return data
+
+
+def encoded_in(text: str) -> str:
+    """The base64 of a file, which may be given as a ``data:`` URL."""
+    return text.partition(",")[2] if text.startswith("data:") else text
 
 
 def crossing(value: T, field: str) -> T:

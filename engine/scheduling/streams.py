@@ -1,4 +1,5 @@
-"""The streamed and generated requests of one loaded model: which wait for an instance, and which goes next.
+"""The requests of one loaded model that take many steps: which wait for an instance, and which goes next. They are
+streamed, generated, or transcribed.
 
 An instance takes as many at once as its model has sequences; a plugin's streams have no such bound. They wait here, not
 in the worker, so that a higher priority still goes first, and one whose client left is never computed.
@@ -96,6 +97,6 @@ class Streams:
 
 def _room(instance: Instance) -> float:
     """Sequences that an instance has left."""
-    generation = instance.loaded.info.generation if instance.loaded is not None else None
+    sequences = instance.loaded.info.sequences if instance.loaded is not None else None
     taken = sum(s.choices for s in instance.streams.values())
-    return (_UNBOUNDED if generation is None else generation.sequences) - taken
+    return (_UNBOUNDED if sequences is None else sequences) - taken

@@ -66,6 +66,7 @@ class ModelMetrics:
     __slots__ = (
         "_outcomes",
         "accepted_tokens",
+        "audio_seconds",
         "batch_requests",
         "batch_rows",
         "cached_tokens",
@@ -101,6 +102,7 @@ class ModelMetrics:
         self.completion_tokens = 0
         self.draft_tokens = 0
         self.accepted_tokens = 0
+        self.audio_seconds = 0.0
         self.first_token_seconds = Histogram(SECONDS)
         self.token_seconds = Histogram(SECONDS)
         self.queue_requests = 0
@@ -151,6 +153,10 @@ class ModelMetrics:
         self.accepted_tokens += usage.accepted_tokens
         if usage.completion_tokens > 1:
             self.token_seconds.observe(usage.generation_seconds / (usage.completion_tokens - 1))
+
+    def transcribed(self, seconds: float) -> None:
+        """One recording of so many seconds was taken in."""
+        self.audio_seconds += seconds
 
     @property
     def outcomes(self) -> Iterable[tuple[str, int]]:
@@ -231,6 +237,7 @@ class Metrics(Collector):
             ("completion_tokens", "Tokens of generated answers."),
             ("draft_tokens", "Tokens guessed by speculation."),
             ("accepted_tokens", "Tokens guessed by speculation that were right."),
+            ("audio_seconds", "Seconds of recordings that were transcribed."),
         ):
             counter = CounterMetricFamily(f"unimodel_{attribute}", help, labels=_MODEL)
             for labels, m in self._labelled():

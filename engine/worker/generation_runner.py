@@ -1,13 +1,12 @@
-"""Generated answers of one model: each step of the backend advances all of them, and goes to the server as one message.
+"""Generated answers of one model.
 
 The request's chat template and grammar are applied when it starts, its parsers of tool calls and reasoning as its text
-comes. All of that is on the model's thread, between two steps, so it has to be quick.
+comes.
 """
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 
@@ -18,11 +17,9 @@ from engine.generation.prepare import Prepared, prepare
 from engine.generation.template import ChatTemplate
 from engine.transport.channel import Channel
 from engine.transport.generation import Delta, FinishReason, decode_request, encode_deltas
-from engine.transport.messages import CancelStream, Chunk, StartStream, StepDone, StreamEnd, encode
-from engine.worker.answers import describe
+from engine.transport.messages import Chunk, StartStream, StepDone, StreamEnd, encode
 from engine.worker.gate import ModelGate
-
-log = logging.getLogger("unimodel.worker")
+from engine.worker.step_runner import OpenRequest, StepRunner
 
 
 @dataclass(slots=True)
@@ -37,23 +34,16 @@ class _Choice:
     """All that was generated, if the request wants its context back."""
 
 
-@dataclass(slots=True)
-class _Request:
+@dataclass(slots=True, kw_only=True)
+class _Request(OpenRequest):
     """One request on its way."""
 
-    request_id: str
-    streamed: bool
     choices: list[_Choice]
-    left: int
-    """Choices that have not ended."""
     context: list[int] | None = None
     """The tokens of its prompt, if it wants them back with those of the answer."""
-    begun: bool = False
-    deltas: list[Delta] = field(default_factory=list)
-    """Of this step."""
 
 
-class GenerationRunner:
+class GenerationRunner(StepRunner[_Request, Piece]):
     """Owns the requests that one model is generating answers to."""
 
     def __init__(
@@ -64,42 +54,31 @@ class GenerationRunner:
         channel: Channel,
         gate: ModelGate,
     ) -> None:
+        super().__init__(backend, channel, gate)
         self._backend = backend
         self._info = info
         self._template = template
-        self._channel = channel
-        self._gate = gate
-        self._open: dict[int, _Request] = {}
 
-    @property
-    def busy(self) -> bool:
-        """Whether any answer is under way."""
-        return self._backend.busy
-
-    def start(self, message: StartStream) -> None:
-        """Takes in a request. Its first deltas come with the next steps."""
-        try:
-            request = decode_request(message.body)
-            prepared = prepare(request, self._template, self._info)
-            if request.count_only:
-                self._count(message.id, prepared)
-                return
-            generation = prepared.generation
-            if request.context or request.return_context:
-                generation = self._continued(request.context, generation)
-            opened = self._open[message.id] = self._request(message.request_id, request.stream, prepared)
-            if request.return_context:
-                opened.context = list(map(int, generation.prompt))
-            self._backend.add(message.id, generation)
-        except Exception as e:
-            self._open.pop(message.id, None)
-            self._channel.send(encode(StreamEnd(message.id, describe(e, message.request_id))))
+    def _begin(self, message: StartStream) -> _Request | None:
+        request = decode_request(message.body)
+        prepared = prepare(request, self._template, self._info)
+        if request.count_only:
+            self._count(message.id, prepared)
+            return None
+        generation = prepared.generation
+        if request.context or request.return_context:
+            generation = self._continued(request.context, generation)
+        opened = self._request(message.request_id, request.stream, prepared)
+        if request.return_context:
+            opened.context = list(map(int, generation.prompt))
+        self._backend.add(message.id, generation)
+        return opened
 
     @staticmethod
     def _request(request_id: str, streamed: bool, prepared: Prepared) -> _Request:
         count = prepared.generation.choices
         choices = [_Choice(prepared.parser(), Delta(choice=i)) for i in range(count)]
-        return _Request(request_id, streamed, choices, count)
+        return _Request(request_id=request_id, streamed=streamed, left=count, choices=choices)
 
     def _continued(self, context: list[int], generation: Generation) -> Generation:
         """The request with its prompt in tokens, behind those of the conversation so far. Raises `InvalidInput`."""
@@ -115,42 +94,6 @@ class GenerationRunner:
         tokens = self._backend.count(prepared.generation)
         chunk = Chunk(stream_id, encode_deltas([Delta(finish="stop", usage=Usage(prompt_tokens=tokens))]))
         self._channel.send(encode(StepDone([chunk], [StreamEnd(stream_id)])))
-
-    def cancel(self, message: CancelStream) -> None:
-        """Drops a request whose client went away, and says so, unless its end was told already."""
-        if self._open.pop(message.id, None) is not None:
-            self._backend.cancel(message.id)
-            self._channel.send(encode(StreamEnd(message.id)))
-
-    def step(self) -> None:
-        """Computes once, and sends what that added."""
-        with self._gate.turn(self._backend.threads):
-            pieces = self._backend.step()
-        touched: dict[int, _Request] = {}
-        ends: list[StreamEnd] = []
-        for piece in pieces:
-            request = self._open.get(piece.id)
-            if request is None:
-                continue
-            if piece.error is not None:
-                ends.append(StreamEnd(piece.id, describe(piece.error, request.request_id)))
-                del self._open[piece.id]
-                touched.pop(piece.id, None)
-                continue
-            touched[piece.id] = request
-            try:
-                self._take(request, piece)
-            except Exception as e:  # a parser's own mistake; the other answers go on
-                ends.append(StreamEnd(piece.id, describe(e, request.request_id)))
-                del self._open[piece.id], touched[piece.id]
-                self._backend.cancel(piece.id)
-                continue
-            if not request.left:
-                ends.append(StreamEnd(piece.id))
-                del self._open[piece.id]
-        chunks = [chunk for stream_id, r in touched.items() if (chunk := _chunk(stream_id, r)) is not None]
-        if chunks or ends:
-            self._channel.send(encode(StepDone(chunks, ends)))
 
     def _take(self, request: _Request, piece: Piece) -> None:
         choice = request.choices[piece.choice]
@@ -219,15 +162,3 @@ def _append(whole: Delta, more: Delta) -> None:
             more.usage,
             more.context,
         )
-
-
-def _chunk(stream_id: int, request: _Request) -> Chunk | None:
-    """What a request gets of this step; empty to say that its answer, which comes whole, has begun."""
-    deltas, request.deltas = request.deltas, []
-    if deltas:
-        request.begun = True
-        return Chunk(stream_id, encode_deltas(deltas))
-    if not request.begun:
-        request.begun = True
-        return Chunk(stream_id, b"")
-    return None

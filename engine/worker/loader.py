@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import sys
 import time
 from collections.abc import Callable
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from backends import discovery
-from backends.base import Backend, InvalidOption, ModelInfo, TensorBackend, Tensors, ValueBackend
+from backends.base import Backend, InvalidOption, ModelInfo, StepBackend, TensorBackend, Tensors, ValueBackend
 from backends.generation import GenerationBackend
+from backends.transcription import TranscriptionBackend
 from engine import model_options, tasks
 from engine.errors import ModelFailed
 from engine.model_options import ModelOptions
@@ -29,7 +31,7 @@ from engine.worker.self_check import Predict
 from engine.worker.stream_runner import StreamRunner
 
 if TYPE_CHECKING:
-    from engine.worker.generation_runner import GenerationRunner
+    from engine.worker.step_runner import StepRunner
 
 
 @dataclass(slots=True)
@@ -39,8 +41,8 @@ class LoadedModel:
     backend: Backend
     reply: Loaded
     runner: BatchRunner | None
-    """For batches; `None` for a model that generates text."""
-    streams: Callable[[Channel], StreamRunner | GenerationRunner]
+    """For batches; `None` for a model that answers step by step."""
+    streams: Callable[[Channel], StreamRunner | StepRunner[Any, Any]]
     """Makes what runs its streams, given where the chunks go."""
 
 
@@ -50,6 +52,8 @@ def load(message: Load, slots: Slots, gate: ModelGate) -> LoadedModel:
     backend, info, options = _create(message)
     if isinstance(backend, GenerationBackend):
         return _generation(message, backend, info, gate, begin)
+    if isinstance(backend, TranscriptionBackend):
+        return _transcription(message, backend, info, options.max_audio_s, gate, begin)
     name = message.task or info.task
     task = tasks.create(name, info, options)
     info = msgspec.structs.replace(info, notes=(*info.notes, *task.notes))
@@ -87,7 +91,11 @@ def load(message: Load, slots: Slots, gate: ModelGate) -> LoadedModel:
     return LoadedModel(backend, reply, runner, lambda channel: StreamRunner(backend, channel))
 
 
-def _create(message: Load) -> tuple[TensorBackend | ValueBackend | GenerationBackend, ModelInfo, ModelOptions]:
+Served = TensorBackend | ValueBackend | GenerationBackend | TranscriptionBackend
+"""The kinds of backends that there are; each model is of one."""
+
+
+def _create(message: Load) -> tuple[Served, ModelInfo, ModelOptions]:
     found = discovery.discover()
     if message.backend not in found.backends:  # the server has it, an environment of the model's own may not
         problem = found.problems.get(message.backend, "it is not installed")
@@ -95,8 +103,9 @@ def _create(message: Load) -> tuple[TensorBackend | ValueBackend | GenerationBac
     cls: type[Backend] = found.backends[message.backend]
     options, own = model_options.split(message.config, cls.Options)
     backend = cls()
-    if not isinstance(backend, TensorBackend | ValueBackend | GenerationBackend):
-        raise TypeError(f"backend {message.backend!r} must subclass TensorBackend, ValueBackend or GenerationBackend")
+    if not isinstance(backend, Served):
+        kinds = "TensorBackend, ValueBackend, GenerationBackend or TranscriptionBackend"
+        raise TypeError(f"backend {message.backend!r} must subclass {kinds}")
     backend.trusted = message.trusted
     info = backend.load(Path(message.path), message.device, own)
     return backend, info, options
@@ -177,12 +186,42 @@ def _generation(
     template = None
     if generation.chat_template is not None:
         template = ChatTemplate(generation.chat_template, generation.bos, generation.eos)
+    example = {"input": "What is artificial intelligence?", "max_tokens": 64}
+    reply = _warmed_up(message, backend, info, "answers are generated token by token", example, begin)
+    return LoadedModel(
+        backend, reply, None, lambda channel: GenerationRunner(backend, generation, template, channel, gate)
+    )
+
+
+def _transcription(
+    message: Load, backend: TranscriptionBackend, info: ModelInfo, longest: float, gate: ModelGate, begin: float
+) -> LoadedModel:
+    """A model that writes down speech, of recordings of at most `longest` seconds."""
+    from engine import audio
+    from engine.worker.transcription_runner import TranscriptionRunner
+
+    if info.transcription is None:
+        raise TypeError(f"backend {message.backend!r} must return a ModelInfo with transcription")
+    if message.task not in (None, info.task):
+        raise InvalidOption(
+            f"The task {message.task} does not fit a model that writes down speech; it is {info.task}.", field="task"
+        )
+    example = {"input": base64.b64encode(audio.silence()).decode()}
+    reply = _warmed_up(message, backend, info, "recordings are cut into windows of one length", example, begin)
+    return LoadedModel(backend, reply, None, lambda channel: TranscriptionRunner(backend, longest, channel, gate))
+
+
+def _warmed_up(
+    message: Load, backend: StepBackend[Any, Any], info: ModelInfo, no_padding: str, example: Any, begin: float
+) -> Loaded:
+    """Has a model that answers step by step answer its example; batches are its own affair."""
     backend.add(0, backend.example())
     while backend.busy:
-        for piece in backend.step():
-            if piece.error is not None:
-                raise piece.error
-    reply = Loaded(
+        if backend.wait(1.0):
+            for piece in backend.step():
+                if piece.error is not None:
+                    raise piece.error
+    return Loaded(
         key=message.key,
         info=info,
         task=info.task,
@@ -190,11 +229,8 @@ def _generation(
         decodes_json=False,
         accepts_values=False,
         batch_reason=info.unbatched_reason,
-        padding_reason="answers are generated token by token",
-        example=msgspec.json.encode({"input": "What is artificial intelligence?", "max_tokens": 64}),
+        padding_reason=no_padding,
+        example=msgspec.json.encode(example),
         memory_bytes=backend.memory(),
         seconds=time.perf_counter() - begin,
-    )
-    return LoadedModel(
-        backend, reply, None, lambda channel: GenerationRunner(backend, generation, template, channel, gate)
     )

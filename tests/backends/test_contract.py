@@ -1,4 +1,6 @@
-"""What every backend keeps to, over real models of each. A new backend adds its models to `TENSORS` or `VALUES`."""
+"""What every backend keeps to, over real models of each. A new backend adds its models to `TENSORS`, `VALUES` or
+`SPEECH`.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +20,7 @@ from tests import (
     models_boosting,
     models_gguf,
     models_sklearn,
+    models_speech,
     models_tensorflow,
     models_torch,
     models_transformers,
@@ -87,9 +90,11 @@ VALUES: dict[str, Callable[[], Path]] = {
     "python streams": lambda: Path(f"{PLUGINS / 'echo.py'}:StreamEcho"),
 }
 
+SPEECH: dict[str, Callable[[], Path]] = {"whisper tiny": models_speech.whisper}
+
 FILES = TENSORS | PLUGIN_FILES
 TENSORS = TENSORS | FOLDERS | LARGE_FOLDERS
-ALL = TENSORS | VALUES
+ALL = TENSORS | VALUES | SPEECH
 
 
 def backend_of(case: str) -> type[Backend]:
@@ -246,3 +251,36 @@ def test_a_bad_body_fails_alone(case: str) -> None:
     _, bad = model(case).loaded[0].predict_values([model(case).example(), {}])
     assert isinstance(bad, Exception)
     assert (advice is None) == isinstance(bad, InvalidInput)
+
+
+# --- speech ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", SPEECH)
+def test_the_example_is_written_down(case: str) -> None:
+    contract.speech.its_example_is_written_down(model(case))
+
+
+@pytest.mark.parametrize("case", SPEECH)
+def test_a_cancelled_recording_is_gone(case: str) -> None:
+    contract.steps.a_cancelled_request_is_gone(model(case))
+
+
+@pytest.mark.parametrize("case", SPEECH)
+def test_truncated_files_of_a_folder_are_clear_errors(case: str, tmp_path: Path) -> None:
+    source = ALL[case]()
+    for name in (file.name for file in source.iterdir()):
+        data = (source / name).read_bytes()
+        for i, length in enumerate((0, 1, len(data) // 3, len(data) - 20)):
+            folder = tmp_path / f"{name}-{i}"
+            folder.mkdir()
+            for other in source.iterdir():
+                (folder / other.name).symlink_to(other)
+            (folder / name).unlink()
+            (folder / name).write_bytes(data[:length])
+            backend = backend_of(case)()
+            _, options = model_options.split({}, backend.Options)
+            with pytest.raises(ModelFileError) as caught:
+                backend.load(folder, Device("cpu"), options)
+            assert str(folder) in caught.value.message
+            assert caught.value.message.endswith(".")

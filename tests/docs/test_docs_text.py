@@ -24,9 +24,11 @@ from benchmarks import machine, report
 from benchmarks.harness import OURS, Metric, Options, Study
 from engine.api.anthropic.bodies import AnthropicRequest
 from engine.api.native_generation import GenerateBody
+from engine.api.native_transcription import TranscribeBody, TranscribeParameters
 from engine.api.ollama import bodies as ollama
 from engine.api.ollama.options import LOADING
 from engine.api.ollama.options import Options as OllamaOptions
+from engine.api.openai.audio import TranscriptionForm
 from engine.api.openai.chat_request import ChatCompletionRequest
 from engine.api.openai.completions import CompletionRequest
 from engine.api.openai.embeddings import EmbeddingRequest
@@ -266,7 +268,18 @@ def test_every_backend_has_the_table_of_its_options(name: str) -> None:
     ("heading", "bodies"),
     [
         ("Generated text", [GenerateBody]),
-        ("OpenAI", [ChatCompletionRequest, CompletionRequest, ResponseRequest, EmbeddingRequest, RerankRequest]),
+        ("Speech", [TranscribeBody, TranscribeParameters]),
+        (
+            "OpenAI",
+            [
+                ChatCompletionRequest,
+                CompletionRequest,
+                ResponseRequest,
+                EmbeddingRequest,
+                RerankRequest,
+                TranscriptionForm,
+            ],
+        ),
         ("Anthropic", [AnthropicRequest]),
         (
             "Ollama",

@@ -1,4 +1,5 @@
-"""OpenAI's API: chat and text completions, responses, embeddings, and reranking as vLLM and Jina have it.
+"""OpenAI's API: chat and text completions, responses, embeddings, speech to text, and reranking as vLLM and Jina have
+it.
 
 ``GET /v1/models`` and ``GET /v1/models/{name}`` are native routes, whose answers are supersets of OpenAI's. A field of
 a request that changes nothing is accepted, and says so where it is declared; one that this server cannot honour is an
@@ -10,6 +11,13 @@ from __future__ import annotations
 from engine import errors as e
 from engine.api.dialect import Dialect
 from engine.api.http import encode_json, error_body
+from engine.api.openai.audio import (
+    AudioText,
+    TranscriptionForm,
+    TranslationForm,
+    create_transcription,
+    create_translation,
+)
 from engine.api.openai.chat import ChatCompletion, create_chat_completion
 from engine.api.openai.chat_request import ChatCompletionRequest
 from engine.api.openai.completions import CompletionAnswer, CompletionRequest, create_completion
@@ -34,7 +42,23 @@ _PARAMETERS = (
     Parameter("x-request-priority", "header", "integer", "From -100 to 100, higher goes first; the default is 0."),
 )
 
+_AUDIO_PARAMETERS = (
+    Parameter(
+        "x-request-timeout-ms",
+        "header",
+        "integer",
+        "Deadline of the whole answer, at most seven days. Without it, server.deadline_ms bounds the time until the "
+        "recording is decoded.",
+    ),
+    *_PARAMETERS[1:],
+)
+
 _STREAMS = (EVENT_STREAM,)
+
+_FORMATS = (
+    "The `response_format` `verbose_json` adds segments or words with their times; `text`, `srt` and `vtt` are plain "
+    "text."
+)
 
 _OPERATIONS = (
     Operation(
@@ -102,6 +126,33 @@ _OPERATIONS = (
         errors=ANSWER_ERRORS,
         parameters=_PARAMETERS,
     ),
+    Operation(
+        "create_transcription",
+        "POST",
+        "/v1/audio/transcriptions",
+        "openai",
+        "Write down a recording in the language that is spoken.",
+        AudioText,
+        form=TranscriptionForm,
+        errors=(*ANSWER_ERRORS, e.UnsupportedMediaType),
+        parameters=_AUDIO_PARAMETERS,
+        response_media=("text/plain", EVENT_STREAM),
+        description=f"{_FORMATS} With `stream`, the answer is the events `transcript.text.delta` and, at the end, "
+        "`transcript.text.done`; an error on the way is an event with an ErrorBody.",
+    ),
+    Operation(
+        "create_translation",
+        "POST",
+        "/v1/audio/translations",
+        "openai",
+        "Write down a recording in English, whatever is spoken.",
+        AudioText,
+        form=TranslationForm,
+        errors=(*ANSWER_ERRORS, e.UnsupportedMediaType),
+        parameters=_AUDIO_PARAMETERS,
+        response_media=("text/plain",),
+        description=_FORMATS,
+    ),
 )
 
 
@@ -119,6 +170,8 @@ DIALECT = Dialect(
         "create_response": create_response,
         "create_embedding": create_embedding,
         "create_ranking": create_ranking,
+        "create_transcription": create_transcription,
+        "create_translation": create_translation,
     },
     error_body=error_body,
     error_event=_error_event,

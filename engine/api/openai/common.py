@@ -31,6 +31,7 @@ _ROUTES = {
     "completion": "POST /v1/completions",
     "embedding": "POST /v1/embeddings",
     "rerank": "POST /v1/rerank",
+    "transcription": "POST /v1/audio/transcriptions",
 }
 
 

@@ -20,6 +20,8 @@ def test_the_routes() -> None:
         ("POST", "/v1/responses"),
         ("POST", "/v1/embeddings"),
         ("POST", "/v1/rerank"),
+        ("POST", "/v1/audio/transcriptions"),
+        ("POST", "/v1/audio/translations"),
     }
     assert {o.operation_id for o in DIALECT.operations} == DIALECT.handlers.keys()
 
