@@ -10,11 +10,11 @@ function __unimodel_at
             continue
         end
         switch $word
-            case --access-log --api-key --as --backend --body --chat-template --concurrency --config --cpu-threads --cpu-workers --deadline-ms --default-batch-size --device-ids --dir --drain-seconds --duration --dynamic-padding --enable-pooling --grpc-port --hang-timeout-s --home --host --image --input --jobs --json-schema --lines --load-timeout-s --log-format --log-level --max-batch-mb --max-batch-wait-ms --max-body-mb --max-buffered-mb --max-connections --max-models --max-queue-mb --max-queue-requests --max-tokens --max-upload-mb --memory-fraction --name --npy --output --params --plot --port --preload --priority --prometheus-port --prompt --reload --seed --set --stop --stop-timeout --system --task --temperature --tensor --timeout --top-p -c -j -n -o
+            case --access-log --api-key --as --backend --beam-size --body --chat-template --concurrency --config --cpu-threads --cpu-workers --deadline-ms --default-batch-size --device-ids --dir --drain-seconds --duration --dynamic-padding --enable-pooling --format --grpc-port --hang-timeout-s --home --host --hotwords --image --input --jobs --json-schema --language --lines --load-timeout-s --log-format --log-level --max-batch-mb --max-batch-wait-ms --max-body-mb --max-buffered-mb --max-connections --max-models --max-queue-mb --max-queue-requests --max-tokens --max-upload-mb --memory-fraction --model --name --npy --output --params --plot --port --preload --priority --prometheus-port --prompt --reload --seed --set --stop --stop-timeout --system --task --temperature --tensor --timeout --top-p -c -j -n -o
                 set skip 1
             case '-*'
             case '*'
-                if contains -- "$at/$word" /serve /start /stop /restart /status /logs /register /list /show /load /unload /unregister /ps /pull /predict /chat /embed /bench /doctor /alias /alias/set /alias/list /alias/remove /config /config/show /config/path /config/init /backend /backend/list /plugin /plugin/new /plugin/test /plugin/list /completion /completion/install /completion/show
+                if contains -- "$at/$word" /serve /start /stop /restart /status /logs /register /list /show /load /unload /unregister /ps /pull /predict /chat /embed /transcribe /bench /doctor /alias /alias/set /alias/list /alias/remove /config /config/show /config/path /config/init /backend /backend/list /plugin /plugin/new /plugin/test /plugin/list /completion /completion/install /completion/show
                     set at "$at/$word"
                 else
                     set position (math $position + 1)

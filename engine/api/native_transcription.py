@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from backends.transcription import Segment
 from engine import schema
 from engine.api.dialect import Call
 from engine.api.http import Receive, Send, encode_json, send_body
@@ -70,7 +71,7 @@ async def answer(call: Call, entry: Entry, receive: Receive, send: Send) -> None
     whole = await while_connected(call.transcript(entry, request), receive)
     if whole is not None:
         headers = [(b"content-type", b"application/json"), (b"x-request-id", call.request_id.encode())]
-        await send_body(send, 200, headers, encode_json({**identity, **_fields(whole)}))
+        await send_body(send, 200, headers, encode_json({**identity, **fields(whole)}))
 
 
 def request_of(call: Call) -> TranscribeRequest:
@@ -81,16 +82,21 @@ def request_of(call: Call) -> TranscribeRequest:
         if query:
             name = next(iter(query))
             raise InvalidInput(f"A JSON body has its parameters in it, not in the query; got {name!r}.", field=name)
-        body = call.decode(TranscribeBody)
-        audio = decode_base64(encoded_in(body.input), "input", "recording")
-        parameters, stream = body.parameters, body.stream
-    elif kind == OCTETS or kind.startswith(RAW_TYPES):
+        return of_body(call.decode(TranscribeBody))
+    if kind == OCTETS or kind.startswith(RAW_TYPES):
         asked = _converted(query)
-        audio, parameters, stream = bytes(call.body), asked, asked.stream
-    else:
-        raise UnsupportedMediaType(
-            f"Cannot decode {kind!r}; send the file itself as audio/* or {OCTETS}, or {JSON}.", field="content-type"
-        )
+        return _request(bytes(call.body), asked, asked.stream)
+    raise UnsupportedMediaType(
+        f"Cannot decode {kind!r}; send the file itself as audio/* or {OCTETS}, or {JSON}.", field="content-type"
+    )
+
+
+def of_body(body: TranscribeBody) -> TranscribeRequest:
+    """What a JSON body asks for. Raises `InvalidInput`."""
+    return _request(decode_base64(encoded_in(body.input), "input", "recording"), body.parameters, body.stream)
+
+
+def _request(audio: bytes, parameters: TranscribeParameters, stream: bool) -> TranscribeRequest:
     if not audio:
         raise InvalidInput("The recording is empty.", field="input")
     given = {name: getattr(parameters, name) for name in TranscribeParameters.__struct_fields__}
@@ -117,45 +123,39 @@ async def _events(
     async with aclosing(deltas):
         async for delta in deltas:
             about = identity if delta.recording is not None else {}
-            yield b"data: %s\n\n" % encode_json({**about, **_fields(delta, count)})
+            yield b"data: %s\n\n" % encode_json({**about, **fields(delta, count)})
             count += len(delta.segments)
     yield b"data: [DONE]\n\n"
 
 
-def _fields(delta: TranscriptDelta, count: int = 0) -> dict[str, Any]:
-    """The fields of a `schema.Transcript`, or of a piece of it before which there were `count` segments."""
-    text = delta.text if count else delta.text.lstrip()
+def fields(delta: TranscriptDelta, count: int = 0) -> dict[str, Any]:
+    """A transcription as a plain `schema.Transcript`, or a piece of one, before which there were `count` segments."""
     about = delta.recording
-    return {
-        "text": text,
-        **(
-            {}
-            if about is None
-            else {
-                "language": about.language,
-                "language_probability": round(about.language_probability, 4),
-                "duration": round(about.duration, 3),
-            }
-        ),
-        "segments": [
-            schema.TranscriptSegment(
-                id=count + i,
-                start=round(s.start, 3),
-                end=round(s.end, 3),
-                text=s.text,
-                avg_logprob=round(s.avg_logprob, 4),
-                no_speech_prob=round(s.no_speech_prob, 4),
-                compression_ratio=round(s.compression_ratio, 4),
-                temperature=s.temperature,
-                words=msgspec.UNSET
-                if s.words is None
-                else [
-                    schema.TranscriptWord(
-                        word=w.word, start=round(w.start, 3), end=round(w.end, 3), probability=round(w.probability, 4)
-                    )
-                    for w in s.words
-                ],
+    text = delta.text if count else delta.text.lstrip()
+    found = schema.Transcript(text=text, segments=[_segment(count + i, s) for i, s in enumerate(delta.segments)])
+    if about is not None:
+        found.language, found.duration = about.language, round(about.duration, 3)
+        found.language_probability = round(about.language_probability, 4)
+    plain: dict[str, Any] = msgspec.to_builtins(found)
+    return plain
+
+
+def _segment(number: int, found: Segment) -> schema.TranscriptSegment:
+    segment = schema.TranscriptSegment(
+        id=number,
+        start=round(found.start, 3),
+        end=round(found.end, 3),
+        text=found.text,
+        avg_logprob=round(found.avg_logprob, 4),
+        no_speech_prob=round(found.no_speech_prob, 4),
+        compression_ratio=round(found.compression_ratio, 4),
+        temperature=found.temperature,
+    )
+    if found.words is not None:
+        segment.words = [
+            schema.TranscriptWord(
+                word=w.word, start=round(w.start, 3), end=round(w.end, 3), probability=round(w.probability, 4)
             )
-            for i, s in enumerate(delta.segments)
-        ],
-    }
+            for w in found.words
+        ]
+    return segment

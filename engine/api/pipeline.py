@@ -10,22 +10,25 @@ import asyncio
 import copy
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from backends.pipeline.expressions import Expression
 from backends.pipeline.graph import INDEX, INPUT, ITEM, PARAMETERS, Graph, Mapped, Step
-from engine.api import native_generation
+from engine.api import native_generation, native_transcription
 from engine.api.dialect import Call
 from engine.api.http import encode_json
 from engine.api.native_generation import GenerateBody
+from engine.api.native_transcription import TranscribeBody
 from engine.api.pipeline_values import Media, elements, is_true, of_answer, plain, to_input, wants_tensors
 from engine.api.predict_body import JSON_TYPES, PredictBody, decode_json, media_type
 from engine.errors import DeadlineExceeded, InvalidInput, InvalidRequest, UniModelError, UnsupportedMediaType
 from engine.pipelines import DEEPEST, is_pipeline
 from engine.registry import split_version
 from engine.types import ModelSpec, Request
+
+Body = TypeVar("Body", GenerateBody, TranscribeBody)
 
 MOST_ITEMS = 10_000
 """Elements of a step's ``each``."""
@@ -143,13 +146,12 @@ class _Run:
             return await run(call, spec, value, step.parameters, self._depth + 1)
         entry = await engine.ready(name, version, call.deadline(), accepted=True)
         if entry.spec.info.generation is not None:
-            body = {"input": plain(value), **step.parameters}
-            try:
-                asked = msgspec.convert(body, GenerateBody)
-            except msgspec.ValidationError as e:
-                raise InvalidInput(f"{str(e).rstrip('.')}.", field="input") from None
+            asked = _asked(GenerateBody, {"input": plain(value), **step.parameters})
             asked_for = native_generation.request_of(asked, chats=entry.spec.task == "chat")
             return (await call.complete(entry, asked_for))[0].content
+        if entry.spec.info.transcription is not None:
+            recording = _asked(TranscribeBody, {"input": plain(value), "parameters": step.parameters})
+            return native_transcription.fields(await call.transcript(entry, native_transcription.of_body(recording)))
         dispatcher = entry.dispatcher
         assert dispatcher.loaded is not None
         source, parameters = to_input(value, step.parameters, dispatcher.loaded, dispatcher.policy.max_rows)
@@ -157,6 +159,14 @@ class _Run:
         priority, is_gone = call.headers.priority, call.is_gone
         request = Request(source, call.request_id, call.deadline(), as_tensors, parameters, priority, is_gone)
         return of_answer(await dispatcher.predict(request), source)
+
+
+def _asked(kind: type[Body], body: dict[str, Any]) -> Body:
+    """The body of a request to a model that answers step by step. Raises `InvalidInput`."""
+    try:
+        return msgspec.convert(body, kind)
+    except msgspec.ValidationError as e:
+        raise InvalidInput(f"{str(e).rstrip('.')}.", field="input") from None
 
 
 def _value(mapped: Mapped, scope: dict[str, Any]) -> Any:

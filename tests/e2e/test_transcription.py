@@ -245,6 +245,22 @@ def test_a_request_that_is_no_form(served: Server) -> None:
     assert error(served.http.post("/v1/audio/transcriptions", files={"file": b"x"}))[1] == "model"
 
 
+def test_a_step_of_a_pipeline(served: Server, tmp_path: Path) -> None:
+    graph = tmp_path / "heard.yaml"
+    graph.write_text(
+        "steps:\n"
+        "  heard: {model: whisper, parameters: {words: true}}\n"
+        "output: {said: heard.text, first: 'heard.segments[0].words[0].word'}\n"
+    )
+    served.register("heard", graph)
+    encoded = base64.b64encode(models_speech.clip("0930")).decode()
+    assert served.predict("heard", {"input": encoded})["output"] == {"said": TEXTS["0930"], "first": " He"}
+    response = served.http.post("/v1/models/heard:predict", content=models_speech.clip("0930"), headers=WAV)
+    assert response.json()["output"]["said"] == TEXTS["0930"]
+    message, _ = error(served.http.post("/v1/models/heard:predict", json={"input": [1]}))
+    assert message.startswith("Step 'heard' (whisper): Expected `str`")
+
+
 # --- many at once, and what goes wrong ------------------------------------------------------------------------------
 
 

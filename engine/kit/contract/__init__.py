@@ -7,6 +7,14 @@ in the order in which they are run.
 from engine.kit.contract import every, generation, speech, steps, tensors, values
 from engine.kit.contract.model import Broken, Check, Model
 
-CHECKS: tuple[Check, ...] = (*every.CHECKS, *tensors.CHECKS, *values.CHECKS, *steps.CHECKS, *generation.CHECKS, *speech.CHECKS, *every.LAST)
+CHECKS: tuple[Check, ...] = (
+    *every.CHECKS,
+    *tensors.CHECKS,
+    *values.CHECKS,
+    *steps.CHECKS,
+    *generation.CHECKS,
+    *speech.CHECKS,
+    *every.LAST,
+)
 
 __all__ = ["CHECKS", "Broken", "Check", "Model", "every", "generation", "speech", "steps", "tensors", "values"]

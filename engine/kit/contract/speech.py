@@ -23,7 +23,9 @@ def its_example_is_written_down(model: Model) -> None:
         if error is not None:
             raise Broken(f"It does not write down its example: {told(error)}.")
         if not own or not own[-1].ended or sum(piece.ended for piece in own) != 1:
-            raise Broken(f"A recording must end with its last piece, once; of {len(own)} pieces none or several end it.")
+            raise Broken(
+                f"A recording must end with its last piece, once; of {len(own)} pieces none or several end it."
+            )
         if own[0].recording is None or sum(piece.recording is not None for piece in own) != 1:
             raise Broken("The first piece of a recording, and no other, must tell what is known of it.")
 
