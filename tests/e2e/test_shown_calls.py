@@ -20,6 +20,7 @@ from tests import (
     models_boosting,
     models_gguf,
     models_sklearn,
+    models_speech,
     models_tensorflow,
     models_torch,
     models_transformers,
@@ -42,6 +43,7 @@ SHOWN: dict[str, Callable[[], Path]] = {
     "torch": models_torch.efficientnet,
     "snippets": lambda: models.model("guesslang", "model"),
     "lite": lambda: models_tensorflow.path("digits.tflite"),
+    "hears": models_speech.whisper,
 }
 
 HEADS = ("BertForTokenClassification", "BertForMaskedLM", "BertForQuestionAnswering", "BertForSequenceClassification")
@@ -49,9 +51,10 @@ HEADS = ("BertForTokenClassification", "BertForMaskedLM", "BertForQuestionAnswer
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the calls are made: with the image that they speak of."""
+    """Where the calls are made: with the files that they speak of."""
     folder = tmp_path_factory.mktemp("calls")
     shutil.copy(ROOT / "examples" / "cat.jpg", folder)
+    (folder / "speech.wav").write_bytes(models_speech.clip("0930"))
     return folder
 
 
