@@ -54,9 +54,9 @@ def test_a_code_from_a_newer_server_is_still_an_error() -> None:
 
 def test_backends_use_codes_of_the_table() -> None:
     kinds = [v for v in vars(base).values() if isinstance(v, type) and issubclass(v, base.BackendError)]
-    assert len(kinds) == 6
+    assert len(kinds) == 7
     for kind in kinds:
-        assert BY_CODE[kind.code].__name__ in (kind.__name__, "ModelError", "InsufficientMemory")
+        assert BY_CODE[kind.code].__name__ in (kind.__name__, "ModelError", "InsufficientMemory", "UntrustedModel")
 
 
 def test_exit_codes_are_distinct_for_what_scripts_tell_apart() -> None:
