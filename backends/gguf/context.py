@@ -210,6 +210,10 @@ class Context:
         """The logits of a row of the last call. Valid, and free to be changed, until the next one."""
         return self._logits[row]
 
+    def rows(self, first: int, count: int) -> list[NDArray[np.float32]]:
+        """As `logits`, for several rows."""
+        return self._logits[first : first + count]
+
     # --- what it remembers --------------------------------------------------------------------------------------------
 
     def take_slot(self) -> int:

@@ -114,11 +114,12 @@ class Sampler:
         if self._window:
             penalise(logits, tokens[-self._window :], self._settings)
         best = int(logits.argmax())  # of numbers that are none, it is the first
-        if not logits[best] > -math.inf:
-            if math.isnan(logits[best]):
+        highest = logits.item(best)
+        if not highest > -math.inf:
+            if math.isnan(highest):
                 raise BackendError("The model computes what is not a number; its file may be damaged.")
             raise DeadEnd
-        token = best if self._greedy else self._draw(logits, float(logits[best]))
+        token = best if self._greedy else self._draw(logits, highest)
         if self._grammar is None:
             return token
         if not self._allows(token):

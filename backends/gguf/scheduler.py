@@ -130,8 +130,10 @@ class Scheduler:
                 if sequence.request.group == self._group:
                     (decoding if sequence.decodes else prompts).append(sequence)
             if decoding and not self._prompts_next:
-                for context in self._pools.open:
-                    self._decode(context, [s for s in decoding if s.context is context], bool(prompts), pieces)
+                contexts = self._pools.open
+                for context in contexts:
+                    own = decoding if len(contexts) == 1 else [s for s in decoding if s.context is context]
+                    self._decode(context, own, bool(prompts), pieces)
                 self._prompts_next = bool(prompts)
             else:
                 self._compute_prompts(prompts, bool(decoding), pieces)
@@ -142,9 +144,10 @@ class Scheduler:
 
     def _admit(self, pieces: list[Piece]) -> None:
         """Lets waiting sequences in, in their order, as far as there are slots for them."""
-        for sequence in [s for s in self._running if s.context is not None and s.count > s.context.settings.length]:
-            self._move(sequence)
-        for sequence in list(self._waiting):
+        for sequence in tuple(self._running):
+            if sequence.count > sequence.slot_length:
+                self._move(sequence)
+        for sequence in tuple(self._waiting):
             gone = sequence.request.id not in self._requests  # with another choice, for which there is no memory
             if gone or self._must_wait(sequence):
                 continue
@@ -226,9 +229,12 @@ class Scheduler:
             return
         # With several sequences llama.cpp takes a call apart where one has more tokens than the others. Measured on the
         # CPU with four, guesses that were right four times in five made them slower by a fifth.
-        draft = self._draft(sequences[0]) if len(sequences) == 1 and not prompts else _NOTHING
+        draft = _NOTHING
+        if len(sequences) > 1:
+            sequences.sort(key=lambda sequence: sequence.slot)  # llama.cpp computes neighbours together
+        elif sequences[0].guesser is not None and not prompts:
+            draft = self._draft(sequences[0])
         context.begin()
-        sequences.sort(key=lambda sequence: sequence.slot)  # llama.cpp computes neighbours together
         shares = [self._put(context, sequence, 1, draft) for sequence in sequences]
         begin = time.perf_counter()
         if self._computed(context, shares, pieces):
@@ -341,13 +347,13 @@ class Scheduler:
         """Chooses the next tokens of a sequence, if all its tokens are computed."""
         sequence = share.sequence
         sequence.stored += share.count
-        if sequence.pending:
+        if sequence.stored < sequence.count:
             return
-        followers = [] if sequence.generated else self._followers(context, sequence)
+        followers = [] if sequence.count > sequence.prompt_length else self._followers(context, sequence)
         logits = context.logits(share.row).copy() if followers else _NO_LOGITS
-        pieces.append(sequence.advance(lambda row: context.logits(share.row + row), share.draft))
+        pieces.append(sequence.advance(context.rows(share.row, 1 + len(share.draft)), share.draft))
         for follower in followers:
-            pieces.append(follower.advance(lambda _: logits.copy(), _NOTHING))
+            pieces.append(follower.advance([logits.copy()], _NOTHING))
         if len(share.draft):
             context.cut(sequence.slot, sequence.stored)
         for each in (sequence, *followers):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
+from collections.abc import Sequence as Several
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -62,8 +64,10 @@ class Sequence:
         self.state: State | None = None
         """What was computed before it had to wait again: `state_length` tokens."""
         self.state_length = 0
-        self.count = len(request.prompt)
-        """How many tokens there are."""
+        self.prompt_length = self.count = len(request.prompt)
+        """How many tokens there are: of the prompt, and in all."""
+        self.slot_length: float = math.inf
+        """Most tokens that its slot has room for, while it has one."""
         self.guesser = guesser
         self.order = 0
         """Its place among all that were let in: prompts are computed in this order."""
@@ -121,7 +125,7 @@ class Sequence:
     @property
     def generated(self) -> int:
         """How many tokens were generated."""
-        return self.count - len(self.request.prompt)
+        return self.count - self.prompt_length
 
     @property
     def room(self) -> int:
@@ -136,21 +140,22 @@ class Sequence:
     def admit(self, context: Context, slot: int, order: int, stored: int, cached: int) -> None:
         """Lets it in, with what is stored for it already; of that, `cached` is another request's work."""
         self.context, self.slot, self.order, self.stored = context, slot, order, stored
+        self.slot_length = context.settings.length
         if not self._admitted:
             self._admitted = time.perf_counter()
             self._cached = cached
 
     def expel(self) -> None:
         """Takes its slot away. It may be let in again, and goes on from there."""
-        self.context, self.slot, self.stored = None, -1, 0
+        self.context, self.slot, self.stored, self.slot_length = None, -1, 0, math.inf
 
     @property
     def cached(self) -> int:
         """How much of the prompt had been computed for another request when it was let in first."""
         return self._cached
 
-    def advance(self, rows: Callable[[int], Logits], draft: Tokens) -> Piece:
-        """Chooses the next token by row 0 of the logits, and goes on as long as the tokens are those of `draft`.
+    def advance(self, rows: Several[Logits], draft: Tokens) -> Piece:
+        """Chooses the next token by the first row of logits, and goes on as long as the tokens are those of `draft`.
 
         All tokens, and `draft` after them, must have been computed. Of `draft` only what was chosen counts as stored.
         """
@@ -159,12 +164,13 @@ class Sequence:
         self._last = time.perf_counter()
         self._first = self._first or self._last
         piece = Piece(id=self.request.id, choice=self.choice)
-        for row in range(len(draft) + 1):
-            self._choose(rows(row), piece)
-            if self.finish is not None or row == len(draft) or self.tokens[-1] != draft[row]:
+        guessed = len(rows) - 1
+        for row, logits in enumerate(rows):
+            self._choose(logits, piece)
+            if self.finish is not None or row == guessed or self.tokens[-1] != draft[row]:
                 break
             self.stored += 1
-        self._drafted += len(draft)
+        self._drafted += guessed
         self._accepted += self.stored - begin
         self._complete(piece)
         return piece
@@ -192,7 +198,7 @@ class Sequence:
         self._answer.complete(piece)
         if self.finish is not None:
             piece.usage = Usage(
-                prompt_tokens=len(self.request.prompt),
+                prompt_tokens=self.prompt_length,
                 cached_tokens=self._cached,
                 completion_tokens=self.generated,
                 draft_tokens=self._drafted,

@@ -49,8 +49,11 @@ class Channel:
     def send(self, message: bytes) -> None:
         """Raises `OSError` when the other side is gone."""
         with self._lock:
-            for packet in _packets(message):
-                self._sock.send(packet)
+            if len(message) <= PIECE:
+                self._sock.send(_LAST + message)
+            else:
+                for packet in _packets(message):
+                    self._sock.send(packet)
         self._last_sent = time.monotonic()
 
     @property

@@ -221,8 +221,8 @@ def test_logits_that_are_no_numbers_fail_the_request(monkeypatch: pytest.MonkeyP
     backend = load()
     assert backend._pools is not None
     (context,) = backend._pools.open
-    real = context.logits
-    monkeypatch.setattr(context, "logits", lambda row: real(row) * math.nan)
+    real = context.rows
+    monkeypatch.setattr(context, "rows", lambda first, count: [row * math.nan for row in real(first, count)])
     for sampling in (GREEDY, Sampling(seed=1)):
         answer = ask(backend, Generation(prompt="x", sampling=sampling, max_tokens=3))
         assert answer.error is not None
