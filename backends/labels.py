@@ -10,6 +10,8 @@ from typing import Any
 KEYS = ("unimodel.labels", "labels", "names", "classes", "class_names", "id2label")
 """In order of preference. ``names`` is Ultralytics', ``id2label`` Hugging Face's."""
 
+_SHOWN = 4096
+
 
 def find(metadata: Mapping[str, str], count: int) -> tuple[tuple[str, ...] | None, str | None]:
     """The `count` labels of the classes, and a note when there are labels that do not fit."""
@@ -24,6 +26,11 @@ def find(metadata: Mapping[str, str], count: int) -> tuple[tuple[str, ...] | Non
                 "give the right ones with --set labels=FILE."
             )
     return None, note
+
+
+def others(metadata: Mapping[str, str]) -> dict[str, str]:
+    """What is not labels, and short enough to be shown."""
+    return {key: value for key, value in metadata.items() if key not in KEYS and len(value) <= _SHOWN}
 
 
 def parse(text: str) -> tuple[str, ...]:

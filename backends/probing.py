@@ -324,6 +324,11 @@ def _listed(names: Sequence[str]) -> str:
 # --- what a signature looks like ------------------------------------------------------------------------------------
 
 
+def image_note(classes: int) -> str:
+    """What to tell a user of a model that was taken for an image classifier by its shapes."""
+    return f"It looks like an image classifier with {classes} classes; --task tensor serves its raw tensors."
+
+
 def image_classes(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> int | None:
     """How many classes an image classifier has, judged by its shapes alone; `None` when it is none."""
     if len(inputs) != 1 or len(outputs) != 1:

@@ -23,7 +23,7 @@ from backends.base import (
 from backends.onnx import errors, file
 from backends.onnx.file import Kind
 from backends.onnx.types import dtype_of
-from backends.probing import Input, Signature, image_classes, probe
+from backends.probing import Input, Signature, image_classes, image_note, probe
 from backends.resources import cpu_threads, resident_bytes
 
 
@@ -136,9 +136,9 @@ class OnnxBackend(TensorBackend):
         notes: list[str] = []
         if image is not None:
             names, label_note = labels.find(metadata, image)
-            notes = [f"It looks like an image classifier with {image} classes; --task tensor serves its raw tensors."]
+            notes = [image_note(image)]
             notes += [label_note] if label_note else []
-        metadata = {k: v for k, v in metadata.items() if k not in labels.KEYS and len(v) <= 4096}
+        metadata = labels.others(metadata)
         return ModelInfo(
             task="tensor" if image is None else "image-classification",
             inputs=found.inputs,

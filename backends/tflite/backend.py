@@ -15,7 +15,7 @@ from backends.base import (
     TensorBackend,
     Tensors,
 )
-from backends.probing import Input, Signature, image_classes, probe
+from backends.probing import Input, Signature, image_classes, image_note, probe
 from backends.resources import cpu_threads
 from backends.tflite import file, model, rehearsal
 from backends.tflite.model import LiteModel
@@ -111,9 +111,7 @@ class TfliteBackend(TensorBackend):
         image = image_classes(found.inputs, found.outputs)
         if image is not None:
             task, labels = "image-classification", file.labels(path, image)
-            notes.append(
-                f"It looks like an image classifier with {image} classes; --task tensor serves its raw tensors."
-            )
+            notes.append(image_note(image))
         others = [name for name in self._model.signatures if name != self._model.signature]
         if others:
             notes.append(

@@ -18,7 +18,7 @@ from backends.base import (
     TensorBackend,
     Tensors,
 )
-from backends.probing import Input, Signature, image_classes, probe
+from backends.probing import Input, Signature, image_classes, image_note, probe
 from backends.pytorch import bound_memory, limit_threads
 from backends.resources import cpu_threads, resident_bytes
 from backends.torch import archive, candidates, errors
@@ -180,9 +180,8 @@ def _info(program: Program, found: Signature, extra: dict[str, str], device: Dev
     notes = list(program.notes)
     if image is not None:
         names, label_note = labels.find(extra, image)
-        notes.append(f"It looks like an image classifier with {image} classes; --task tensor serves its raw tensors.")
+        notes.append(image_note(image))
         notes += [label_note] if label_note else []
-    metadata = {k: v for k, v in extra.items() if k not in labels.KEYS and len(v) <= 4096}
     return ModelInfo(
         task="tensor" if image is None else "image-classification",
         inputs=found.inputs,
@@ -192,6 +191,6 @@ def _info(program: Program, found: Signature, extra: dict[str, str], device: Dev
         labels=names,
         runtime=f"torch {version}",
         device=str(device),
-        metadata={"format": program.kind, **metadata},
+        metadata={"format": program.kind, **labels.others(extra)},
         notes=tuple(notes),
     )

@@ -30,16 +30,16 @@ class Media:
     content_type: str
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON has it: tensors are lists, media are base64."""
+def plain(value: Any, *, keep_tensors: bool = False) -> Any:
+    """A value as JSON has it: media are base64, and tensors are lists unless they are kept."""
     if isinstance(value, np.ndarray):
-        return value.tolist()
+        return value if keep_tensors else value.tolist()
     if isinstance(value, Media):
         return base64.b64encode(value.data).decode()
     if isinstance(value, dict):
-        return {key: plain(each) for key, each in value.items()}
+        return {key: plain(each, keep_tensors=keep_tensors) for key, each in value.items()}
     if isinstance(value, list):
-        return [plain(each) for each in value]
+        return [plain(each, keep_tensors=keep_tensors) for each in value]
     return value
 
 
@@ -97,15 +97,9 @@ def of_answer(answer: Answer, source: Input) -> Any:
 def _to_values(body: dict[str, Any]) -> ValuesInput:
     """The body of a request to a plugin. Media in it become base64, as in JSON; tensors stay tensors."""
     try:
-        return ValuesInput(encode_values(_without_media(body)))
+        return ValuesInput(encode_values(plain(body, keep_tensors=True)))
     except (OverflowError, RecursionError, TypeError) as e:
         raise InvalidInput(f"A value cannot be handed on: {e}.", field="input") from None
-
-
-def _without_media(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_media(each) for key, each in value.items()}
-    return plain(value) if isinstance(value, Media) else value
 
 
 def _as_tensors(value: Any, loaded: Loaded) -> TensorInput:
