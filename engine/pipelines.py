@@ -6,14 +6,17 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from backends.base import BackendError, ModelInfo
 from backends.pipeline import PipelineBackend, info_of
-from backends.pipeline.graph import Graph, read
 from engine import digest
 from engine.errors import InvalidInput, ModelFailed, ModelNotFound, Overloaded, from_code
 from engine.registry import Registry, split_version
 from engine.types import ModelSpec
+
+if TYPE_CHECKING:
+    from backends.pipeline.graph import Graph
 
 DEEPEST = 8
 """Pipelines that may be within one another."""
@@ -95,6 +98,8 @@ def _verified(spec: ModelSpec) -> Graph:
 
 
 def _read(path: Path) -> Graph:
+    from backends.pipeline.graph import read  # as late as this, since a server starts without its libraries faster
+
     try:
         return read(path)
     except BackendError as e:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import math
 import os
@@ -95,7 +96,6 @@ class Pool:
         """The workers of the devices, by name."""
         self.entries: dict[tuple[str, int], Entry] = {}
         """By `ModelSpec.key`."""
-        self._backends = discovery.available()
         self._counter = 0
         self._stopping = False
         self._room = asyncio.Lock()
@@ -217,6 +217,10 @@ class Pool:
     async def discard(self, entry: Entry) -> None:
         """Drops a newly loaded version that could not be registered."""
         await self._drop_instances(entry)
+
+    @functools.cached_property
+    def _backends(self) -> dict[str, type[Backend]]:
+        return discovery.available()  # at the first model: a start need not wait for their modules
 
     def backend(self, name: str) -> type[Backend]:
         """A backend by name. Raises `ModelFailed` when it was there at registration and no longer is."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 
-from engine.api import native_generation, native_transcription, pipeline, predict_body
+from engine.api import native_generation, native_transcription, predict_body
 from engine.api.dialect import Call
 from engine.api.http import (
     Body,
@@ -142,6 +142,8 @@ class PredictEndpoint:
         self._log(name, rid, status, begin)
 
     async def _pipeline(self, spec: ModelSpec, call: Call, receive: Receive, send: Send) -> None:
+        from engine.api import pipeline  # its libraries take a part of a server's start that most have no use for
+
         call.is_gone = disconnect_probe(receive)
         data = await while_connected(pipeline.answer(call, spec), receive)
         if data is not None:
