@@ -279,6 +279,10 @@ class Backend(ABC):
 class TensorBackend(Backend):
     """A model that maps named tensors to named tensors."""
 
+    parallel: bool = False
+    """Whether it has `predict_on_one_thread`, known after `load`. Batches of several rows are then mostly computed by
+    it: cores that each compute rows of their own need not wait for one another."""
+
     @abstractmethod
     def example(self) -> Tensors:
         """One valid row (batch axis of length 1). Drives warm-up and the batch self-check."""
@@ -287,6 +291,10 @@ class TensorBackend(Backend):
     def predict(self, batch: Tensors) -> Tensors:
         """Computes a batch. Inputs are C-contiguous, of the signature's dtypes, and may be views of shared memory
         that live only until this call returns. Row *i* of every output belongs to row *i* of the inputs."""
+
+    def predict_on_one_thread(self, batch: Tensors) -> Tensors:
+        """As `predict`, but it keeps one CPU thread busy, and may be called from several threads at once."""
+        raise NotImplementedError
 
 
 class ValueBackend(Backend):

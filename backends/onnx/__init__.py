@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -26,6 +27,11 @@ from backends.onnx.types import dtype_of
 from backends.probing import Input, Signature, image_classes, image_note, probe
 from backends.resources import cpu_threads, resident_bytes
 
+_HELD_TWICE = 1 << 30
+"""Bytes of a model up to which it is held twice to spread its rows."""
+_SLOW_ROW = 0.001
+"""Seconds for a row from which that is worth it."""
+
 
 class OnnxOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The options of an ONNX model."""
@@ -34,6 +40,9 @@ class OnnxOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """CPU threads for one call; all of the worker's when not given, and never more."""
     graph_optimization: Literal["all", "extended", "basic", "off"] = "all"
     """How much onnxruntime rewrites the graph when it loads it."""
+    spread_rows: bool | None = None
+    """Whether the rows of a batch may be spread over the threads, for which the model is held in memory twice; if not
+    given, a model of at most 1 GiB whose rows take more than a millisecond."""
     dims: dict[str, int] = {}
     """Sizes of free dimensions for the example row, for a model that does not run on the ones that are tried."""
 
@@ -49,6 +58,8 @@ class OnnxBackend(TensorBackend):
     Options = OnnxOptions
 
     _session: Any = None
+    _one_thread: Any = None
+    """A session that computes on the thread that calls it."""
 
     @classmethod
     def sniff(cls, path: Path) -> Match:
@@ -80,9 +91,10 @@ class OnnxBackend(TensorBackend):
         onnxruntime = _runtime()
         before = resident_bytes()
         kind = _look(path)
+        threads = cpu_threads(device, options.threads)
+        self.threads = threads if device.kind == "cpu" else 0
         try:
-            self._session = _open(onnxruntime, path, kind, device, options)
-            self.threads = cpu_threads(device, options.threads) if device.kind == "cpu" else 0
+            self._session = _open(onnxruntime, path, kind, device, options, threads)
             meta = self._session.get_modelmeta()
             metadata = {k: v for k, v in meta.custom_metadata_map.items() if v}
             inputs = [(i.name, i.type, list(i.shape)) for i in self._session.get_inputs()]
@@ -99,6 +111,10 @@ class OnnxBackend(TensorBackend):
         self._example = signature.example
         size = sum(each.stat().st_size for each in self.parts(path) or (path,))
         self._memory = max(size, resident_bytes() - before if device.kind == "cpu" else 0)
+        if self.threads > 1 and signature.unbatched_reason is None and self._spreads(options):
+            self._one_thread = _open(onnxruntime, path, kind, device, options, 1)
+            self._memory *= 2
+            self.parallel = True
         return self._info(signature, metadata, meta.producer_name, device, onnxruntime.__version__)
 
     def example(self) -> Tensors:
@@ -107,8 +123,15 @@ class OnnxBackend(TensorBackend):
 
     def predict(self, batch: Tensors) -> Tensors:
         """Computes a batch. Raises `InvalidInput` when the model refuses the shapes or values, `OutOfMemory`."""
+        return self._run(self._session, batch)
+
+    def predict_on_one_thread(self, batch: Tensors) -> Tensors:
+        """As `predict`, in the session of one thread."""
+        return self._run(self._one_thread, batch)
+
+    def _run(self, session: Any, batch: Tensors) -> Tensors:
         try:
-            values = self._session.run(self._output_names, batch)
+            values = session.run(self._output_names, batch)
         except Exception as e:
             raise errors.of_run(e) from None
         if not self._maps:
@@ -120,8 +143,16 @@ class OnnxBackend(TensorBackend):
         return self._memory
 
     def close(self) -> None:
-        """Frees the session, and with it the weights and the arena."""
-        self._session = None
+        """Frees the sessions, and with them the weights and the arenas."""
+        self._session = self._one_thread = None
+
+    def _spreads(self, options: OnnxOptions) -> bool:
+        """Whether spreading rows is worth a second session."""
+        if options.spread_rows is not None:
+            return options.spread_rows
+        begin = time.perf_counter()
+        self.predict(self._example)
+        return self._memory <= _HELD_TWICE and time.perf_counter() - begin > _SLOW_ROW
 
     def _table(self, name: str, rows: list[dict[Any, float]]) -> np.ndarray[Any, Any]:
         """Scores by class, one dict a row (scikit-learn's ZipMap), as an array [rows, classes]."""
@@ -164,11 +195,14 @@ def _runtime() -> Any:
     return onnxruntime
 
 
-def _open(onnxruntime: Any, path: Path, kind: Kind, device: Device, options: OnnxOptions) -> Any:
-    """A session on `device`. Raises `MissingRuntime`, `InvalidOption`, or what onnxruntime raises."""
+def _open(onnxruntime: Any, path: Path, kind: Kind, device: Device, options: OnnxOptions, threads: int) -> Any:
+    """A session on `device` that computes with so many CPU threads.
+
+    Raises `MissingRuntime`, `InvalidOption`, or what onnxruntime raises.
+    """
     config = onnxruntime.SessionOptions()
     config.log_severity_level = 4  # what matters is raised; the rest would clutter the server's log
-    config.intra_op_num_threads = cpu_threads(device, options.threads)
+    config.intra_op_num_threads = threads
     config.inter_op_num_threads = 1
     _limit_spinning(config, onnxruntime.__version__)
     config.graph_optimization_level = getattr(

@@ -70,9 +70,10 @@ class TorchBackend(TensorBackend):
             extra = archive.texts(path, found)
         except Exception as e:
             raise errors.of_file(e, path) from None
-        with self._ready():
+        with self._ready(self._threads):
             signature = _signature(program, options)
         self._program = program
+        self.parallel = self.threads > 1 and program.parallel
         self._example = signature.example
         self._memory = max(path.stat().st_size, _used(torch, device) - before)
         return _info(program, signature, extra, device, torch.__version__)
@@ -83,9 +84,11 @@ class TorchBackend(TensorBackend):
 
     def predict(self, batch: Tensors) -> Tensors:
         """Computes a batch. Raises `InvalidInput` when the program refuses the shapes or values, `OutOfMemory`."""
-        assert self._program is not None
-        with self._ready():
-            return self._program(batch)
+        return self._predict(batch, self._threads)
+
+    def predict_on_one_thread(self, batch: Tensors) -> Tensors:
+        """As `predict`, on the thread that calls."""
+        return self._predict(batch, 1)
 
     def memory(self) -> int:
         """The growth of the process, or of PyTorch's memory on the GPU, in loading; at least the size of the file."""
@@ -98,9 +101,14 @@ class TorchBackend(TensorBackend):
         if on_gpu:
             self._torch.cuda.empty_cache()
 
-    def _ready(self) -> Any:
-        """The calling thread computes with the model's threads; what is computed in the context needs no gradients."""
-        limit_threads(self._torch, self._threads)
+    def _predict(self, batch: Tensors, threads: int) -> Tensors:
+        assert self._program is not None
+        with self._ready(threads):
+            return self._program(batch)
+
+    def _ready(self, threads: int) -> Any:
+        """The calling thread computes with so many threads; what is computed in the context needs no gradients."""
+        limit_threads(self._torch, threads)
         return self._torch.inference_mode()
 
 

@@ -66,6 +66,11 @@ class Program(ABC):
     def call(self, tensors: dict[str, Any]) -> Any:
         """Computes: PyTorch's values in and out."""
 
+    @property
+    def parallel(self) -> bool:
+        """Whether several threads may call it at once, each with as many threads of PyTorch as it has set."""
+        return (self.state is None or not self.state.kept) and not self.source.options.compile
+
     def __call__(self, batch: Tensors) -> Tensors:
         """Computes a batch, as from a fresh state. Raises what `errors.of_run` makes of PyTorch's exceptions."""
         try:

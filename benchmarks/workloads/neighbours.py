@@ -17,7 +17,7 @@ from benchmarks.dialects import Served
 from benchmarks.harness import OURS, Metric, Options, Study, interleave
 from benchmarks.load import Load
 from benchmarks.servers import Running, System, UniModel, registrations, running
-from engine.worker.main import POOL
+from engine.worker.thread_names import POOL, ROWS
 
 SAMPLE_SECONDS = 0.01
 CROWD = "samples with more computing threads than cores"
@@ -70,9 +70,10 @@ def run(options: Options) -> Study:
 
     interleave(study, options, [UniModel(), *(HandSet(n) for n in range(1, cores + 1))], measure)
     study.notes.append(
-        "Threads are sampled every 10 ms. Those that compute are the runtime's own that are runnable, and for each "
-        "model that has such, the thread that called it. Python's threads, which pack and unpack the batches of one "
-        "model while another computes, are not among them. The client runs on the same cores."
+        "Threads are sampled every 10 ms. Those that compute are the runtime's own that are runnable, for each model "
+        "that has such the thread that called it, and the threads for rows that are computed apart. Python's threads, "
+        "which pack and unpack the batches of one model while another computes, are not among them. The client runs on "
+        "the same cores."
     )
     return study
 
@@ -96,7 +97,7 @@ def _at_once(
 
 
 def computing_threads(worker: int) -> int:
-    """Threads of a runtime that run or wait for a core now, with those that called it."""
+    """Threads that compute or wait for a core now: a runtime's own, their callers, and those for rows apart."""
     count, callers = 0, set()
     for thread in Path(f"/proc/{worker}/task").iterdir():
         try:
@@ -107,4 +108,6 @@ def computing_threads(worker: int) -> int:
         if runnable and name.endswith(POOL):
             count += 1
             callers.add(name)
+        elif runnable and name.endswith(ROWS):
+            count += 1
     return count + len(callers)

@@ -6,7 +6,6 @@ only the guilty one gets the error.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,6 @@ import msgspec
 from backends.base import BackendError, InvalidInput, TensorBackend, Tensors, ValueBackend
 from engine.codec import Form
 from engine.errors import InvalidJSON
-from engine.scheduling.tuner import Speed
 from engine.tasks.base import TOKENS, Parameters, TensorTask
 from engine.transport.batchqueue import Slots, view
 from engine.transport.messages import (
@@ -36,6 +34,7 @@ from engine.transport.messages import (
 from engine.transport.values import decode_values
 from engine.worker import padding
 from engine.worker.answers import Answer, describe, of_value, pack, pack_rows
+from engine.worker.calls import Calls
 from engine.worker.gate import ModelGate
 from engine.worker.padding import Padding
 
@@ -72,14 +71,15 @@ class BatchRunner:
         self.backend = backend
         self.task = task
         self.slots = slots
-        self.chunk_rows = chunk_rows
-        """Most rows in one call of the backend."""
         self.padding = pad
         self.gate = gate
-        self._speed = Speed()
         self._prompt_tokens = 0
         """Of the batch that is being computed."""
         self._row_by_row = all(s.batch_axis == 0 for s in task.info.outputs)
+        self._calls: Calls | None = None
+        """Of a backend that takes tensors."""
+        if isinstance(backend, TensorBackend):
+            self._calls = Calls(backend, gate, chunk_rows, row_by_row=self._row_by_row)
         self._decoders = ThreadPoolExecutor(threads) if task.decodes_in_parallel and threads > 1 else None
 
     def run(self, batch: RunBatch) -> bytes:
@@ -95,10 +95,11 @@ class BatchRunner:
         if isinstance(self.backend, ValueBackend):
             answers, seconds = self._run_values(self.backend, batch.items, arena)
             return pack(self.slots, batch, answers, seconds)
+        assert self._calls is not None
         if batch.stacked:
-            return self._run_stacked(self.backend, batch, arena)
+            return self._run_stacked(self._calls, batch, arena)
         self._prompt_tokens = 0
-        answers, seconds = self._run_separate(self.backend, batch.items, arena)
+        answers, seconds = self._run_separate(self._calls, batch.items, arena)
         return pack(self.slots, batch, answers, seconds, self._prompt_tokens)
 
     # --- models that take JSON values --------------------------------------------------------------------------------
@@ -123,14 +124,14 @@ class BatchRunner:
 
     # --- models that take tensors ------------------------------------------------------------------------------------
 
-    def _run_stacked(self, backend: TensorBackend, batch: RunBatch, arena: bytes | memoryview) -> bytes:
+    def _run_stacked(self, calls: Calls, batch: RunBatch, arena: bytes | memoryview) -> bytes:
         """The fast path: the rows lie side by side already, and most answers are slices of the outputs."""
         inputs = {b.name: view(arena, b) for b in batch.stacked}
         items = [i for i in batch.items if isinstance(i, TensorItem)]
         begin = time.perf_counter()
         try:
             rows = sum(i.rows for i in items)
-            outputs = self.compute(backend, inputs, rows)
+            outputs = self._compute(calls, inputs, rows)
             if len(items) > 1:
                 self._check_rows(outputs, rows)
         except Exception as e:
@@ -138,7 +139,7 @@ class BatchRunner:
                 answers = [Answer(error=describe(e, items[0].request_id))]
                 return pack(self.slots, batch, answers, time.perf_counter() - begin)
             works = self._slice(items, inputs)
-            self._compute_each(backend, works)
+            self._compute_each(calls, works)
             return pack(self.slots, batch, self._answers(works), time.perf_counter() - begin)
         seconds = time.perf_counter() - begin
         if self._sliceable(outputs, items):
@@ -173,7 +174,7 @@ class BatchRunner:
         return works
 
     def _run_separate(
-        self, backend: TensorBackend, items: Sequence[Item], arena: bytes | memoryview
+        self, calls: Calls, items: Sequence[Item], arena: bytes | memoryview
     ) -> tuple[list[Answer], float]:
         """Requests that are decoded here, or whose rows differ in length."""
         if self._decoders is not None and len(items) > 1:
@@ -182,7 +183,7 @@ class BatchRunner:
             works = [self._decode(item, arena) for item in items]
         begin = time.perf_counter()
         for group in self._groups(w for w in works if w.result is None):
-            self._compute_group(backend, group)
+            self._compute_group(calls, group)
         seconds = time.perf_counter() - begin
         return self._answers(works), seconds
 
@@ -249,25 +250,25 @@ class BatchRunner:
             groups.setdefault(key, []).append(work)
         return list(groups.values())
 
-    def _compute_group(self, backend: TensorBackend, group: list[_Work]) -> None:
+    def _compute_group(self, calls: Calls, group: list[_Work]) -> None:
         try:
             if len(group) == 1:
                 work = group[0]
-                work.tensors = outputs = self.compute(backend, work.tensors or {}, work.rows)
+                work.tensors = outputs = self._compute(calls, work.tensors or {}, work.rows)
                 self._count_tokens(outputs)
                 return
             inputs = [w.tensors or {} for w in group]
             sizes = [self.padding.sizes(t) for t in inputs] if self.padding is not None else None
             stacked = self.padding.stack(inputs) if self.padding is not None else padding.concatenate(inputs)
             rows = sum(w.rows for w in group)
-            outputs = self.compute(backend, stacked, rows)
+            outputs = self._compute(calls, stacked, rows)
             self._check_rows(outputs, rows)
             self._count_tokens(outputs)
         except Exception as e:
             if len(group) == 1:
                 group[0].result = describe(e, group[0].item.request_id)
             else:
-                self._compute_each(backend, group)
+                self._compute_each(calls, group)
             return
         row = 0
         for i, work in enumerate(group):
@@ -279,42 +280,14 @@ class BatchRunner:
         if self.task.counts_tokens:
             self._prompt_tokens += int(outputs[TOKENS].sum())
 
-    def _compute_each(self, backend: TensorBackend, works: Sequence[_Work]) -> None:
+    def _compute_each(self, calls: Calls, works: Sequence[_Work]) -> None:
         """One by one, after their batch raised."""
         for work in works:
             if work.result is None:
-                self._compute_group(backend, [work])
+                self._compute_group(calls, [work])
 
-    def compute(self, backend: TensorBackend, inputs: Tensors, rows: int) -> Tensors:
-        """Calls the backend in its turn, and in pieces when other models may want theirs, or when one request alone has
-        more rows than a batch may have."""
-        if not self.task.info.batchable or not rows:
-            return self._call(backend, inputs, rows)
-        pieces: list[Tensors] = []
-        row = 0
-        while row < rows:
-            count = min(rows - row, self.chunk_rows, self._slice_rows(backend))
-            piece = inputs if count == rows else {n: a[row : row + count] for n, a in inputs.items()}
-            pieces.append(self._call(backend, piece, count))
-            row += count
-        return pieces[0] if len(pieces) == 1 else padding.concatenate(pieces)
-
-    def _call(self, backend: TensorBackend, inputs: Tensors, rows: int) -> Tensors:
-        if not backend.threads:
-            return backend.predict(inputs)
-        with self.gate.turn(backend.threads):
-            begin = time.perf_counter()
-            outputs = backend.predict(inputs)
-            self._speed.record(rows, time.perf_counter() - begin)
-            return outputs
-
-    def _slice_rows(self, backend: TensorBackend) -> int:
-        """Rows that one turn is long enough for."""
-        seconds = self.gate.slice()
-        if seconds == math.inf or not backend.threads:
-            return self.chunk_rows
-        each = self._speed.seconds_per_row
-        return max(1, int(seconds / each)) if each else 1
+    def _compute(self, calls: Calls, inputs: Tensors, rows: int) -> Tensors:
+        return calls.compute(inputs, rows) if rows and self.task.info.batchable else calls.whole(inputs, rows)
 
     @staticmethod
     def _check_rows(outputs: Tensors, rows: int) -> None:

@@ -23,6 +23,8 @@ OVERDUE = 0.2
 """Seconds after which a turn no longer keeps others out."""
 _SLICE = 0.05
 """Seconds that a turn is meant to take: less costs more throughput, by small batches, than a shorter wait is worth."""
+_RECENT = 0.05
+"""Seconds for which a model that has computed counts as one that will go on."""
 
 
 @dataclass(slots=True, eq=False)
@@ -50,7 +52,7 @@ class Gate:
 
     def __init__(self, permits: int) -> None:
         self._lock = threading.Lock()
-        self._models = 0
+        self._models: list[ModelGate] = []
         self._permits = permits
         self._free = permits
         self._turns: list[Turn] = []
@@ -63,23 +65,32 @@ class Gate:
     @property
     def models(self) -> int:
         """How many there are."""
-        return self._models
+        return len(self._models)
 
     @contextmanager
     def model(self) -> Iterator[ModelGate]:
         """The gate of one model, for as long as it is there."""
+        own = ModelGate(self)
         with self._lock:
-            self._models += 1
+            self._models.append(own)
         try:
-            yield ModelGate(self)
+            yield own
         finally:
             with self._lock:
-                self._models -= 1
+                self._models.remove(own)
+
+    def share(self, model: ModelGate) -> int:
+        """Permits for each of the models that compute now, of which `model` is one."""
+        recent = time.monotonic() - _RECENT
+        with self._lock:
+            others = sum(other.active > recent for other in self._models if other is not model)
+        return max(1, self._permits // (1 + others))
 
     def enter(self, turn: Turn) -> None:
         """Waits for the permits of a turn, of which it may have as many as there are."""
         with self._lock:
             turn.permits = min(turn.permits, self._permits)
+            turn.model.turns += 1
             turn.start = max(self._start, turn.model.computed)
             if not self._waiting and turn.permits <= self._free:
                 self._begin(turn)
@@ -95,8 +106,11 @@ class Gate:
     def leave(self, turn: Turn) -> None:
         """Gives them back."""
         with self._lock:
-            cost = (time.monotonic() - turn.begin) * turn.permits
+            now = time.monotonic()
+            cost = (now - turn.begin) * turn.permits
             turn.model.computed = max(turn.model.computed, turn.start) + cost
+            turn.model.turns -= 1
+            turn.model.ended = now
             if turn in self._turns:
                 self._turns.remove(turn)
                 self._free += turn.permits
@@ -135,6 +149,19 @@ class ModelGate:
         self.gate = gate
         self.computed = 0.0
         """Where its last turn ended, in the time that all models have computed."""
+        self.turns = 0
+        """That it computes in, or waits for."""
+        self.ended = -math.inf
+        """When its last turn did, in the time of the clock."""
+
+    @property
+    def active(self) -> float:
+        """When it last computed, or waited to; infinity if it does now."""
+        return math.inf if self.turns else self.ended
+
+    def share(self) -> int:
+        """Permits that it has, if those that compute now share them evenly."""
+        return self.gate.share(self)
 
     def slice(self) -> float:
         """Seconds that a turn should take; infinity for a model that has the worker to itself."""

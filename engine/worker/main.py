@@ -16,7 +16,6 @@ import socket
 import sys
 import threading
 import time
-from pathlib import Path
 
 from backends.base import BackendError
 from engine.errors import UniModelError
@@ -37,14 +36,13 @@ from engine.transport.messages import (
 )
 from engine.worker import loader
 from engine.worker.gate import Gate, ModelGate
+from engine.worker.thread_names import POOL, name_thread
 
 log = logging.getLogger("unimodel.worker")
 
 _SIGN_OF_LIFE = 0.25
 """Seconds of steps that added to no stream, such as those of a long prompt, after which the server is told that the
 model does not hang. Well below the least ``engine.hang_timeout_s``."""
-POOL = "/pool"
-"""Ends the names of a runtime's own threads."""
 _LONGEST_PAUSE = 0.05
 """Seconds without a step after which messages, such as those that begin streams, wait for the next one."""
 _ALIVE = encode(StepDone([], []))
@@ -87,9 +85,9 @@ def _serve_model(control: Channel, message: Load, gate: Gate, queue_fd: int, mem
 
 def _load_and_serve(control: Channel, message: Load, gate: ModelGate, queue: Channel, slots: Slots) -> None:
     try:
-        _name_thread(message.key, POOL)  # the threads that the runtime makes inherit the name
+        name_thread(message.key, POOL)  # the threads that the runtime makes inherit the name
         model = loader.load(message, slots, gate)
-        _name_thread(message.key)
+        name_thread(message.key)
     except BaseException as e:
         control.send(encode(_failure(message, e)))
         return
@@ -101,13 +99,6 @@ def _load_and_serve(control: Channel, message: Load, gate: ModelGate, queue: Cha
         pass  # the server closed the queue while something was on its way
     finally:
         model.backend.close()
-
-
-def _name_thread(key: str, mark: str = "") -> None:
-    """Names this thread after its model, for `top -H` and its like, in as many bytes as Linux has for it."""
-    name = key.encode()[: 15 - len(mark)] + mark.encode()
-    with contextlib.suppress(OSError):
-        Path("/proc/thread-self/comm").write_bytes(name)
 
 
 def _serve_queue(queue: Channel, model: loader.LoadedModel) -> None:

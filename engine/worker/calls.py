@@ -1,0 +1,127 @@
+"""Calls a backend for the rows of a batch, in the model's turn: in slices where others wait, spread where that is fast.
+
+A runtime that computes one batch with several threads has them wait for one another at each operator. Rows do not
+depend on each other, so a batch with a row for each core is mostly faster when each core computes its own rows from
+the beginning to the end. Not always: cores that all read the same large weights hinder one another. So both ways are
+timed, and the faster one is taken. Beside other models that compute, a model keeps to its share of the cores, for
+which spread rows are the only way.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor, wait
+from itertools import pairwise
+
+from backends.base import TensorBackend, Tensors
+from engine.scheduling.tuner import Speed
+from engine.worker import padding
+from engine.worker.gate import ModelGate
+from engine.worker.thread_names import ROWS, mark_thread
+
+_LEAST = 0.002
+"""Seconds of computing below which waking threads costs more than it gives."""
+_TRIALS = 4
+"""Batches that are computed in either way before they are compared."""
+_AGAIN = 100
+"""Batches after which the slower way is timed once more."""
+
+
+class Calls:
+    """The calls of one model's backend."""
+
+    def __init__(self, backend: TensorBackend, gate: ModelGate, most: int, *, row_by_row: bool) -> None:
+        self._backend = backend
+        self._gate = gate
+        self._most = most
+        """Rows in one call of the backend."""
+        self._pool: ThreadPoolExecutor | None = None
+        """For rows that are spread."""
+        if backend.parallel and row_by_row and backend.threads > 1:
+            self._pool = ThreadPoolExecutor(backend.threads, initializer=mark_thread, initargs=(ROWS,))
+        self._whole = Speed()
+        """Of batches that the backend computes with all its threads."""
+        self._spread = Speed()
+        """Of batches whose rows are spread."""
+        self._alone = Speed()
+        """Of calls on one thread."""
+        self._batches = 0
+
+    def compute(self, inputs: Tensors, rows: int) -> Tensors:
+        """The outputs of rows that do not depend on each other. The inputs may live only until this returns.
+
+        Raises what the backend raises.
+        """
+        if self._pool is not None and self._is_spread(rows):
+            return self._compute_spread(self._pool, inputs, rows)
+        pieces: list[Tensors] = []
+        row = 0
+        while row < rows:
+            count = min(rows - row, self._slice(self._whole))
+            pieces.append(self.whole(_part(inputs, row, row + count, rows), count))
+            row += count
+        return _join(pieces)
+
+    def whole(self, inputs: Tensors, rows: int) -> Tensors:
+        """The outputs of all rows in one call, in the model's turn."""
+        if not self._backend.threads:
+            return self._backend.predict(inputs)
+        with self._gate.turn(self._backend.threads):
+            begin = time.perf_counter()
+            outputs = self._backend.predict(inputs)
+            self._whole.record(rows, time.perf_counter() - begin)
+            return outputs
+
+    def _is_spread(self, rows: int) -> bool:
+        share = self._share()
+        if rows < share or rows * self._whole.seconds_per_row < _LEAST:
+            return False
+        if share < self._backend.threads:
+            return True
+        self._batches += 1
+        if self._batches <= 2 * _TRIALS:
+            return self._batches % 2 == 0
+        faster = self._spread.seconds_per_row < self._whole.seconds_per_row
+        return faster != (self._batches % _AGAIN == 0)
+
+    def _compute_spread(self, pool: ThreadPoolExecutor, inputs: Tensors, rows: int) -> Tensors:
+        begin = time.perf_counter()
+        most = min(math.ceil(rows / self._share()), self._slice(self._alone))
+        count = math.ceil(rows / most)
+        ends = [rows * i // count for i in range(count + 1)]
+        calls = [
+            pool.submit(self._call_alone, _part(inputs, *piece, rows), piece[1] - piece[0]) for piece in pairwise(ends)
+        ]
+        wait(calls)  # even after an error, since they read the inputs
+        outputs = _join([call.result() for call in calls])
+        if self._share() == self._backend.threads:
+            self._spread.record(rows, time.perf_counter() - begin)
+        return outputs
+
+    def _call_alone(self, inputs: Tensors, rows: int) -> Tensors:
+        with self._gate.turn(1):
+            begin = time.perf_counter()
+            outputs = self._backend.predict_on_one_thread(inputs)
+            self._alone.record(rows, time.perf_counter() - begin)
+            return outputs
+
+    def _share(self) -> int:
+        """Threads that it may use, if all models that compute now shared them evenly."""
+        return min(self._backend.threads, self._gate.share())
+
+    def _slice(self, speed: Speed) -> int:
+        """Rows that one turn is long enough for."""
+        seconds = self._gate.slice()
+        if seconds == math.inf or not self._backend.threads:
+            return self._most
+        each = speed.seconds_per_row
+        return min(self._most, max(1, int(seconds / each))) if each else 1
+
+
+def _part(inputs: Tensors, begin: int, end: int, rows: int) -> Tensors:
+    return inputs if end - begin == rows else {name: array[begin:end] for name, array in inputs.items()}
+
+
+def _join(pieces: list[Tensors]) -> Tensors:
+    return pieces[0] if len(pieces) == 1 else padding.concatenate(pieces)
