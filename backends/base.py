@@ -27,6 +27,7 @@ Dim = int | str
 Task = Literal[
     "tensor",
     "image-classification",
+    "object-detection",
     "tabular",
     "text-classification",
     "token-classification",
@@ -91,6 +92,21 @@ class TranscriptionInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it can write in English what is said in another language."""
 
 
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that was found out about a model, for the user to check."""
+
+    subject: str
+    """What it is about, such as ``labels``."""
+    value: str
+    sure: Literal["given", "certain", "likely", "guess"]
+    """``given`` by the user; ``certain``: read from the model's files, or tried; ``likely``: told by shapes or names;
+    ``guess``: the usual choice, about which the model says nothing."""
+    source: str
+    """Where it is from, such as ``the file's metadata``."""
+    option: str = ""
+    """What on the command line sets it, such as ``--set top_k=N``; empty for what cannot be otherwise."""
+
+
 TRUNCATE = TensorSpec("truncate", "bool", ("batch",))
 """An optional input of models that read texts: whether a text that is too long is cut, instead of being an error."""
 
@@ -119,8 +135,10 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str] = {}
     sources: tuple[str, ...] = ()
     """Files of code beside the model's own that it was loaded from."""
+    findings: tuple[Finding, ...] = ()
+    """What was found out beside the signature, and how to override it. Shown when the model is registered."""
     notes: tuple[str, ...] = ()
-    """What was guessed, and how to override it. Shown when the model is registered."""
+    """What else a user should know, in sentences."""
 
     @property
     def sequences(self) -> int | None:

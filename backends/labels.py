@@ -28,6 +28,12 @@ def find(metadata: Mapping[str, str], count: int) -> tuple[tuple[str, ...] | Non
     return None, note
 
 
+def named(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
+    """The labels of as many classes as they are, for a model whose shapes do not tell how many it has."""
+    key = next((key for key in KEYS if key in metadata), None)
+    return parse(metadata[key]) or None if key is not None else None
+
+
 def others(metadata: Mapping[str, str]) -> dict[str, str]:
     """What is not labels, and short enough to be shown."""
     return {key: value for key, value in metadata.items() if key not in KEYS and len(value) <= _SHOWN}

@@ -19,6 +19,8 @@ from backends.base import BackendError, Dim, InvalidOption, ModelFileError, OutO
 
 _MADE_UP = re.compile(r"\?|unk_.*|.*_dim_\d+|None")
 """Names that exporters give to dimensions of which they know nothing."""
+_LONGEST_NAME = 40
+"""Of a dimension; exporters also write whole formulas there, which tell a user nothing."""
 _NOT_BATCH = re.compile(r"^(?!.*batch).*(seq|len|time|token|height|width|frame|chunk|step)", re.IGNORECASE)
 _SAMPLE_RATE = re.compile(r"sr|sample_?rate|sampling_?rate", re.IGNORECASE)
 
@@ -262,6 +264,7 @@ class _Shapes:
         size: int = self.one[name].shape[axis]
         said = declared[axis] if len(declared) == self.one[name].ndim else None
         named = isinstance(said, str) and said not in self.others and not _MADE_UP.fullmatch(said)
+        named = named and len(str(said)) <= _LONGEST_NAME
         own_name = str(said) if named else f"{name}_{axis}"
         for key, (other, outputs) in self.others.items():
             now = outputs[name].shape[axis] if outputs[name].ndim > axis else None

@@ -24,6 +24,8 @@ class Decoded(NamedTuple):
 
     tensors: Tensors
     single: bool
+    origin: Any = None
+    """What else the task must know of the request to encode its answer; its own affair."""
 
 
 def decode(form: Form, value: Any, specs: Sequence[TensorSpec]) -> Decoded:

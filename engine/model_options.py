@@ -69,6 +69,37 @@ class PreprocessOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     """``rgb`` or ``bgr``."""
     layout: str | None = None
     """``nchw`` or ``nhwc``; found from the signature."""
+    border: int | None = None
+    """Keeps the shape of an image and shows all of it, between borders of this grey of 0–255 (letterbox)."""
+
+
+class DetectionOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the outputs of an object detector are, and which boxes an answer has. `None` means found by probing."""
+
+    threshold: float = 0.25
+    """Least score of a box, unless the request's parameters say."""
+    overlap: float = 0.45
+    """Of two boxes of one class that share more than this part of the area they cover, the better one is kept; 1 keeps
+    both. Models that give one box for each object are not asked."""
+    max_boxes: int = 300
+    """Most boxes of an image in an answer."""
+    layout: str | None = None
+    """``yolo`` (a box is 4 numbers and a score for each class), ``yolov5`` (with the score of the box between them),
+    ``rows`` (corners, score, class) or ``tensors`` (an output for each)."""
+    boxes: str | None = None
+    """Name of the output with the boxes, for ``tensors``."""
+    scores: str | None = None
+    """Name of the output with the scores, for ``tensors``."""
+    classes: str | None = None
+    """Name of the output with the classes, for ``tensors``; without one, there is a score for each class."""
+    corners: str | None = None
+    """What the numbers of a box are: ``xyxy``, ``yxyx``, ``xywh`` or ``cxcywh``."""
+    fractions: bool | None = None
+    """Whether they are fractions of the image's sides, not pixels."""
+    activation: str | None = None
+    """What makes probabilities of scores by class: ``none``, ``sigmoid`` or ``softmax`` (whose last class is none)."""
+    first_class: int | None = None
+    """The number of the first class."""
 
 
 class ModelOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -96,6 +127,7 @@ class ModelOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     softmax: bool | None = None
     """Whether scores are passed through softmax; found by probing (outputs that do not sum to 1 are logits)."""
     preprocess: PreprocessOptions = PreprocessOptions()
+    detection: DetectionOptions = DetectionOptions()
     max_audio_s: float = 14_400.0
     """Seconds that a recording may have which is to be transcribed; a longer one is refused. An hour takes the worker
     about 400 MB while it is read, and then 110 MB until its text is there."""
@@ -176,6 +208,7 @@ def split(config: dict[str, Any], backend_options: BackendOptions) -> tuple[Mode
         ("replicas", options.replicas, 1),
         ("deadline_ms", options.deadline_ms, 1),
         ("top_k", options.top_k, 1),
+        ("detection.max_boxes", options.detection.max_boxes, 1),
         ("max_audio_s", options.max_audio_s, 1),
     ):
         if value is not None and value < least:

@@ -169,6 +169,8 @@ class OnnxBackend(TensorBackend):
             names, label_note = labels.find(metadata, image)
             notes = [image_note(image)]
             notes += [label_note] if label_note else []
+        elif names is None:
+            names = labels.named(metadata)
         metadata = labels.others(metadata)
         return ModelInfo(
             task="tensor" if image is None else "image-classification",

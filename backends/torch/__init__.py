@@ -184,7 +184,7 @@ def _probe(program: Program, inputs: list[Input], sizes: dict[str, int]) -> Sign
 
 def _info(program: Program, found: Signature, extra: dict[str, str], device: Device, version: str) -> ModelInfo:
     image = image_classes(found.inputs, found.outputs)
-    names: tuple[str, ...] | None = None
+    names = labels.named(extra) if image is None else None
     notes = list(program.notes)
     if image is not None:
         names, label_note = labels.find(extra, image)

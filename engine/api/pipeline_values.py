@@ -104,7 +104,7 @@ def _to_values(body: dict[str, Any]) -> ValuesInput:
 
 def _as_tensors(value: Any, loaded: Loaded) -> TensorInput:
     try:
-        tensors, single = codec.decode("input", value, loaded.info.inputs)
+        tensors, single, _ = codec.decode("input", value, loaded.info.inputs)
     except BackendError as e:
         raise translated(e) from None
     return TensorInput(tensors, rows_of(tensors, loaded.info), "input", single)

@@ -127,7 +127,7 @@ def _parse_envelope(envelope: PredictBody, loaded: Loaded, max_rows: int) -> tup
         _check_parameters(parameters, loaded)
     if loaded.decodes_json and len(data) <= SMALL_JSON and _is_plain(data, loaded):
         try:
-            tensors, single = codec.decode(form, decode_json(_decode_any, data), loaded.info.inputs)
+            tensors, single, _ = codec.decode(form, decode_json(_decode_any, data), loaded.info.inputs)
         except BackendError as e:
             raise translated(e) from None
         return TensorInput(tensors, rows_of(tensors, loaded.info), form, single), parameters, envelope.stream

@@ -6,13 +6,14 @@ import importlib
 
 from backends.base import ModelInfo
 from engine.errors import InvalidOption
-from engine.model_options import ModelOptions
+from engine.model_options import DetectionOptions, ModelOptions
 from engine.settings import nearest
 from engine.tasks.base import TensorTask
 
 TASKS: dict[str, str] = {
     "tensor": "engine.tasks.base:TensorTask",
     "image-classification": "engine.tasks.image:ImageClassificationTask",
+    "object-detection": "engine.tasks.detection:ObjectDetectionTask",
     "tabular": "engine.tasks.tabular:TabularTask",
     "text-classification": "engine.tasks.text:TextTask",
     "token-classification": "engine.tasks.entities:TokenTask",
@@ -23,6 +24,20 @@ TASKS: dict[str, str] = {
     "custom": "engine.tasks.base:TensorTask",
 }
 """Task name to ``module:Class``. A ``custom`` model (a plugin) decodes its own bodies."""
+
+
+def recognise(info: ModelInfo, options: ModelOptions) -> str:
+    """The task of a loaded model, unless the user chooses one: its backend's, or what its tensors plainly are for."""
+    if info.task != "tensor":
+        return info.task
+    if any(len(spec.shape) == 4 for spec in info.inputs):
+        from engine.tasks import layouts
+
+        if options.detection != DetectionOptions() or layouts.METADATA_KEY in info.metadata:
+            return "object-detection"
+        if layouts.recognise(info, len(info.labels) if info.labels is not None else None) is not None:
+            return "object-detection"
+    return info.task
 
 
 def create(name: str, info: ModelInfo, options: ModelOptions) -> TensorTask:

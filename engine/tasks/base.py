@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import msgspec
 import numpy as np
 
-from backends.base import TRUNCATE, InvalidInput, ModelInfo, Tensors
+from backends.base import TRUNCATE, Finding, InvalidInput, ModelInfo, Tensors
 from engine import codec
 from engine.codec import Decoded, Form
 from engine.model_options import ModelOptions
@@ -29,6 +29,8 @@ class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whether an answer tells how many tokens the texts have."""
     truncate: bool | None = None
     """Whether a text that is too long is cut, instead of being an error."""
+    threshold: float | None = None
+    """Least score of a box in an answer."""
 
 
 TOKENS = "tokens"
@@ -59,8 +61,10 @@ class TensorTask:
     def __init__(self, info: ModelInfo, options: ModelOptions) -> None:
         self.info = info
         self.options = options
+        self.findings: tuple[Finding, ...] = ()
+        """What the task found out or guessed about this model, and how to override it."""
         self.notes: tuple[str, ...] = ()
-        """What the task guessed about this model, and how to override it."""
+        """What else a user should know, in sentences."""
         if TRUNCATE in info.optional:
             self.takes |= {TRUNCATE.name}
 
@@ -87,6 +91,10 @@ class TensorTask:
     def encode(self, form: Form, outputs: Tensors, single: bool, parameters: Parameters) -> Any:  # noqa: ARG002
         """The JSON value of the answer, for the rows of one request."""
         return codec.encode(form, outputs, single, self.info.outputs)
+
+    def answer(self, form: Form, outputs: Tensors, single: bool, parameters: Parameters, origin: Any) -> Any:  # noqa: ARG002
+        """As `encode`, for a request of which `decode` gave an `origin`, or `None`."""
+        return self.encode(form, outputs, single, parameters)
 
     def example(self, row: Tensors) -> Any:
         """A value for ``input`` that this model accepts, shown to users; `row` is the backend's example."""

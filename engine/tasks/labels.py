@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from backends.base import InvalidInput, InvalidOption
+from backends.base import Finding, InvalidInput, InvalidOption
 
 Array = np.ndarray[Any, Any]
+
+_SHOWN = 24
+"""Characters of a label on the screen of a registration."""
 
 
 def ranked(scores: Array, labels: Sequence[str] | None, top_k: int) -> list[dict[str, Any]]:
@@ -66,6 +69,19 @@ def load_labels(
             field="config.labels",
         )
     return labels
+
+
+def told(found: Sequence[str] | None, option: str | tuple[str, ...] | None, classes: int | None) -> Finding:
+    """What is shown of the labels in force."""
+    names = "--set labels=FILE"
+    if found:
+        short = [name if len(name) <= _SHOWN else name[:_SHOWN] + "…" for name in found[:2]]
+        value = f"{len(found)}: {', '.join(short)}{', …' if len(found) > 2 else ''}"
+        if option is not None:
+            return Finding("labels", value, "given", "your options", names)
+        return Finding("labels", value, "certain", "the model's own files", names)
+    numbers = "none, so classes are called by number" + (f" (0 to {classes - 1})" if classes else "")
+    return Finding("labels", numbers, "certain", "the model has none that fit", names)
 
 
 def _read(path: str) -> tuple[str, ...]:

@@ -38,6 +38,19 @@ class Geometry(NamedTuple):
     interpolation: str
     mode: str
     """``RGB`` or ``L`` (grey)."""
+    border: int | None = None
+    """The grey, of 0 to 255, of the borders beside an image that keeps its shape; `None` when it has none."""
+
+
+class Placement(NamedTuple):
+    """Where an image lies in the picture that was made of it. Widths before heights, in pixels."""
+
+    size: tuple[int, int]
+    """Of the image as it came, upright."""
+    scale: tuple[float, float]
+    """What lengths in the image are multiplied with."""
+    offset: tuple[float, float] = (0.0, 0.0)
+    """Of its upper left corner, after that."""
 
 
 def from_base64(text: str, where: str) -> bytes:
@@ -65,7 +78,13 @@ def decode(data: bytes, geometry: Geometry, where: str) -> Array:
 
     Raises `InvalidInput` that names `where`, `MissingRuntime` without Pillow.
     """
+    return decode_placed(data, geometry, where)[0]
+
+
+def decode_placed(data: bytes, geometry: Geometry, where: str) -> tuple[Array, Placement]:
+    """As `decode`, and where the image lies in it; that of one whose centre is cut out is not meant to be used."""
     image = _open(data, where)
+    size = image.size
     if image.format in ("JPEG", "MPO"):  # a large one is told to decode to a fraction of its size
         width, height = image.size
         scale = _KEPT * max(_target(geometry)) / min(width, height)
@@ -73,8 +92,11 @@ def decode(data: bytes, geometry: Geometry, where: str) -> Array:
             image.draft(geometry.mode, (int(width * scale), int(height * scale)))
     with _decoding(image, where):
         orientation = _orientation(image)
-        pixels = np.asarray(_fit(_in_mode(image, geometry.mode, where), geometry, orientation))
-    return pixels if pixels.ndim == 3 else pixels[:, :, None]
+        size = size if orientation < 5 else size[::-1]
+        inner, placement = _place(geometry, size)
+        pixels = np.asarray(_fit(_in_mode(image, geometry.mode, where), inner, orientation))
+    pixels = pixels if pixels.ndim == 3 else pixels[:, :, None]
+    return _bordered(pixels, geometry, placement), placement
 
 
 def decode_whole(data: bytes, where: str) -> Array:
@@ -170,6 +192,28 @@ def _fit(image: Image, geometry: Geometry, orientation: int) -> Image:
     image = image.resize(size, filter_, box=box, reducing_gap=_KEPT)
     turn = _turn(orientation)
     return image if turn is None else image.transpose(turn)
+
+
+def _place(geometry: Geometry, size: tuple[int, int]) -> tuple[Geometry, Placement]:
+    """How an image of this width and height is scaled, without its borders, and where it lies."""
+    whole = (geometry.width, geometry.height)
+    if geometry.border is None:
+        return geometry, Placement(size, (whole[0] / size[0], whole[1] / size[1]))
+    scale = min(whole[0] / size[0], whole[1] / size[1])
+    width, height = (max(1, round(length * scale)) for length in size)
+    offset = (whole[0] - width) // 2, (whole[1] - height) // 2
+    inner = geometry._replace(width=width, height=height, resize=None)
+    return inner, Placement(size, (width / size[0], height / size[1]), offset)
+
+
+def _bordered(pixels: Array, geometry: Geometry, placement: Placement) -> Array:
+    height, width, channels = pixels.shape
+    if geometry.border is None or (height, width) == (geometry.height, geometry.width):
+        return pixels
+    whole = np.full((geometry.height, geometry.width, channels), geometry.border, np.uint8)
+    left, top = map(int, placement.offset)
+    whole[top : top + height, left : left + width] = pixels
+    return whole
 
 
 def _centre(source: tuple[int, int], size: tuple[int, int], resize: int) -> tuple[float, float, float, float]:

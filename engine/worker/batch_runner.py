@@ -49,6 +49,8 @@ class _Work:
     item: Item
     form: Form = "input"
     single: bool = False
+    origin: Any = None
+    """What the task told itself when it decoded the request."""
     parameters: Parameters = Parameters()
     tensors: Tensors | None = None
     rows: int = 0
@@ -203,9 +205,9 @@ class BatchRunner:
             elif isinstance(item, JsonItem):
                 work.form = item.form
                 value = msgspec.json.decode(_body(item, arena))
-                work.tensors, work.single = self.task.decode(item.form, value)
+                work.tensors, work.single, work.origin = self.task.decode(item.form, value)
             elif isinstance(item, BytesItem):
-                work.tensors, work.single = self.task.decode_bytes(_body(item, arena), item.content_type)
+                work.tensors, work.single, work.origin = self.task.decode_bytes(_body(item, arena), item.content_type)
             else:
                 raise InvalidInput("This model takes tensors.", field="input")
         except RecursionError:
@@ -311,7 +313,7 @@ class BatchRunner:
                 if not numeric:
                     raise InvalidInput("The outputs of this model are strings; ask for JSON.", field="accept")
                 return Answer(tensors=numeric)
-            value = self.task.encode(work.form, outputs, work.single, work.parameters)
+            value = self.task.answer(work.form, outputs, work.single, work.parameters, work.origin)
             return Answer(json=msgspec.json.encode(value))
         except Exception as e:
             return Answer(error=describe(e, work.item.request_id))

@@ -54,9 +54,9 @@ def load(message: Load, slots: Slots, gate: ModelGate) -> LoadedModel:
         return _generation(message, backend, info, gate, begin)
     if isinstance(backend, TranscriptionBackend):
         return _transcription(message, backend, info, options.max_audio_s, gate, begin)
-    name = message.task or info.task
+    name = message.task or tasks.recognise(info, options)
     task = tasks.create(name, info, options)
-    info = msgspec.structs.replace(info, notes=(*info.notes, *task.notes))
+    info = msgspec.structs.replace(info, findings=(*info.findings, *task.findings), notes=(*info.notes, *task.notes))
     if isinstance(backend, ValueBackend):
         return _values(message, backend, info, task, slots, gate, begin)
     pad = Padding(info, options.batching.padding)

@@ -35,7 +35,7 @@ def general(body: bytes, spec: TensorSpec) -> tuple[Form, np.ndarray[Any, Any], 
         if len(given) != 1:
             return None
         ((form, raw),) = given.items()
-        tensors, single = codec.decode(form, msgspec.json.decode(raw), [spec])
+        tensors, single, _ = codec.decode(form, msgspec.json.decode(raw), [spec])
     except (msgspec.DecodeError, RecursionError, InvalidInput):
         return None
     return form, tensors[spec.name], single, bytes(envelope.parameters), envelope.stream

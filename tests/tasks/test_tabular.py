@@ -33,7 +33,7 @@ def task(name: str, **options: Any) -> TabularTask:
 def answer(name: str, value: Any, form: Any = "input", top_k: int | None = None, **options: Any) -> Any:
     """The whole way of a request: decoded, computed, encoded."""
     asked = task(name, **options)
-    tensors, single = asked.decode(form, value)
+    tensors, single, _ = asked.decode(form, value)
     return asked.encode(form, loaded(name)[0].predict(tensors), single, Parameters(top_k=top_k))
 
 
@@ -230,6 +230,6 @@ def test_the_example_is_accepted(name: str) -> None:
     row = loaded(name)[0].example()
     value = task(name).example(row)
     assert isinstance(value, dict) == ("columns" in loaded(name)[1].metadata)
-    tensors, single = task(name).decode("input", value)
+    tensors, single, _ = task(name).decode("input", value)
     assert single
     assert all(np.array_equal(tensors[key], row[key]) for key in row)

@@ -36,7 +36,7 @@ def profanity() -> tuple[SklearnBackend, ModelInfo]:
 
 def ask(model: tuple[SklearnBackend, ModelInfo], value: Any, form: Any = "input", **options: Any) -> Any:
     task = TextTask(model[1], ModelOptions(**options))
-    tensors, single = task.decode(form, value)
+    tensors, single, _ = task.decode(form, value)
     return task.encode(form, model[0].predict(tensors), single, Parameters())
 
 
@@ -74,7 +74,7 @@ def test_the_example_is_one_text() -> None:
 
 def test_a_plain_text_body() -> None:
     task = TextTask(profanity()[1], ModelOptions())
-    tensors, single = task.decode_bytes(memoryview("grüß dich".encode()), "text/plain; charset=utf-8")
+    tensors, single, _ = task.decode_bytes(memoryview("grüß dich".encode()), "text/plain; charset=utf-8")
     assert (tensors["text"].tolist(), single) == (["grüß dich"], True)
     with pytest.raises(InvalidInput, match="not UTF-8"):
         task.decode_bytes(memoryview(b"\xff\xfe"), "text/plain")
