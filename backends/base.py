@@ -10,6 +10,7 @@ This module imports nothing of the repository, and no runtime.
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -92,13 +93,16 @@ class TranscriptionInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it can write in English what is said in another language."""
 
 
+Sure = Literal["given", "certain", "likely", "guess"]
+
+
 class Finding(msgspec.Struct, frozen=True):
     """One thing that was found out about a model, for the user to check."""
 
     subject: str
     """What it is about, such as ``labels``."""
     value: str
-    sure: Literal["given", "certain", "likely", "guess"]
+    sure: Sure
     """``given`` by the user; ``certain``: read from the model's files, or tried; ``likely``: told by shapes or names;
     ``guess``: the usual choice, about which the model says nothing."""
     source: str
@@ -173,6 +177,9 @@ class Match(msgspec.Struct, frozen=True):
 
 NO_MATCH = Match(0.0)
 
+PIP = "UNIMODEL_PIP"
+"""The variable that says what installs into the environment of a process that runs on a Python of its own."""
+
 
 class BackendError(Exception):
     """Base of the errors that a backend raises on purpose. `code` is a code of the engine's error table.
@@ -226,7 +233,8 @@ class MissingRuntime(BackendError):
     code = "missing_runtime"
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"{package} is not installed. Install it with: pip install 'unimodel[{extra}]'")
+        pip = os.environ.get(PIP, "pip")
+        super().__init__(f"{package} is not installed. Install it with: {pip} install 'unimodel[{extra}]'")
 
 
 class OutOfMemory(BackendError):

@@ -15,6 +15,8 @@ from backends.base import NO_MATCH, Backend, BackendError, InvalidOption, Match,
 GROUP = "unimodel.backends"
 """The entry-point group of backends, the built-in ones and others."""
 
+_IN_FOLDERS = (".gguf", ".onnx", ".tflite", ".pt", ".pt2", ".keras", ".joblib", ".skops", ".py")
+"""How files end that people give the folder of."""
 MARGIN = 0.2
 """Two backends whose confidence differs by no more than this are both candidates."""
 
@@ -142,7 +144,7 @@ def _unrecognised(path: Path, backends: dict[str, type[Backend]]) -> str:
         return f"{path.name} is a model for {runtime}, for which no backend is installed. There are {known}."
     if path.suffix == ".safetensors" and (path.parent / "config.json").is_file():
         return f"{path.name} is a part of the model in its folder; give the path of that: {path.parent}."
-    inside = sorted(p.name for s in (".gguf", ".onnx") for p in path.glob(f"*{s}")) if path.is_dir() else []
+    inside = sorted(p.name for s in _IN_FOLDERS for p in path.glob(f"*{s}")) if path.is_dir() else []
     if inside:
         return f"{path.name} is a folder; give the path of the file in it, such as {path / inside[0]}."
     served = "; ".join(f"{name}: {backend.summary}" for name, backend in backends.items())

@@ -28,6 +28,16 @@ def find(metadata: Mapping[str, str], count: int) -> tuple[tuple[str, ...] | Non
     return None, note
 
 
+def unfolded(texts: Mapping[str, str]) -> dict[str, str]:
+    """Texts beside a model as metadata: of one that holds a whole object of it, as Ultralytics' do, what is in it."""
+    found = dict(texts)
+    for text in texts.values():
+        value = _literal(text)
+        if isinstance(value, dict) and {"task", "names"} <= value.keys():
+            found |= {str(key): each if isinstance(each, str) else repr(each) for key, each in value.items()}
+    return found
+
+
 def named(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
     """The labels of as many classes as they are, for a model whose shapes do not tell how many it has."""
     key = next((key for key in KEYS if key in metadata), None)

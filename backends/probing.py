@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from backends.base import BackendError, Dim, InvalidOption, ModelFileError, OutOfMemory, Tensors, TensorSpec
+from backends.base import BackendError, Dim, Finding, InvalidOption, ModelFileError, OutOfMemory, Tensors, TensorSpec
 
 _MADE_UP = re.compile(r"\?|unk_.*|.*_dim_\d+|None")
 """Names that exporters give to dimensions of which they know nothing."""
@@ -327,9 +327,26 @@ def _listed(names: Sequence[str]) -> str:
 # --- what a signature looks like ------------------------------------------------------------------------------------
 
 
-def image_note(classes: int) -> str:
+def looks_like(task: str, source: str) -> Finding:
+    """What to tell a user of a model whose task was told by what it looks like."""
+    return Finding("task", task, "likely", source, "--task tensor")
+
+
+def signature_finding(name: str, all_names: Sequence[str], given: bool, usual: bool) -> Finding:
+    """What to tell a user of the signature that is served, of those that a file has."""
+    others = [other for other in all_names if other != name]
+    value = f"{name} (there {'is' if len(others) == 1 else 'are'} {', '.join(others)}, too)" if others else name
+    option = "--set signature=NAME"
+    if given:
+        return Finding("signature", value, "given", "your options", option)
+    if usual:
+        return Finding("signature", value, "certain", "the only one" if not others else "the file's default", option)
+    return Finding("signature", value, "guess", "the file names no default", option)
+
+
+def looks_like_images(classes: int) -> Finding:
     """What to tell a user of a model that was taken for an image classifier by its shapes."""
-    return f"It looks like an image classifier with {classes} classes; --task tensor serves its raw tensors."
+    return looks_like("image-classification", f"its shapes: an image in, {classes} scores out")
 
 
 def image_classes(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> int | None:

@@ -12,9 +12,11 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Literal, TypeVar
 
+import msgspec
+
 from backends import discovery
 from backends.base import BackendError, ModelInfo
-from engine import digest, model_options
+from engine import digest, findings, model_options
 from engine.errors import (
     DeadlineExceeded,
     InvalidInput,
@@ -288,7 +290,8 @@ class Engine:
         else:
             entry, loaded = await self.pool.load_new(draft, options)
             try:
-                spec = self._add(draft, loaded.task, loaded.info)
+                found = findings.of(request, backend, match, options, loaded)
+                spec = self._add(draft, loaded.task, msgspec.structs.replace(loaded.info, findings=found))
             except BaseException:
                 await self.pool.discard(entry)
                 raise

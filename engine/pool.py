@@ -373,6 +373,7 @@ class Pool:
             return  # what is missing when a load ends is found by `_keep_house`
         entry.replacing.add(worker)
         try:
+            await self._verify(entry.spec)  # its replicas would else be of different files
             await self._load_instance(entry, worker)
         except UniModelError as e:
             log.error("model could not be loaded again", extra={"model": entry.spec.name, "reason": e.message})

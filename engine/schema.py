@@ -127,6 +127,21 @@ class TranscriptionView(msgspec.Struct, kw_only=True):
     """Whether it can write in English what is said in another language."""
 
 
+class FindingView(msgspec.Struct, kw_only=True):
+    """One thing that was found out when a model was registered."""
+
+    subject: str
+    """What it is about, such as ``labels``."""
+    value: str
+    sure: Literal["given", "certain", "likely", "guess"]
+    """``given`` by the user; ``certain``: read from the model's files, or tried; ``likely``: told by shapes or names;
+    ``guess``: the usual choice, about which the model says nothing."""
+    source: str
+    """Where it is from."""
+    option: str = ""
+    """What on the command line sets it; empty for what cannot be otherwise."""
+
+
 class ModelView(msgspec.Struct, kw_only=True):
     """One registered version; a superset of a model in OpenAI's list."""
 
@@ -164,8 +179,10 @@ class ModelView(msgspec.Struct, kw_only=True):
     transcription: TranscriptionView | None = None
     """Of a model that writes down speech."""
     batching: BatchingView
+    findings: list[FindingView] = []
+    """What was found out and guessed when it was registered, and how to override it."""
     notes: list[str]
-    """What was guessed when it was registered, and how to override it."""
+    """What else is to be known of it."""
     example: Any = None
     """A request body that this model accepts."""
 

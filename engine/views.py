@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import psutil
 
-from backends.base import GenerationInfo, TensorSpec, TranscriptionInfo
+from backends.base import Finding, GenerationInfo, TensorSpec, TranscriptionInfo
 from engine import model_options, schema
 from engine.core import Engine
 from engine.pipelines import is_pipeline
@@ -55,6 +55,7 @@ def model_view(engine: Engine, spec: ModelSpec, *, with_example: bool = True) ->
         generation=generation_view(spec.info.generation),
         transcription=transcription_view(spec.info.transcription),
         batching=batching_view(engine, spec, entry),
+        findings=[finding_view(found) for found in spec.info.findings],
         notes=list(spec.info.notes),
         example=msgspec.json.decode(example) if example else None,
     )
@@ -74,6 +75,13 @@ def reload_error(engine: Engine, spec: ModelSpec) -> str | None:
 def tensor_view(spec: TensorSpec) -> schema.TensorView:
     """One input or output."""
     return schema.TensorView(name=spec.name, dtype=spec.dtype, shape=list(spec.shape), batch_axis=spec.batch_axis)
+
+
+def finding_view(found: Finding) -> schema.FindingView:
+    """One thing that was found out."""
+    return schema.FindingView(
+        subject=found.subject, value=found.value, sure=found.sure, source=found.source, option=found.option
+    )
 
 
 def generation_view(info: GenerationInfo | None) -> schema.GenerationView | None:

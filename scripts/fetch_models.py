@@ -243,6 +243,10 @@ MODELS: dict[str, Model] = {
             },
         ),
     ),
+    "yolo": Model(  # YOLOv8 as Ultralytics exports it, trained on people and what they show (MIT)
+        wheels=(Wheel("nudenet", "3.4.2", "5937dbd84e5d8e5de038f08ffea5a1bb50a08475776bf2b4795914ce0eaf0331", 10.6),),
+        make=partial(copy, {"model.onnx": "nudenet:nudenet/320n.onnx"}),
+    ),
     "ocr": Model(  # PP-OCRv4: lines of text in an image, and what is written there (Apache-2.0)
         wheels=(
             Wheel(

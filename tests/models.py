@@ -22,6 +22,11 @@ def efficientnet() -> Path:
     return model("efficientnet", "model.onnx")
 
 
+def yolo() -> Path:
+    """Object detector, ONNX: ``images`` f32 [batch, 3, h, w] → ``output0`` [batch, 22, boxes], with metadata."""
+    return model("yolo", "model.onnx")
+
+
 def silero() -> Path:
     """Voice detector, ONNX: ``input`` [batch, 512], ``state`` [2, batch, 128], ``sr`` → ``output`` [batch, 1]."""
     return model("silero", "silero_vad.onnx")

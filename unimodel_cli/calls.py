@@ -12,13 +12,15 @@ QUESTION = "What is artificial intelligence?"
 OPENING = "Once upon a time"
 """For a model that only completes."""
 RECORDING = "speech.wav"
+_IMAGES = ("image-classification", "object-detection")
+"""Tasks of models that look at a picture."""
 SHOWN_CHARACTERS = 300
 """Longer example bodies are taken from a file instead."""
 
 
 def first_call(view: ModelView) -> str | None:
     """One command that predicts with the model; `None` when nothing is known that it takes."""
-    if view.task == "image-classification":
+    if view.task in _IMAGES:
         return f"unimodel predict {view.name} cat.jpg"
     if view.generation is not None:
         verb = "chat" if view.task == "chat" else "predict"
@@ -48,7 +50,7 @@ def calls(view: ModelView, url: str) -> list[tuple[str, str]]:
     if view.transcription is not None:
         return [("Command line", command), *_transcribing_calls(view, url, address)]
     body = _short_body(view)
-    if view.task == "image-classification":
+    if view.task in _IMAGES:
         curl = f"curl {address} -H 'content-type: image/jpeg' --data-binary @cat.jpg"
         send = "content=open('cat.jpg', 'rb').read(), headers={'content-type': 'image/jpeg'}"
     elif body is None:

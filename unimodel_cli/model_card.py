@@ -22,6 +22,7 @@ def registered(view: ModelView) -> list[RenderableType]:
         *([fields(_transcription(view))] if view.transcription else []),
         Text(""),
         *_signature(view),
+        *_findings(view),
         *_notes(view),
         *([Text(f"Try it:   {call}")] if (call := first_call(view)) else []),
         Text(f"More:     unimodel show {view.name}"),
@@ -56,6 +57,7 @@ def card(view: ModelView, url: str) -> list[RenderableType]:
         ),
         Text(""),
         *_signature(view),
+        *_findings(view),
         *_notes(view),
         *(line for title, call in calls(view, url) for line in (Text(title, style="bold"), Text(call), Text(""))),
     ]
@@ -111,6 +113,14 @@ def _tensor_row(direction: str, tensor: TensorView) -> list[str | int | None]:
     shape = "[" + ", ".join(str(d) for d in tensor.shape) + "]"
     axis = "none" if tensor.batch_axis is None else str(tensor.batch_axis)
     return [direction, tensor.name, tensor.dtype, shape, axis]
+
+
+def _findings(view: ModelView) -> list[RenderableType]:
+    """What was found out, how sure it is, and how to have it otherwise."""
+    from rich.text import Text
+
+    rows = [[f.subject, f.value, f.sure, f.source, f.option] for f in view.findings]
+    return [table(["FOUND", "VALUE", "SURE", "FROM", "CHANGE WITH"], rows), Text("")] if rows else []
 
 
 def _notes(view: ModelView) -> list[RenderableType]:

@@ -24,7 +24,7 @@ from backends.base import (
 from backends.onnx import errors, file
 from backends.onnx.file import Kind
 from backends.onnx.types import dtype_of
-from backends.probing import Input, Signature, image_classes, image_note, probe
+from backends.probing import Input, Signature, image_classes, looks_like_images, probe
 from backends.resources import cpu_threads, resident_bytes
 
 _HELD_TWICE = 1 << 30
@@ -167,8 +167,7 @@ class OnnxBackend(TensorBackend):
         notes: list[str] = []
         if image is not None:
             names, label_note = labels.find(metadata, image)
-            notes = [image_note(image)]
-            notes += [label_note] if label_note else []
+            notes = [label_note] if label_note else []
         elif names is None:
             names = labels.named(metadata)
         metadata = labels.others(metadata)
@@ -182,6 +181,7 @@ class OnnxBackend(TensorBackend):
             runtime=f"onnxruntime {version}",
             device=str(device),
             metadata={"producer": producer, **metadata} if producer else metadata,
+            findings=() if image is None else (looks_like_images(image),),
             notes=tuple(notes),
         )
 

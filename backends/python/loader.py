@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import inspect
 import itertools
+import os
 import sys
 import threading
 import traceback
@@ -21,7 +22,7 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
 
-from backends.base import ModelFileError
+from backends.base import PIP, ModelFileError
 from backends.python.target import Target, entry_point
 from unimodel.plugins import BasePlugin
 
@@ -140,7 +141,8 @@ def describe(error: BaseException, path: Path) -> str:
     line = _line(error, path)
     where = f"line {line}: " if line else ""
     if isinstance(error, ModuleNotFoundError) and error.name:
-        return f"{where}it needs the Python module {error.name!r}, which is not installed beside the server."
+        place = f"for {sys.executable}" if PIP in os.environ else "beside the server"
+        return f"{where}it needs the Python module {error.name!r}, which is not installed {place}."
     text = str(error).strip().rstrip(".")
     return f"{where}{type(error).__name__}{f': {text}' if text else ''}."
 

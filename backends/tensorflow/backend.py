@@ -12,6 +12,7 @@ import numpy as np
 
 from backends.base import (
     Device,
+    Finding,
     InvalidOption,
     Match,
     ModelFileError,
@@ -19,7 +20,7 @@ from backends.base import (
     TensorBackend,
     Tensors,
 )
-from backends.probing import Input, Signature, image_classes, probe
+from backends.probing import Input, Signature, image_classes, looks_like, looks_like_images, probe, signature_finding
 from backends.resources import resident_bytes
 from backends.tensorflow import errors, files, runtime
 from backends.tensorflow.files import Kind
@@ -125,13 +126,8 @@ class TensorFlowBackend(TensorBackend):
         name = model.choose(options.signature)
         metadata = {"signature": name, "format": f"{kind.value}, written by {model.written_by}"}
         opened = _Opened(model.program(name, options.base64, trusted=self.trusted), metadata, model.method(name))
-        others = [other for other in model.signatures if other != name]
-        if others and options.signature is None:
-            guess = "" if name == DEFAULT else " That is a guess."
-            opened.notes.append(
-                f"The signature {name!r} is served.{guess} It also has {', '.join(map(repr, others))}; another is "
-                "chosen with --set signature=NAME."
-            )
+        usual = name == DEFAULT or len(model.signatures) == 1
+        opened.findings.append(signature_finding(name, model.signatures, options.signature is not None, usual))
         return opened
 
     def _probe(self, program: Program, options: TensorFlowOptions) -> Signature:
@@ -152,16 +148,16 @@ class TensorFlowBackend(TensorBackend):
         return signature
 
     def _info(self, found: Signature, opened: _Opened, device: Device, version: str) -> ModelInfo:
-        task, labels, notes = "tensor", None, opened.notes
+        task, labels, findings = "tensor", None, opened.findings
         image = image_classes(found.inputs, found.outputs)
         if image is not None:
-            task, what = "image-classification", f"an image classifier with {image} classes"
+            task = "image-classification"
+            findings.append(looks_like_images(image))
         elif opened.method == _CLASSIFY:
             labels = self._text_labels(found)
             if labels is not None:
-                task, what = "text-classification", f"a text classifier with {len(labels)} classes"
-        if task != "tensor":
-            notes.append(f"It looks like {what}; --task tensor serves its raw tensors.")
+                task = "text-classification"
+                findings.append(looks_like(task, f"the kind of its signature, with {len(labels)} classes"))
         return ModelInfo(
             task=task,
             inputs=found.inputs,
@@ -172,7 +168,7 @@ class TensorFlowBackend(TensorBackend):
             runtime=f"tensorflow {version}",
             device=str(device),
             metadata=opened.metadata,
-            notes=tuple(notes),
+            findings=tuple(findings),
         )
 
     def _text_labels(self, found: Signature) -> tuple[str, ...] | None:
@@ -194,13 +190,13 @@ class TensorFlowBackend(TensorBackend):
 
 @dataclass(slots=True)
 class _Opened:
-    """A program, what is known of its file, and notes for the user."""
+    """A program, what is known of its file, and what was found out."""
 
     program: Program
     metadata: dict[str, str]
     method: str = ""
     """What kind of signature it is, in TensorFlow Serving's words."""
-    notes: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
 
 
 def _look(path: Path) -> Kind:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from backends import labels
 from backends.base import (
     NO_MATCH,
     Device,
@@ -15,10 +16,10 @@ from backends.base import (
     TensorBackend,
     Tensors,
 )
-from backends.probing import Input, Signature, image_classes, image_note, probe
+from backends.probing import Input, Signature, image_classes, looks_like_images, probe, signature_finding
 from backends.resources import cpu_threads
 from backends.tflite import file, model, rehearsal
-from backends.tflite.model import LiteModel
+from backends.tflite.model import DEFAULT, LiteModel
 from backends.tflite.tensors import Quantized
 
 
@@ -65,7 +66,7 @@ class TfliteBackend(TensorBackend):
         cpu_threads(device, options.threads)  # before anything is tried
         _look(path)
         signature = self.open(path, device, options, free_batch=rehearsal.free_batch(path, options))
-        return self._info(signature, path)
+        return self._info(signature, path, options.signature is not None)
 
     def open(self, path: Path, device: Device, options: TfliteOptions, *, free_batch: bool) -> Signature:
         """Opens the model and finds its signature by running it.
@@ -104,31 +105,33 @@ class TfliteBackend(TensorBackend):
         """Frees the interpreter, and with it the weights."""
         self._model = None
 
-    def _info(self, found: Signature, path: Path) -> ModelInfo:
+    def _info(self, found: Signature, path: Path, given: bool) -> ModelInfo:
         assert self._model is not None
-        notes: list[str] = []
-        task, labels = "tensor", None
+        findings = []
+        if self._model.signature:
+            known = self._model.signatures
+            usual = self._model.signature == DEFAULT or len(known) == 1
+            findings.append(signature_finding(self._model.signature, known, given, usual))
+        packed = labels.unfolded(file.texts(path))
+        task, names = "tensor", labels.named({key: text for key, text in packed.items() if key == "names"})
         image = image_classes(found.inputs, found.outputs)
         if image is not None:
-            task, labels = "image-classification", file.labels(path, image)
-            notes.append(image_note(image))
-        others = [name for name in self._model.signatures if name != self._model.signature]
-        if others:
-            notes.append(
-                f"The signature {self._model.signature!r} is served. It also has {', '.join(map(repr, others))}; "
-                "another is chosen with --set signature=NAME."
-            )
-        notes += _quantization(self._model)
+            task, names = "image-classification", file.labels(path, image) or labels.find(packed, image)[0]
+            findings.append(looks_like_images(image))
         return ModelInfo(
             task=task,
             inputs=found.inputs,
             outputs=found.outputs,
             batchable=found.unbatched_reason is None,
             unbatched_reason=found.unbatched_reason,
-            labels=labels,
+            labels=names,
             runtime=f"litert {model.version()}",
-            metadata={"signature": self._model.signature} if self._model.signature else {},
-            notes=tuple(notes),
+            metadata={
+                **labels.others(packed),
+                **({"signature": self._model.signature} if self._model.signature else {}),
+            },
+            findings=tuple(findings),
+            notes=tuple(_quantization(self._model)),
         )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 SUFFIX = ".tflite"
 _MAGIC = b"TFL3"
 _LARGEST_LABELS = 1 << 20
+_MOST_FILES = 16
 
 
 def is_model(path: Path) -> bool:
@@ -17,18 +19,22 @@ def is_model(path: Path) -> bool:
 
 
 def labels(path: Path, count: int) -> tuple[str, ...] | None:
-    """The names of `count` classes, if a text file with as many lines is packed with the model.
+    """The names of `count` classes, if just one text file with as many lines is packed with the model."""
+    lists = (tuple(line.strip() for line in text.splitlines()) for text in texts(path).values())
+    fitting = [lines for lines in lists if len(lines) == count]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def texts(path: Path) -> dict[str, str]:
+    """The texts that are packed with the model, by the name of their file without its suffix.
 
     Tools for TensorFlow Lite append such files as a zip archive.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            texts = [
-                archive.read(part).decode().splitlines()
-                for part in archive.infolist()
-                if part.filename.endswith(".txt") and part.file_size <= _LARGEST_LABELS
-            ]
-    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError):
-        return None
-    fitting = [tuple(line.strip() for line in lines) for lines in texts if len(lines) == count]
-    return fitting[0] if len(fitting) == 1 else None
+            parts = archive.infolist()[:_MOST_FILES]
+            named = [part for part in parts if part.filename.endswith((".txt", ".json"))]
+            short = [part for part in named if part.file_size <= _LARGEST_LABELS]
+            return {Path(part.filename).stem: archive.read(part).decode() for part in short}
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, zlib.error):
+        return {}

@@ -19,6 +19,8 @@ from backends.base import (
 )
 from backends.tflite.tensors import Array, Quantized, describe
 
+DEFAULT = "serving_default"
+"""The signature that most files have."""
 _CHATTER = re.compile(rb"INFO: |WARNING: All log messages before absl::InitializeLog|[IW]\d{4} \d{2}\S* +\d+ [\w./-]+:")
 _SOURCE = re.compile(r"(?:\./)?[\w/.-]+\.(?:cc|h):\d+ ")
 _SELECT = re.compile(r"Select TensorFlow op\(s\)|Flex")
@@ -118,7 +120,7 @@ def _choose(signatures: Sequence[str], wanted: str | None) -> str | None:
             f"There is no signature {wanted!r} in this model; it has: {', '.join(signatures) or 'none'}.",
             field="config.signature",
         )
-    return wanted or next((name for name in ("serving_default", *signatures) if name in signatures), None)
+    return wanted or next((name for name in (DEFAULT, *signatures) if name in signatures), None)
 
 
 def _named(details: Sequence[Any]) -> list[tuple[str, Any]]:

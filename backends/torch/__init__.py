@@ -18,7 +18,7 @@ from backends.base import (
     TensorBackend,
     Tensors,
 )
-from backends.probing import Input, Signature, image_classes, image_note, probe
+from backends.probing import Input, Signature, image_classes, looks_like_images, probe
 from backends.pytorch import bound_memory, limit_threads
 from backends.resources import cpu_threads, resident_bytes
 from backends.torch import archive, candidates, errors
@@ -67,7 +67,7 @@ class TorchBackend(TensorBackend):
         self.threads = self._threads if device.kind == "cpu" else 0
         try:
             program = _open(Source(torch, path, found, device, options, self.trusted))
-            extra = archive.texts(path, found)
+            extra = labels.unfolded(archive.texts(path, found))
         except Exception as e:
             raise errors.of_file(e, path) from None
         with self._ready(self._threads):
@@ -188,7 +188,6 @@ def _info(program: Program, found: Signature, extra: dict[str, str], device: Dev
     notes = list(program.notes)
     if image is not None:
         names, label_note = labels.find(extra, image)
-        notes.append(image_note(image))
         notes += [label_note] if label_note else []
     return ModelInfo(
         task="tensor" if image is None else "image-classification",
@@ -200,5 +199,6 @@ def _info(program: Program, found: Signature, extra: dict[str, str], device: Dev
         runtime=f"torch {version}",
         device=str(device),
         metadata={"format": program.kind, **labels.others(extra)},
+        findings=(program.told(found.inputs), *(() if image is None else (looks_like_images(image),))),
         notes=tuple(notes),
     )

@@ -7,11 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from backends.base import Device, InvalidOption, ModelFileError, Tensors, UntrustedFile
+from backends.base import Device, Finding, InvalidOption, ModelFileError, Tensors, TensorSpec, UntrustedFile
 from backends.probing import Input
 from backends.torch import archive, candidates, errors, values
 from backends.torch.archive import Archive
@@ -30,6 +30,9 @@ class Source:
     device: Device
     options: TorchOptions
     trusted: bool
+
+
+_INPUT_OPTION = "--set inputs.NAME.dtype=… --set inputs.NAME.shape=[…]"
 
 
 class Program(ABC):
@@ -57,6 +60,9 @@ class Program(ABC):
     @abstractmethod
     def _load(self) -> None:
         """Reads the file."""
+
+    input_source: tuple[Literal["certain", "likely"], str, str] = ("certain", "the program", "")
+    """How sure the dtypes of inputs are, whence they are known, and the option that sets them."""
 
     @abstractmethod
     def inputs(self) -> Iterator[list[Input]]:
@@ -89,6 +95,14 @@ class Program(ABC):
             self.refusal = e
             raise
 
+    def told(self, inputs: tuple[TensorSpec, ...]) -> Finding:
+        """What is said of the inputs that were found."""
+        given = bool(self.source.options.inputs)
+        value = ", ".join(f"{spec.name} {spec.dtype}" for spec in inputs)
+        if given:
+            return Finding("inputs", value, "given", "your options", _INPUT_OPTION)
+        return Finding("inputs", value, *self.input_source)
+
     def settle(self) -> None:
         """After the first runs, which have shown what the program does."""
         if self.state is not None:
@@ -113,6 +127,7 @@ class ScriptProgram(Program):
     """A TorchScript module."""
 
     kind = "TorchScript"
+    input_source = ("likely", "tried: the first guess that runs", _INPUT_OPTION)
 
     def _load(self) -> None:
         source, torch = self.source, self.torch

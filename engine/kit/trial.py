@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from backends import discovery
 from backends.base import BackendError, Device
-from engine.errors import UniModelError, UntrustedModel
+from engine import model_options
+from engine.errors import InvalidOption, UniModelError, UntrustedModel
 from engine.kit.answers import CheckView
 from engine.kit.contract import CHECKS, Broken, Model
 from engine.kit.contract.model import told
@@ -19,7 +21,7 @@ from engine.scheduling.batcher import MAX_OUTSTANDING
 from engine.settings import EngineSettings
 from engine.transport.batchqueue import Slots
 from engine.transport.messages import Load
-from engine.worker import loader
+from engine.worker import loader, memory
 from engine.worker.gate import Gate
 
 _SLOT_BYTES = 1 << 20
@@ -57,6 +59,12 @@ def run(subject: Subject, report: Report) -> None:
 
 def _find(subject: Subject) -> Model:
     kind, match = discovery.choose(subject.path, subject.backend)
+    if not issubclass(kind, loader.Served):
+        raise InvalidOption(
+            f"{Path(subject.path).name} is a {kind.name}, which computes nothing itself: it calls models that are "
+            "registered, so it is tried where they are. Test those, and register it: that checks it.",
+            field="path",
+        )
     trusted = subject.trust or kind.name == "python"  # to run a plugin is what was asked for
     if match.runs_code and not trusted:
         raise UntrustedModel(f"{match.runs_code} Test it with --trust if you trust its author.", field="trust")
@@ -102,4 +110,16 @@ def _load(model: Model) -> str | None:
     with Gate(model.device.threads).model() as gate:
         loaded = loader.load(message, slots, gate)
     model.use(loaded.backend, loaded.reply.info)
+    _check_memory(model)
     return " ".join(loaded.reply.info.notes) or None
+
+
+def _check_memory(model: Model) -> None:
+    """Raises `Broken` where a process with this model alone would be killed."""
+    options, _ = model_options.split(model.config, model.kind.Options)
+    limit, held = options.memory_bytes, memory.held(os.getpid())
+    if limit is not None and held > limit:
+        raise Broken(
+            f"Its process holds {held >> 20} MiB once it is loaded, more than its memory_limit of {limit >> 20} MiB; "
+            "a server would replace it. Raise the limit if it needs that much."
+        )

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from backends.base import Finding, InvalidInput, ModelInfo, Tensors
+from backends.base import Finding, InvalidInput, ModelInfo, Sure, Tensors
 from engine.codec import Form
 from engine.model_options import DetectionOptions, ModelOptions, PreprocessOptions
 from engine.tasks import boxes, labels, layouts
@@ -44,6 +44,7 @@ class ObjectDetectionTask(ImageTask):
         self.layout = layouts.find(info, self.detection, labelled)
         self.prepare(_usual(self.layout, info.inputs[0].dtype), "models whose outputs look so")
         self.findings = (
+            _task_told(self.layout),
             labels.told(self.labels, options.labels, None),
             *self.findings,
             *_told(self.layout, self.detection, options.detection),
@@ -114,12 +115,24 @@ def _usual(layout: Layout, dtype: str) -> PreprocessOptions:
     return _TORCHVISION if not layout.fractions else _OTHER
 
 
+def _task_told(layout: Layout) -> Finding:
+    """Why the model is taken for what it is."""
+    option = "--task tensor"
+    if not layout.source:
+        return Finding("task", ObjectDetectionTask.name, "given", "your options", option)
+    return Finding("task", ObjectDetectionTask.name, _sure(layout), layout.source, option)
+
+
+def _sure(layout: Layout) -> Sure:
+    return "certain" if layout.source == layouts.METADATA else "likely"
+
+
 def _told(layout: Layout, merged: DetectionOptions, given: DetectionOptions) -> list[Finding]:
     """How the outputs are read, and which boxes are given."""
     value: str = layout.kind if layout.kind != "tensors" else "an output each for boxes and scores"
     option = "--set detection.layout=NAME"
     outputs = (
-        Finding("outputs", value, "likely", layout.source, option)
+        Finding("outputs", value, _sure(layout), layout.source, option)
         if layout.source
         else Finding("outputs", value, "given", "your options", option)
     )
@@ -127,9 +140,10 @@ def _told(layout: Layout, merged: DetectionOptions, given: DetectionOptions) -> 
     for name, told in (("threshold", "least score"), ("overlap", "most overlap")):
         if name == "overlap" and not layout.overlapping:
             continue
-        sure, source = ("guess", "the usual choice")
+        sure: Sure = "guess"
         if getattr(given, name) != getattr(DetectionOptions(), name):
-            sure, source = ("given", "your options")
+            sure = "given"
         value = f"{getattr(merged, name):g}"
-        found.append(Finding(told, value, sure, source, f"--set detection.{name}=N"))  # type: ignore[arg-type]
+        source = "your options" if sure == "given" else "the usual choice"
+        found.append(Finding(told, value, sure, source, f"--set detection.{name}=N"))
     return found

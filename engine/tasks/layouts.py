@@ -20,6 +20,9 @@ KINDS: tuple[Kind, ...] = ("yolo", "yolov5", "rows", "tensors")
 CORNERS = ("xyxy", "yxyx", "xywh", "cxcywh")
 ACTIVATIONS = ("none", "sigmoid", "softmax")
 
+METADATA = "the file's metadata"
+"""How a layout was recognised that its file tells."""
+
 _STRIDES = (8, 16, 32, 64)
 """Pixels between the cells of YOLO's grids."""
 
@@ -64,7 +67,7 @@ def recognise(info: ModelInfo, labelled: int | None) -> Layout | None:
         return by_name
     if info.metadata.get("task") in ("detect", "segment") and "stride" in info.metadata:
         kind = _yolo_kind(info.outputs[0], labelled)
-        return kind and replace(kind, source="the file's metadata (Ultralytics)")
+        return kind and replace(kind, source=METADATA)
     return _by_anchors(info, labelled)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
-from backends.base import Finding, InvalidOption, ModelFileError, TensorSpec
+from backends.base import Finding, InvalidOption, ModelFileError, Sure, TensorSpec
 from engine.model_options import PreprocessOptions
 from engine.tasks import pixels
 from engine.tasks.pixels import Geometry
@@ -81,7 +81,7 @@ class _Choice:
 class Origin(NamedTuple):
     """How sure something is, and why."""
 
-    sure: Literal["given", "certain", "likely", "guess"]
+    sure: Sure
     source: str
 
 
@@ -111,7 +111,7 @@ def resolve(
     channels = spec.shape[1] if nchw else spec.shape[3]
     if channels not in (1, 3) and isinstance(channels, int):
         raise _bad("layout", f"makes {channels} channels of the input {list(spec.shape)}, but an image has 1 or 3")
-    height, width = _size(spec, nchw, chosen.get("size"))
+    height, width = _size(spec, nchw, chosen)
     normalized = spec.dtype != "uint8"
     if not normalized and (chosen.is_told("mean") or chosen.is_told("std")):
         raise _bad("mean", "and std do not fit a model that takes uint8 pixels as they are")
@@ -160,15 +160,15 @@ def _nchw(spec: TensorSpec, layout: str | None) -> bool:
     return layout.lower() == "nchw" if layout is not None else spec.shape[3] not in (1, 3) or spec.shape[1] in (1, 3)
 
 
-def _size(spec: TensorSpec, nchw: bool, chosen: int | tuple[int, int] | None) -> tuple[int, int]:
+def _size(spec: TensorSpec, nchw: bool, chosen: _Choice) -> tuple[int, int]:
     """Height and width, which the signature fixes or leaves free."""
     dims = spec.shape[2:4] if nchw else spec.shape[1:3]
-    wanted = (chosen, chosen) if isinstance(chosen, int) else chosen
-    if wanted is not None and min(wanted) < 1:
+    given: int | tuple[int, int] = chosen.get("size", 224)
+    wanted = (given, given) if isinstance(given, int) else given
+    if min(wanted) < 1:
         raise _bad("size", f"must be at least 1; got {min(wanted)}")
-    fallback = wanted or (224, 224)
-    height, width = (d if isinstance(d, int) else free for d, free in zip(dims, fallback, strict=True))
-    if wanted is not None and wanted != (height, width):
+    height, width = (d if isinstance(d, int) else free for d, free in zip(dims, wanted, strict=True))
+    if chosen.is_told("size") and wanted != (height, width):
         raise _bad("size", f"is {list(wanted)}, but the model takes {[height, width]}")
     return height, width
 
@@ -229,7 +229,10 @@ def _findings(found: Preprocess, spec: TensorSpec, chosen: _Choice, mean: Array,
     geometry = found.geometry
     fixed = all(isinstance(d, int) for d in (spec.shape[2:4] if found.nchw else spec.shape[1:3]))
     size = f"{geometry.height} × {geometry.width}"
-    yield chosen.told("image size", size, ("size",), "--set preprocess.size=N", _SIGNATURE if fixed else _USUAL)
+    if fixed:
+        yield Finding("image size", size, *_SIGNATURE)
+    else:
+        yield chosen.told("image size", size, ("size",), "--set preprocess.size=N", _USUAL)
     fit, other = "whole, squeezed", "true"
     if geometry.border is not None:
         fit, other = f"whole, between grey borders ({geometry.border})", "false"

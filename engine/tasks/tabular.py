@@ -14,7 +14,7 @@ from engine import codec
 from engine.codec import Decoded, Form, kind_of
 from engine.model_options import ModelOptions
 from engine.tasks.base import Parameters, TensorTask
-from engine.tasks.labels import load_labels, ranked
+from engine.tasks.labels import load_labels, ranked, told
 
 Array = np.ndarray[Any, Any]
 Where = Callable[[int, int], str]
@@ -56,6 +56,8 @@ class TabularTask(TensorTask):
         self._missing_text = info.metadata.get("missing")
         self._classes = _classes(info, options)
         """The names of the classes, when an answer shows the probabilities by name."""
+        if self._classes is not None:
+            self.findings = (told(self._classes, options.labels, len(self._classes)),)
         self.plain_answers = self._classes is None
         self._renamed = dict(zip(info.labels or (), self._classes or (), strict=False)) if options.labels else {}
 

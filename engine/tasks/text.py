@@ -10,7 +10,7 @@ from backends.base import ModelInfo, Tensors, TensorSpec
 from engine.codec import Decoded, Form
 from engine.model_options import ModelOptions
 from engine.tasks.base import Parameters, TensorTask
-from engine.tasks.labels import load_labels, probabilities, ranked
+from engine.tasks.labels import load_labels, probabilities, ranked, told
 from engine.tasks.text_input import decode_text, only_input
 
 
@@ -32,7 +32,9 @@ class TextTask(TensorTask):
         super().__init__(info, options)
         self._input = only_input(info, self.name)
         self._scores = _scores_output(info.outputs)
-        self._labels = load_labels(options.labels, info.labels, _classes(self._scores))
+        classes = _classes(self._scores)
+        self._labels = load_labels(options.labels, info.labels, classes)
+        self.findings = (told(self._labels, options.labels, classes),)
 
     def decode_bytes(self, data: memoryview, content_type: str) -> Decoded:
         """A ``text/plain`` body as one text."""

@@ -6,11 +6,13 @@ import importlib.metadata
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from backends.base import PIP
 from engine.errors import InvalidOption
 from engine.worker import guest
 
@@ -59,6 +61,7 @@ class Interpreter(NamedTuple):
             env.pop(name, None)
         folder = Path(self.executable).parent
         env["VIRTUAL_ENV"] = str(folder.parent)
+        env[PIP] = f"{shlex.quote(self.executable)} -m pip"
         env["PATH"] = os.pathsep.join(p for p in (str(folder), env.get("PATH", "")) if p)
         return env
 

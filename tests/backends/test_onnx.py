@@ -184,7 +184,9 @@ def test_image_classifier() -> None:
     assert len(set(info.labels)) == 1000 - 1  # the data set itself has two classes called "maillot"
     assert json.loads(info.metadata["unimodel.preprocess"])["resize"] == 256
     assert info.runtime.startswith("onnxruntime ")
-    assert any("--task tensor" in note for note in info.notes)
+    assert [(f.subject, f.value, f.sure, f.option) for f in info.findings] == [
+        ("task", "image-classification", "likely", "--task tensor")
+    ]
     assert backend.memory() >= efficientnet().stat().st_size
     row = backend.example()["image"]
     two = backend.predict({"image": np.concatenate([row, row * 0.5])})["logits"]

@@ -58,7 +58,10 @@ def test_guesslang_tells_languages_apart() -> None:
     backend, info = load(models.guesslang())
     assert (info.task, len(info.labels or ())) == ("text-classification", 54)
     assert info.metadata["format"] == "a SavedModel folder, written by TensorFlow 2.5.0"
-    assert "'classification', 'predict'" in info.notes[0]
+    assert [(f.value, f.sure) for f in info.findings] == [
+        ("serving_default (there are classification, predict, too)", "certain"),
+        ("text-classification", "likely"),
+    ]
     answer = backend.predict({"inputs": strings(*SOURCES.values())})
     best = answer["scores"].argmax(axis=1)
     assert [answer["classes"][i, n] for i, n in enumerate(best)] == list(SOURCES)
@@ -68,7 +71,7 @@ def test_guesslang_tells_languages_apart() -> None:
 def test_another_signature_of_guesslang() -> None:
     backend, info = load(models.guesslang(), signature="predict")
     assert info.task == "tensor"
-    assert info.notes == ()
+    assert [(f.subject, f.sure) for f in info.findings] == [("signature", "given")]
     answer = backend.predict({"content": strings(*SOURCES.values())})
     assert answer["classes"].ravel().tolist() == list(SOURCES)
     assert answer["class_ids"].dtype == np.int64
@@ -162,8 +165,9 @@ def test_texts_in_and_out() -> None:
 
 def test_a_guess_says_that_it_is_one() -> None:
     _, info = load(path("module"))
-    assert info.notes[0].startswith("The signature 'brain' is served. That is a guess. It also has 'fixed',")
-    assert info.notes[0].endswith("another is chosen with --set signature=NAME.")
+    (found,) = info.findings
+    assert (found.subject, found.sure, found.option) == ("signature", "guess", "--set signature=NAME")
+    assert found.value.startswith("brain (there are fixed, ")
 
 
 def test_bfloat16_is_given_and_taken_as_float32() -> None:

@@ -97,9 +97,9 @@ def test_numbers_beyond_what_is_quantized_are_the_nearest() -> None:
 def test_signatures() -> None:
     backend, info = load(path("several.tflite"))
     assert info.metadata["signature"] == "one"
-    assert info.notes == (
-        "The signature 'one' is served. It also has 'two'; another is chosen with --set signature=NAME.",
-    )
+    assert [(f.value, f.sure, f.option) for f in info.findings] == [
+        ("one (there is two, too)", "guess", "--set signature=NAME")
+    ]
     assert backend.predict({"x": np.ones((1, 4), np.float32)})["sum"].tolist() == [4]
     backend, info = load(path("several.tflite"), signature="two")
     assert [(s.name, s.dtype) for s in info.inputs] == [("ids", "int32"), ("x", "float32")]
