@@ -49,18 +49,36 @@ def for_people(value: Any) -> str:
     return "{\n" + ",\n".join(pairs) + "\n}"
 
 
-def scores(value: Any) -> list[tuple[str, float]] | None:
-    """Labels and scores, best first, if `value` is the answer of a classifier for one input."""
+def scores(value: Any) -> list[dict[str, Any]] | None:
+    """What has a label and a score each, if `value` is the answer of a model that labels one input."""
     if isinstance(value, list) and value and all(isinstance(v, dict) and {"label", "score"} <= v.keys() for v in value):
-        return [(str(v["label"]), v["score"]) for v in value]
+        return value
     if isinstance(value, dict) and value.keys() == {"label", "probabilities"}:
-        pairs = [(str(label), p) for label, p in value["probabilities"].items()]
-        return sorted(pairs, key=lambda pair: -pair[1])
+        found = [{"label": label, "score": p} for label, p in value["probabilities"].items()]
+        return sorted(found, key=lambda each: -each["score"])
     return None
 
 
-def labels_table(pairs: list[tuple[str, float]]) -> RenderableType:
-    """The answer of a classifier for one input."""
+def scores_of_several(value: Any) -> list[list[dict[str, Any]]] | None:
+    """As `scores`, if `value` is the answer for several inputs, in some of which nothing may have been found."""
+    if not isinstance(value, list) or not any(isinstance(v, list | dict) and v for v in value):
+        return None
+    each = [[] if v == [] else scores(v) for v in value]
+    return None if any(found is None for found in each) else [found or [] for found in each]
+
+
+def labels_table(found: list[dict[str, Any]]) -> RenderableType:
+    """The answer of a model that labels one input; of one that finds something in it, what and where, too."""
     from unimodel_cli.output import table
 
-    return table(["LABEL", "SCORE"], [[label, f"{score:.4f}"] for label, score in pairs])
+    columns = [name for name in ("word", "start", "end") if all(name in each for each in found)]
+    boxed = all(isinstance(each.get("box"), dict) for each in found)
+    rows = [
+        [str(each["label"]), f"{each['score']:.4f}", *(each[name] for name in columns)]
+        + ([", ".join(f"{side:g}" for side in each["box"].values())] if boxed else [])
+        for each in found
+    ]
+    head = ["LABEL", "SCORE", *(name.upper() for name in columns)] + (
+        ["BOX (LEFT, TOP, RIGHT, BOTTOM)"] if boxed else []
+    )
+    return table(head, rows)

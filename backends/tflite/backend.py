@@ -113,10 +113,11 @@ class TfliteBackend(TensorBackend):
             usual = self._model.signature == DEFAULT or len(known) == 1
             findings.append(signature_finding(self._model.signature, known, given, usual))
         packed = labels.unfolded(file.texts(path))
-        task, names = "tensor", labels.named({key: text for key, text in packed.items() if key == "names"})
+        ultralytics = {"names": packed["names"]} if "names" in packed else {}
+        task, names = "tensor", labels.named(ultralytics)
         image = image_classes(found.inputs, found.outputs)
         if image is not None:
-            task, names = "image-classification", file.labels(path, image) or labels.find(packed, image)[0]
+            task, names = "image-classification", file.labels(path, image) or labels.find(ultralytics, image)[0]
             findings.append(looks_like_images(image))
         return ModelInfo(
             task=task,

@@ -50,7 +50,7 @@ class Placement(NamedTuple):
     scale: tuple[float, float]
     """What lengths in the image are multiplied with."""
     offset: tuple[float, float] = (0.0, 0.0)
-    """Of its upper left corner, after that."""
+    """Of its upper left corner, after that; below 0 where a part is cut off."""
 
 
 def from_base64(text: str, where: str) -> bytes:
@@ -82,7 +82,7 @@ def decode(data: bytes, geometry: Geometry, where: str) -> Array:
 
 
 def decode_placed(data: bytes, geometry: Geometry, where: str) -> tuple[Array, Placement]:
-    """As `decode`, and where the image lies in it; that of one whose centre is cut out is not meant to be used."""
+    """As `decode`, and where the image lies in it."""
     image = _open(data, where)
     size = image.size
     if image.format in ("JPEG", "MPO"):  # a large one is told to decode to a fraction of its size
@@ -197,10 +197,14 @@ def _fit(image: Image, geometry: Geometry, orientation: int) -> Image:
 def _place(geometry: Geometry, size: tuple[int, int]) -> tuple[Geometry, Placement]:
     """How an image of this width and height is scaled, without its borders, and where it lies."""
     whole = (geometry.width, geometry.height)
+    if geometry.resize is not None:
+        left, top, right, bottom = _centre(size, whole, geometry.resize)
+        scale = whole[0] / (right - left), whole[1] / (bottom - top)
+        return geometry, Placement(size, scale, (-left * scale[0], -top * scale[1]))
     if geometry.border is None:
         return geometry, Placement(size, (whole[0] / size[0], whole[1] / size[1]))
-    scale = min(whole[0] / size[0], whole[1] / size[1])
-    width, height = (max(1, round(length * scale)) for length in size)
+    least = min(whole[0] / size[0], whole[1] / size[1])
+    width, height = (max(1, round(length * least)) for length in size)
     offset = (whole[0] - width) // 2, (whole[1] - height) // 2
     inner = geometry._replace(width=width, height=height, resize=None)
     return inner, Placement(size, (width / size[0], height / size[1]), offset)

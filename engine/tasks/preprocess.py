@@ -189,8 +189,9 @@ def _border(chosen: _Choice) -> int | None:
 def _resize(chosen: _Choice, height: int, width: int) -> int | None:
     """Length of the short side before the centre is cut out; `None` when nothing is cut."""
     resize: int | None = chosen.get("resize")
-    if not chosen.get("crop", True):
-        if resize is not None:
+    asked = chosen.from_user("resize")
+    if not chosen.get("crop", True) and (chosen.from_user("crop") or not asked):
+        if asked:
             raise _bad("resize", "has no meaning with preprocess.crop=false, which squeezes the whole image")
         return None
     least = max(height, width)

@@ -110,11 +110,26 @@ def test_sizes_and_times():
 
 def test_answers_for_people():
     labels = [{"label": "cat", "index": 1, "score": 0.9}, {"label": "dog", "index": 2, "score": 0.1}]
-    assert answers.scores(labels) == [("cat", 0.9), ("dog", 0.1)]
-    assert answers.scores({"label": 1, "probabilities": {"0": 0.2, "1": 0.8}}) == [("1", 0.8), ("0", 0.2)]
+    assert answers.scores(labels) == labels
+    assert answers.scores({"label": 1, "probabilities": {"0": 0.2, "1": 0.8}}) == [
+        {"label": "1", "score": 0.8},
+        {"label": "0", "score": 0.2},
+    ]
     assert answers.scores([1.0, 2.0]) is None
     assert answers.scores([]) is None
     assert answers.for_people([[1, 2]]) == "[[1, 2]]"
     assert answers.for_people(["x" * 60, "y" * 60]).count("\n") == 3
     assert answers.value_of({"model": "m", "version": 1, "outputs": {"a": 1}}) == {"a": 1}
     assert answers.value_of({"model": "m", "version": 1, "a": 1, "b": 2}) == {"a": 1, "b": 2}
+
+
+def test_boxes_and_words_are_shown_with_their_labels(capsys):
+    box = {"xmin": 1.5, "ymin": 2.0, "xmax": 30.0, "ymax": 40.25}
+    output.Output(False).render(answers.labels_table([{"label": "dog", "index": 1, "score": 0.9, "box": box}]))
+    assert "dog    0.9000  1.5, 2, 30, 40.25" in capsys.readouterr().out
+    entity = {"label": "PER", "word": "Ada", "score": 0.99, "start": 0, "end": 3}
+    output.Output(False).render(answers.labels_table([entity]))
+    assert ["PER", "0.9900", "Ada", "0", "3"] in [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert answers.scores_of_several([[entity], []]) == [[entity], []]
+    assert answers.scores_of_several([[], []]) is None
+    assert answers.scores_of_several([[1.0]]) is None

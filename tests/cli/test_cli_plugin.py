@@ -208,6 +208,31 @@ def test_a_file_of_another_backend_is_tested_too(cli, tmp_path):
     assert cli.json("plugin", "test", tmp_path / "m.joblib", "--trust")["ok"]
 
 
+def test_a_pipeline_is_tried_where_its_models_are(cli, tmp_path):
+    (tmp_path / "chain.yaml").write_text("steps:\n  a: {model: iris}\noutput: a\n")
+    done = cli("plugin", "test", tmp_path / "chain.yaml")
+    assert done.returncode == 1
+    assert "-> chain.yaml is a pipeline, which computes nothing itself" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_more_memory_than_it_may_hold_is_said(cli, tmp_path):
+    file = tmp_path / "model.py"
+    holds = "def load_model(self, config): self.held = b'x' * (300 << 20)\n    def predict(self, body): return body"
+    file.write_text(SOURCE.format(holds))
+    settings = ("--set", "isolated=true", "--set")
+    done = cli("plugin", "test", file, *settings, "memory_limit=200MiB")
+    assert done.returncode == 1
+    assert "more than its memory_limit of 200 MiB; a server would replace it." in done.stdout
+    assert cli.json("plugin", "test", file, *settings, "memory_limit=2GiB")["ok"]
+
+
+def test_the_folder_of_a_plugin_is_not_the_plugin(cli, tmp_path):
+    cli("plugin", "new", "mine", "--dir", tmp_path / "mine")
+    done = cli("plugin", "test", tmp_path / "mine")
+    assert f"mine is a folder; give the path of the file in it, such as {tmp_path / 'mine' / 'mine.py'}." in done.stdout
+
+
 def test_it_runs_in_the_environment_that_is_set(cli, tmp_path):
     file = tmp_path / "model.py"
     file.write_text("import only_there\n" + SOURCE.format("def predict(self, body):\n        return body"))

@@ -24,6 +24,7 @@ def served(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Server:
     server.register("double", doubler(folder / "double.onnx"))
     server.register("obedient", plugin(folder), trust=True)
     server.register("cats", models.efficientnet())
+    server.register("faces", models.yolo())
     return server
 
 
@@ -41,6 +42,42 @@ def batches(server: Server, name: str) -> float:
     text = server.http.get("/metrics").text
     line = next(x for x in text.splitlines() if x.startswith(f'unimodel_batch_rows_count{{model="{name}"'))
     return float(line.split()[-1])
+
+
+def test_objects_are_found_in_images(served: Server) -> None:
+    sent = picture("astronaut")
+    address = "/v1/models/faces:predict"
+    (face,) = checked(served.http.post(address, content=sent, headers={"content-type": "image/jpeg"}), 200)["output"]
+    assert face["label"] == "FACE_FEMALE"
+    np.testing.assert_allclose(list(face["box"].values()), [173, 83, 274, 180], atol=4)
+    encoded = [base64.b64encode(each).decode() for each in (sent, picture("coffee"), sent)]
+    body = {"input": encoded, "parameters": {"threshold": 0.5, "top_k": 1}}
+    assert served.predict("faces", body)["output"] == [[face], [], [face]]
+    refused = served.http.post(address, json={"input": encoded, "parameters": {"threshold": 7}})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "parameters.threshold")
+
+
+def test_what_was_found_at_registration_is_told(served: Server) -> None:
+    def told(name: str) -> dict[str, tuple[str, str, str]]:
+        view = served.get(f"/v1/models/{name}")
+        return {f["subject"]: (f["value"], f["sure"], f["option"]) for f in view["findings"]}
+
+    found = told("cats")
+    assert found["backend"] == ("onnx", "certain", "--backend NAME")
+    assert found["task"] == ("image-classification", "likely", "--task tensor")
+    assert found["batching"] == ("on, along axis 0", "certain", "--set batching.max_batch_size=1")
+    assert found["image fit"] == ("short side to 256, centre cut out", "certain", "--set preprocess.crop=false")
+    options = {"preprocess": {"crop": False, "color": "bgr"}, "softmax": True, "batching": {"max_batch_size": 1}}
+    served.register("squeezed", models.efficientnet(), config=options, task="image-classification", backend="onnx")
+    found = told("squeezed")
+    assert {subject: value for subject, (value, sure, _) in found.items() if sure == "given"} == {
+        "backend": "onnx",
+        "task": "image-classification",
+        "batching": "off",
+        "image fit": "whole, squeezed",
+        "colours": "blue, green, red",
+        "softmax": "yes",
+    }
 
 
 def test_the_forms_of_a_json_prediction(served: Server) -> None:

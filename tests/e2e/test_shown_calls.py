@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[2]
 
 SHOWN: dict[str, Callable[[], Path]] = {
     "images": models.efficientnet,
+    "finds": models.yolo,
     "numbers": models.magika,
     "state": models.silero,
     "table": lambda: models_sklearn.path("iris"),

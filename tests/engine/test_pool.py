@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from engine import digest
 from engine.errors import ModelFailed
 from engine.model_options import ModelOptions
 from engine.pool import Entry, Pool
@@ -142,3 +145,28 @@ async def test_an_instance_that_is_lost_while_another_is_loaded_is_replaced(monk
     await settle()
     assert [instance.worker for instance in entry.dispatcher.instances] == entry.workers, "once, whatever the time"
     await pool._drop_instances(entry)
+
+
+async def test_an_instance_comes_back_of_the_file_that_was_registered_only(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What was changed since would give answers of two models under one version."""
+    slow, pool = Slow(monkeypatch), new_pool()
+    slow.go.set()
+    file = tmp_path / "model.onnx"
+    file.write_bytes(b"as it was")
+    sha256, size = digest.digest(file)
+    spec = msgspec.structs.replace(SPEC, path=str(file), sha256=sha256, size_bytes=size, backend="onnx")
+    entry = served(pool)
+    entry.spec = spec
+    entry.workers = [worker(), worker()]
+    await pool._replace(entry, entry.workers[0])
+    assert len(entry.dispatcher.instances) == 1
+    file.write_bytes(b"as it is now")
+    await pool._replace(entry, entry.workers[1])
+    assert (len(entry.dispatcher.instances), entry.state) == (1, "ready"), "the other goes on serving"
+    await pool._drop_instances(entry)
+    await pool._replace(entry, entry.workers[0] if entry.workers else worker())
+    assert entry.state == "failed"
+    assert entry.error is not None
+    assert "has changed since it was registered" in entry.error.message

@@ -310,6 +310,13 @@ def test_a_squeezed_image_is_not_square() -> None:
     assert box == [64, 16, 96, 32]
 
 
+def test_what_is_cut_out_lies_in_the_middle() -> None:
+    cut = PreprocessOptions(resize=64)
+    task = created(detector(floats("boxes", "n", 4), floats("labels", "n"), floats("scores", "n")), preprocess=cut)
+    ((_, _, box),) = found(task, {"boxes": [[0, 16, 32, 64]], "labels": [0], "scores": [0.9]}, (256, 128))
+    assert box == [64, 32, 128, 128]
+
+
 def test_tensors_are_answered_in_pixels_of_the_input() -> None:
     task = created(detector(floats("out", "batch", 6, CELLS)))
     values = {"out": grid((20, 30, 20, 20, 0.1, 0.9)).T[None]}

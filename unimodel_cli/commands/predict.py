@@ -224,10 +224,13 @@ def _show(session: Session, answer: dict[str, Any], output: Path | None, raw: bo
         session.out.line(answers.text_of(value, raw))
     elif (one := answers.scores(value)) is not None:
         session.out.render(answers.labels_table(one))
-    elif isinstance(value, list) and value and all(each := [answers.scores(v) for v in value]):
-        for i, pairs in enumerate(each, 1):
+    elif (each := answers.scores_of_several(value)) is not None:
+        for i, found in enumerate(each, 1):
             session.out.line(("\n" if i > 1 else "") + f"Input {i}")
-            session.out.render(answers.labels_table(pairs or []))
+            if found:
+                session.out.render(answers.labels_table(found))
+            else:
+                session.out.line("Nothing was found.")
     else:
         session.out.line(answers.for_people(value))
 

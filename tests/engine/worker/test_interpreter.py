@@ -15,7 +15,7 @@ from engine.errors import InvalidOption, ModelFailed
 from engine.settings import MonitoringSettings
 from engine.transport.messages import Load
 from engine.version import __version__
-from engine.worker import interpreter, supervisor
+from engine.worker import guest, interpreter, supervisor
 from engine.worker.instance import Instance
 from engine.worker.interpreter import OWN, Interpreter
 from engine.worker.supervisor import Worker
@@ -51,6 +51,15 @@ def script(file: Path, text: str, mode: int = 0o755) -> Path:
     file.write_text(text)
     file.chmod(mode)
     return file
+
+
+def test_what_is_missing_there_is_installed_there(venv: Path) -> None:
+    code = "from backends.base import MissingRuntime; print(MissingRuntime('onnxruntime', 'onnx'))"
+    python = interpreter.find(str(venv))
+    env = {**python.environment(), "PYTHONPATH": str(guest.ROOT)}
+    done = subprocess.run([python.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    wanted = f"onnxruntime is not installed. Install it with: {venv}/bin/python -m pip install 'unimodel[onnx]'"
+    assert done.stdout.strip() == wanted
 
 
 def test_an_environment_is_named_by_its_folder_or_its_interpreter(venv: Path) -> None:
