@@ -76,13 +76,13 @@ class PreprocessOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 class DetectionOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the outputs of an object detector are, and which boxes an answer has. `None` means found by probing."""
 
-    threshold: float = 0.25
-    """Least score of a box, unless the request's parameters say."""
-    overlap: float = 0.45
+    threshold: float | None = None
+    """Least score of a box, unless the request's parameters say; 0.25 when not given."""
+    overlap: float | None = None
     """Of two boxes of one class that share more than this part of the area they cover, the better one is kept; 1 keeps
-    both. Models that give one box for each object are not asked."""
-    max_boxes: int = 300
-    """Most boxes of an image in an answer."""
+    both. 0.45 when not given; models that give one box for each object are not asked."""
+    max_boxes: int | None = None
+    """Most boxes of an image in an answer; 300 when not given."""
     layout: str | None = None
     """``yolo`` (a box is 4 numbers and a score for each class), ``yolov5`` (with the score of the box between them),
     ``rows`` (corners, score, class) or ``tensors`` (an output for each)."""

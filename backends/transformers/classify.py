@@ -1,4 +1,5 @@
-"""Hugging Face folders that classify texts, pairs, tokens, gaps, answers or images. Each kind has a head of its own."""
+"""Hugging Face folders that classify texts, pairs, tokens or images, fill gaps, or find answers or objects: each kind
+with a head of its own."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import msgspec
 from backends.base import BackendError, Device, Match, ModelFileError, ModelInfo, TensorBackend, Tensors
 from backends.transformers import folder as folders
 from backends.transformers import weights
+from backends.transformers.detect_head import DetectHead
 from backends.transformers.folder import Folder
 from backends.transformers.heads import ClassHead, ClassifyOptions, Head, RankHead
 from backends.transformers.image_head import ImageHead
@@ -17,7 +19,7 @@ from backends.transformers.library import Network
 from backends.transformers.token_heads import AnswerHead, EntityHead, GapHead
 
 _HEADS: dict[str, type[Head]] = {
-    head.task: head for head in (ClassHead, RankHead, EntityHead, GapHead, AnswerHead, ImageHead)
+    head.task: head for head in (ClassHead, RankHead, EntityHead, GapHead, AnswerHead, ImageHead, DetectHead)
 }
 
 
@@ -25,7 +27,9 @@ class TransformersClassifyBackend(TensorBackend):
     """Owns a network and its head, which says what goes in and comes out."""
 
     name = "transformers-classify"
-    summary = "models in Hugging Face folders that classify texts, words or images, rank, fill gaps or find answers"
+    summary = (
+        "models in Hugging Face folders that classify texts, words or images, rank, fill gaps, find answers or objects"
+    )
     package = "transformers"
     extra = "transformers"
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")

@@ -25,15 +25,18 @@ _HEADS = {
     "ForQuestionAnsweringSimple": "question-answering",
     "ForImageClassification": "image-classification",
     "ForImageClassificationWithTeacher": "image-classification",
+    "ForObjectDetection": "object-detection",
 }
 """How the name of an architecture ends, and what it is for. A bare ``…Model`` that reads text embeds."""
+
+_OF_TEXTS = ("OwlViT", "Owlv2", "GroundingDino", "OmDetTurbo")
+"""How architectures begin that find what a text names: they need more than the image."""
 
 _NOT_SERVED = {
     "ForSpeechSeq2Seq": "writes down speech",
     "ForConditionalGeneration": "makes a text of another input, such as a text to translate, a picture or speech",
     "ForCTC": "writes down speech",
     "ForAudioClassification": "classifies sound",
-    "ForObjectDetection": "finds objects in pictures",
     "ForSemanticSegmentation": "cuts pictures into regions",
     "ForDepthEstimation": "estimates depth in pictures",
     "ForMultipleChoice": "chooses among answers",
@@ -45,7 +48,7 @@ _NOT_SERVED = {
 SERVED = (
     "models that generate text (…ForCausalLM), embed (…Model, or sentence-transformers' folders), classify texts, "
     "words or images (…ForSequenceClassification, …ForTokenClassification, …ForImageClassification), rank (one label), "
-    "fill gaps (…ForMaskedLM) and find answers (…ForQuestionAnswering)"
+    "fill gaps (…ForMaskedLM), find answers (…ForQuestionAnswering) and objects in images (…ForObjectDetection)"
 )
 
 
@@ -81,6 +84,8 @@ class Folder:
             return None
         if self.modules is not None:
             return "embedding"
+        if self.architecture.startswith(_OF_TEXTS):
+            return None
         for ending, task in _HEADS.items():
             if self.architecture.endswith(ending):
                 return "rerank" if task == "text-classification" and len(self.labels) == 1 else task
@@ -208,6 +213,8 @@ def _runs_code(folder: Folder) -> str | None:
 def _purpose(folder: Folder) -> str:
     if folder.model_type == "whisper":
         return "which writes down speech; convert it with ct2-transformers-converter for the whisper backend"
+    if folder.architecture.startswith(_OF_TEXTS):
+        return "which finds in a picture what a text names; that is not served"
     purpose = next((why for end, why in _NOT_SERVED.items() if folder.architecture.endswith(end)), None)
     return f"which {purpose}; that is not served" if purpose else "which is not one that is served"
 

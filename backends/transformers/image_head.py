@@ -13,7 +13,7 @@ from backends.transformers.library import from_folder, reason
 
 _INTERPOLATIONS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """By their number in Pillow."""
-_PROCESSOR = "preprocessor_config.json"
+PROCESSOR = "preprocessor_config.json"
 
 
 class ImageHead(Head):
@@ -32,12 +32,12 @@ class ImageHead(Head):
         channels = int(getattr(config, "num_channels", 3))
         size: Any = getattr(config, "image_size", None)
         height, width = (size, size) if isinstance(size, int) else tuple(size or (224, 224))
-        if (self.folder.path / _PROCESSOR).is_file():
+        if (self.folder.path / PROCESSOR).is_file():
             chosen, self.notes = preprocessing(self._processor())
             height, width = chosen["size"]
             self.metadata = {"unimodel.preprocess": json.dumps(chosen)}
         else:
-            self.notes = (f"The folder has no {_PROCESSOR}, which tells how images are prepared.",)
+            self.notes = (f"The folder has no {PROCESSOR}, which tells how images are prepared.",)
         self._shape = (1, channels, int(height), int(width))
         self.inputs = (TensorSpec("pixel_values", "float32", ("batch", *self._shape[1:])),)
         self.outputs = (TensorSpec("logits", "float32", ("batch", len(self.labels))),)

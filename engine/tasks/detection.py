@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -16,6 +17,10 @@ from engine.tasks.boxes import Boxes, Layout
 from engine.tasks.image import ImageTask
 from engine.tasks.pixels import Placement
 from engine.tasks.preprocess import LETTERBOX_GREY
+
+_THRESHOLD = 0.25
+_OVERLAP = 0.45
+_MAX_BOXES = 300
 
 _YOLO = PreprocessOptions(size=640, border=LETTERBOX_GREY, mean=(0.0,), std=(255.0,))
 _TENSORFLOW = PreprocessOptions(size=320, crop=False, mean=(127.5,), std=(127.5,))
@@ -37,17 +42,20 @@ class ObjectDetectionTask(ImageTask):
 
     def __init__(self, info: ModelInfo, options: ModelOptions) -> None:
         super().__init__(info, options)
-        self.detection = _merged(layouts.own_options(info.metadata), options.detection)
+        own_options = layouts.own_options(info.metadata)
+        self.detection = _merged(own_options, options.detection)
         own = len(info.labels) if info.labels is not None else None
         self.labels = labels.load_labels(options.labels, info.labels, None)
         labelled = len(self.labels) if self.labels is not None else own
         self.layout = layouts.find(info, self.detection, labelled)
+        if info.task == self.name:  # its backend knows
+            self.layout = replace(self.layout, source=layouts.METADATA)
         self.prepare(_usual(self.layout, info.inputs[0].dtype), "models whose outputs look so")
         self.findings = (
             _task_told(self.layout),
             labels.told(self.labels, options.labels, None),
             *self.findings,
-            *_told(self.layout, self.detection, options.detection),
+            *_told(self.layout, own_options, options.detection),
         )
 
     def encode(self, form: Form, outputs: Tensors, single: bool, parameters: Parameters) -> Any:
@@ -80,11 +88,11 @@ class ObjectDetectionTask(ImageTask):
     ) -> list[dict[str, Any]]:
         """What was found in one image."""
         wanted = self.detection
-        threshold = wanted.threshold if parameters.threshold is None else parameters.threshold
-        most = wanted.max_boxes if parameters.top_k is None else parameters.top_k
+        threshold = _first(parameters.threshold, wanted.threshold, _THRESHOLD)
+        most = int(_first(parameters.top_k, wanted.max_boxes, _MAX_BOXES))
         geometry = self.preprocess.geometry
         found = self.layout.read(outputs, row, (geometry.width, geometry.height), threshold)
-        overlap = wanted.overlap if self.layout.overlapping else 1.0
+        overlap = _first(wanted.overlap, _OVERLAP) if self.layout.overlapping else 1.0
         found = boxes.best(found, overlap, most) if overlap < 1 else Boxes(*(part[:most] for part in found))
         corners = (found.corners - np.tile(placement.offset, 2)) / np.tile(placement.scale, 2)
         corners = corners.clip(0, np.tile(placement.size, 2)).astype(np.float64).round(2)
@@ -102,9 +110,8 @@ class ObjectDetectionTask(ImageTask):
 
 def _merged(own: DetectionOptions, given: DetectionOptions) -> DetectionOptions:
     """The options that the user gave, and the model's own for the rest."""
-    fields = msgspec.structs.fields(given)
-    chosen = {f.name: value for f in fields if (value := getattr(given, f.name)) != f.default}
-    return msgspec.structs.replace(own, **chosen)
+    chosen = msgspec.structs.asdict(given).items()
+    return msgspec.structs.replace(own, **{name: value for name, value in chosen if value is not None})
 
 
 def _usual(layout: Layout, dtype: str) -> PreprocessOptions:
@@ -127,7 +134,12 @@ def _sure(layout: Layout) -> Sure:
     return "certain" if layout.source == layouts.METADATA else "likely"
 
 
-def _told(layout: Layout, merged: DetectionOptions, given: DetectionOptions) -> list[Finding]:
+def _first(*values: float | None) -> float:
+    """The first that is one."""
+    return next(value for value in values if value is not None)
+
+
+def _told(layout: Layout, own: DetectionOptions, given: DetectionOptions) -> list[Finding]:
     """How the outputs are read, and which boxes are given."""
     value: str = layout.kind if layout.kind != "tensors" else "an output each for boxes and scores"
     option = "--set detection.layout=NAME"
@@ -137,13 +149,15 @@ def _told(layout: Layout, merged: DetectionOptions, given: DetectionOptions) -> 
         else Finding("outputs", value, "given", "your options", option)
     )
     found = [outputs]
-    for name, told in (("threshold", "least score"), ("overlap", "most overlap")):
-        if name == "overlap" and not layout.overlapping:
-            continue
+    usual = {"threshold": _THRESHOLD, "overlap": _OVERLAP} if layout.overlapping else {"threshold": _THRESHOLD}
+    for name, number in usual.items():
+        subject = "least score" if name == "threshold" else "most overlap"
         sure: Sure = "guess"
-        if getattr(given, name) != getattr(DetectionOptions(), name):
-            sure = "given"
-        value = f"{getattr(merged, name):g}"
-        source = "your options" if sure == "given" else "the usual choice"
-        found.append(Finding(told, value, sure, source, f"--set detection.{name}=N"))
+        source = "the usual choice"
+        if getattr(given, name) is not None:
+            sure, source = "given", "your options"
+        elif getattr(own, name) is not None:
+            sure, source = "certain", layouts.METADATA
+        value = f"{_first(getattr(given, name), getattr(own, name), number):g}"
+        found.append(Finding(subject, value, sure, source, f"--set detection.{name}=N"))
     return found

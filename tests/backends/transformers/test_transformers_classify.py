@@ -264,6 +264,59 @@ def test_how_images_are_prepared(settings: dict[str, Any], expected: dict[str, A
     assert notes == ()
 
 
+# --- objects in images ----------------------------------------------------------------------------------------------
+
+
+def yolos(folder: Path) -> Path:
+    """A small detector of random weights, whose boxes and classes differ."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    model = transformers.YolosForObjectDetection(
+        transformers.YolosConfig(
+            hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=[64, 64],
+            patch_size=8, num_detection_tokens=10, initializer_range=0.5, id2label={0: "cat", 1: "dog", 2: "car"},
+        )
+    )  # fmt: skip
+    with torch.no_grad():
+        model.vit.embeddings.detection_tokens.normal_(0, 2)
+    model.save_pretrained(folder)
+    transformers.YolosImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(folder)
+    return folder
+
+
+def test_objects_are_found_where_the_library_finds_them(tmp_path: Path) -> None:
+    import skimage.data
+    import transformers
+
+    folder = yolos(tmp_path / "yolos")
+    backend, info = load(folder)
+    assert (info.task, info.labels) == ("object-detection", ("cat", "dog", "car"))
+    task = tasks.create(info.task, info, ModelOptions())
+    image = Image.fromarray(skimage.data.astronaut()).resize((100, 70))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    decoded = task.decode_bytes(memoryview(file.getvalue()), "image/png")
+    outputs = backend.predict(decoded.tensors)
+    answer = task.answer("input", outputs, True, Parameters(threshold=0.0), decoded.origin)
+    expected = transformers.pipeline("object-detection", model=str(folder), device="cpu")(image, threshold=0.0)
+    assert len({each["label"] for each in expected}) > 1
+    assert len(answer) == len(expected)
+    for each, wanted in zip(answer, sorted(expected, key=lambda one: -one["score"]), strict=True):
+        assert (each["label"], each["score"]) == (wanted["label"], pytest.approx(wanted["score"], abs=1e-3))
+        corners = np.clip(list(wanted["box"].values()), 0, [100, 70, 100, 70])
+        np.testing.assert_allclose(list(each["box"].values()), corners, atol=2)
+    assert all(each["score"] >= 0.5 for each in task.answer("input", outputs, True, Parameters(), decoded.origin))
+
+
+def test_a_detector_needs_its_processor(tmp_path: Path) -> None:
+    folder = yolos(tmp_path / "yolos")
+    (folder / "preprocessor_config.json").unlink()
+    with pytest.raises(ModelFileError, match=r"yolos has no preprocessor_config\.json, which tells how images"):
+        load(folder)
+
+
 # --- what is refused ------------------------------------------------------------------------------------------------
 
 

@@ -86,7 +86,10 @@ def test_labels(tmp_path: Path) -> None:
 
 def test_what_is_not_served_says_what_it_is(tmp_path: Path) -> None:
     for architecture, sentence in (
-        ("DetrForObjectDetection", "finds objects in pictures; that is not served. Served are models that generate"),
+        (
+            "OwlViTForObjectDetection",
+            "finds in a picture what a text names; that is not served. Served are models that",
+        ),
         ("OddThing", "has the architecture OddThing, which is not one that is served"),
         ("BertForMaskedLM", "which is for fill-mask; register it with --backend transformers-classify."),
     ):
