@@ -35,9 +35,9 @@ def _backend(request: RegisterRequest, backend: str, match: Match) -> Finding:
     if request.backend is not None:
         return Finding("backend", backend, "given", "your options", option)
     if match.confidence >= _CERTAIN:
-        return Finding("backend", backend, "certain", "what is in the file", option)
+        return Finding("backend", backend, "certain", "its contents", option)
     if match.confidence >= _LIKELY:
-        return Finding("backend", backend, "likely", "what is in the file", option)
+        return Finding("backend", backend, "likely", "its contents", option)
     return Finding("backend", backend, "guess", "its name", option)
 
 
@@ -49,7 +49,7 @@ def _task(request: RegisterRequest, told: Finding | None, loaded: Loaded) -> Fin
         return told
     if loaded.task == "tensor":
         return Finding("task", loaded.task, "guess", "nothing tells what its tensors mean", option)
-    return Finding("task", loaded.task, "certain", "the model's own files", option)
+    return Finding("task", loaded.task, "certain", "its files", option)
 
 
 def _template(request: RegisterRequest, loaded: Loaded) -> list[Finding]:
@@ -60,7 +60,7 @@ def _template(request: RegisterRequest, loaded: Loaded) -> list[Finding]:
         return []
     if "chat_template" in request.config:
         return [Finding("chat template", "yours", "given", "your options", option)]
-    return [Finding("chat template", "the model's", "certain", "the model's own files", option)]
+    return [Finding("chat template", "the model's", "certain", "its files", option)]
 
 
 def _pooling(request: RegisterRequest, loaded: Loaded) -> list[Finding]:
@@ -68,7 +68,7 @@ def _pooling(request: RegisterRequest, loaded: Loaded) -> list[Finding]:
     pooling = loaded.info.metadata.get("pooling")
     if pooling is None or any("pooling" in note for note in loaded.info.notes):
         return []
-    sure: tuple[Sure, str] = ("certain", "the model's own files")
+    sure: tuple[Sure, str] = ("certain", "its files")
     if "pooling" in request.config:
         sure = ("given", "your options")
     return [Finding("pooling", pooling, *sure, "--set pooling=NAME")]
@@ -78,9 +78,9 @@ def _device(backend: type[Backend], options: ModelOptions, loaded: Loaded) -> Fi
     if options.device != "auto":
         return Finding("device", loaded.info.device, "given", "your options", "--set device=auto")
     if len(backend.devices) == 1:
-        return Finding("device", loaded.info.device, "certain", "all that its backend runs on")
+        return Finding("device", loaded.info.device, "certain", "its backend")
     kinds = "|".join(("auto", *backend.devices))
-    return Finding("device", loaded.info.device, "certain", "what this machine has", f"--set device={kinds}")
+    return Finding("device", loaded.info.device, "certain", "this machine", f"--set device={kinds}")
 
 
 def _batching(options: ModelOptions, loaded: Loaded) -> list[Finding]:
@@ -90,10 +90,10 @@ def _batching(options: ModelOptions, loaded: Loaded) -> list[Finding]:
     if loaded.batch_reason is not None:
         if chosen == 1:
             return [Finding("batching", "off", "given", "your options", option)]
-        return [Finding("batching", "off", "certain", "tried; a note says why")]
+        return [Finding("batching", "off", "certain", "a note tells why")]
     axes = {spec.batch_axis for spec in loaded.info.inputs if spec.batch_axis is not None}
     value = f"on, along axis {min(axes)}" if axes else "on"
-    source = "rows were computed alone and together" if options.batching.self_check else "the signature"
+    source = "tried" if options.batching.self_check else "the signature"
     if not loaded.info.inputs:
         source = "the plugin has predict_batch"
     found = [Finding("batching", value, "certain", source, "--set batching.max_batch_size=1")]

@@ -213,6 +213,12 @@ def split(config: dict[str, Any], backend_options: BackendOptions) -> tuple[Mode
     ):
         if value is not None and value < least:
             raise InvalidOption(f"Model option {name} must be at least {least}; got {value}.", field=f"config.{name}")
+    for name in ("threshold", "overlap"):
+        part = getattr(options.detection, name)
+        if part is not None and not 0 <= part <= 1:
+            raise InvalidOption(
+                f"Model option detection.{name} must be from 0 to 1; got {part:g}.", field=f"config.detection.{name}"
+            )
     for name in OF_ISOLATED:
         if getattr(options, name) is not None and not options.isolated:
             raise InvalidOption(

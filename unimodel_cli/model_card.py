@@ -119,8 +119,13 @@ def _findings(view: ModelView) -> list[RenderableType]:
     """What was found out, how sure it is, and how to have it otherwise."""
     from rich.text import Text
 
-    rows = [[f.subject, f.value, f.sure, f.source, f.option] for f in view.findings]
-    return [table(["FOUND", "VALUE", "SURE", "FROM", "CHANGE WITH"], rows), Text("")] if rows else []
+    if not view.findings:
+        return []
+    rows = [("FOUND", "VALUE", "SURE", "FROM", "CHANGE WITH")]
+    rows += [(f.subject, f.value, f.sure, f.source, f.option) for f in view.findings]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [Text(lines[0], style="bold"), *map(Text, lines[1:]), Text("")]  # lines stay whole, for flags to be copied
 
 
 def _notes(view: ModelView) -> list[RenderableType]:

@@ -134,6 +134,12 @@ class ImageClassificationTask(ImageTask):
             raise InvalidOption(
                 f"The task {self.name} needs a model with one output, the scores; it has: {names}.", field="task"
             )
+        if any(dim != 1 for dim in info.outputs[0].shape[2:]):
+            shape = ", ".join(map(str, info.outputs[0].shape))
+            raise InvalidOption(
+                f"The task {self.name} needs a score for each class, [batch, classes]; the output is [{shape}].",
+                field="task",
+            )
         classes = _classes(info)
         self.labels = labels.load_labels(options.labels, info.labels, classes) if classes is not None else info.labels
         self.findings = (labels.told(self.labels, options.labels, classes), *self.findings, _softmax_told(options))

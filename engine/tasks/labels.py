@@ -79,7 +79,7 @@ def told(found: Sequence[str] | None, option: str | tuple[str, ...] | None, clas
         value = f"{len(found)}: {', '.join(short)}{', …' if len(found) > 2 else ''}"
         if option is not None:
             return Finding("labels", value, "given", "your options", names)
-        return Finding("labels", value, "certain", "the model's own files", names)
+        return Finding("labels", value, "certain", "its files", names)
     numbers = "none, so classes are called by number" + (f" (0 to {classes - 1})" if classes else "")
     return Finding("labels", numbers, "certain", "the model has none that fit", names)
 

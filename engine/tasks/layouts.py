@@ -20,7 +20,7 @@ KINDS: tuple[Kind, ...] = ("yolo", "yolov5", "rows", "tensors")
 CORNERS = ("xyxy", "yxyx", "xywh", "cxcywh")
 ACTIVATIONS = ("none", "sigmoid", "softmax")
 
-METADATA = "the model's own files"
+METADATA = "its files"
 """How a layout was recognised that its file tells."""
 
 _STRIDES = (8, 16, 32, 64)

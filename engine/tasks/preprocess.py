@@ -72,7 +72,7 @@ class _Choice:
         if any(name in self._given for name in names):
             origin = Origin("given", "your options")
         elif any(name in self._own for name in names):
-            origin = Origin("certain", "the model's own files")
+            origin = Origin("certain", "its files")
         elif any(name in self._usual for name in names):
             origin = Origin("likely", self._usual_source)
         return Finding(subject, value, origin.sure, origin.source, option)
@@ -89,7 +89,7 @@ UNKNOWN = PreprocessOptions()
 LETTERBOX_GREY = 114
 """Of the borders with which YOLO's family was trained."""
 
-_SIGNATURE = Origin("certain", "the input's shape")
+_SIGNATURE = Origin("certain", "its shape")
 _USUAL = Origin("guess", "the usual choice")
 
 
@@ -142,7 +142,7 @@ def _ultralytics(metadata: Mapping[str, str]) -> PreprocessOptions:
     """Ultralytics' models take pixels of 0 to 1: classifiers cut from a tight square, the others of the whole image."""
     sides = tuple(int(side) for side in re.findall(r"\d{1,5}", metadata.get("imgsz", "")))
     size = (sides[0], sides[1]) if len(sides) == 2 and min(sides) > 0 else None
-    plain = PreprocessOptions(size=size, mean=(0.0,), std=(255.0,))
+    plain = PreprocessOptions(size=size, mean=(0.0,), std=(255.0,), color="rgb", interpolation="bilinear")
     if metadata.get("task") == "classify":
         return msgspec.structs.replace(plain, resize=max(size) if size else None)
     return msgspec.structs.replace(plain, border=LETTERBOX_GREY)

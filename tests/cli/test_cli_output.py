@@ -4,11 +4,13 @@ import os
 import pty
 import re
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 
+from engine.schema import FindingView
 from tests.cli.conftest import COMMAND
-from unimodel_cli import answers, output
+from unimodel_cli import answers, model_card, output
 
 ESCAPE = re.compile(r"\x1b")
 
@@ -133,3 +135,13 @@ def test_boxes_and_words_are_shown_with_their_labels(capsys):
     assert answers.scores_of_several([[entity], []]) == [[entity], []]
     assert answers.scores_of_several([[], []]) is None
     assert answers.scores_of_several([[1.0]]) is None
+
+
+def test_flags_that_change_what_was_found_stay_whole_on_a_narrow_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    options = ["--set preprocess.mean=[…] --set preprocess.std=[…]", "--task tensor"]
+    found = [FindingView(subject="task", value="v" * 30, sure="guess", source="its shapes", option=o) for o in options]
+    output.Output(False).render(*model_card._findings(SimpleNamespace(findings=found)))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["FOUND", "VALUE", "SURE", "FROM", "CHANGE", "WITH"]
+    assert all(option in line for option, line in zip(options, lines[1:], strict=False))

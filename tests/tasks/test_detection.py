@@ -14,7 +14,8 @@ from PIL import Image
 
 from backends.base import Device, InvalidInput, InvalidOption, ModelInfo, TensorSpec
 from backends.onnx import OnnxBackend, OnnxOptions
-from engine import tasks
+from engine import model_options, tasks
+from engine.errors import InvalidOption as EngineInvalidOption
 from engine.model_options import DetectionOptions, ModelOptions, PreprocessOptions
 from engine.tasks import boxes, layouts
 from engine.tasks.base import Parameters
@@ -250,6 +251,17 @@ def test_options_that_do_not_fit(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidOption) as error:
         created(detector(floats("out", "batch", 6, CELLS)), detection=DetectionOptions(**options))
     assert error.value.message == message
+
+
+@pytest.mark.parametrize("option", ["threshold", "overlap"])
+def test_parts_are_from_0_to_1(option: str) -> None:
+    with pytest.raises(EngineInvalidOption, match=f"detection.{option} must be from 0 to 1; got 2"):
+        model_options.split({"detection": {option: 2}}, msgspec.Struct)
+
+
+def test_a_detector_is_no_classifier() -> None:
+    with pytest.raises(InvalidOption, match=r"needs a score for each class, \[batch, classes\]; the output is"):
+        tasks.create("image-classification", detector(floats("out", "batch", 6, CELLS)), ModelOptions())
 
 
 # --- which boxes are given ------------------------------------------------------------------------------------------
