@@ -30,11 +30,13 @@ def find(metadata: Mapping[str, str], count: int) -> tuple[tuple[str, ...] | Non
 
 def unfolded(texts: Mapping[str, str]) -> dict[str, str]:
     """Texts beside a model as metadata: of one that holds a whole object of it, as Ultralytics' do, what is in it."""
-    found = dict(texts)
-    for text in texts.values():
+    found: dict[str, str] = {}
+    for name, text in texts.items():
         value = _literal(text)
         if isinstance(value, dict) and {"task", "names"} <= value.keys():
             found |= {str(key): each if isinstance(each, str) else repr(each) for key, each in value.items()}
+        else:
+            found[name] = text
     return found
 
 

@@ -169,6 +169,17 @@ def test_labels_that_are_packed_with_the_model(tmp_path: Path) -> None:
     assert load(file)[1].labels is None
 
 
+def test_labels_in_the_metadata_that_ultralytics_packs_with_the_model(tmp_path: Path) -> None:
+    file = tmp_path / "labelled.tflite"
+    file.write_bytes(path("digits.tflite").read_bytes())
+    names = {i: f"digit {i}" for i in range(10)}
+    with zipfile.ZipFile(file, "a") as packed:
+        packed.writestr("temp_meta.txt", str({"author": "Ultralytics", "task": "classify", "names": names}))
+    _, info = load(file)
+    assert info.labels == tuple(names.values())
+    assert (info.metadata["author"], info.metadata["task"]) == ("Ultralytics", "classify")
+
+
 # --- damaged files --------------------------------------------------------------------------------------------------
 
 

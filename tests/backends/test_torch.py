@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from backends.base import (
@@ -31,6 +33,9 @@ from backends.base import (
 from backends.torch import TorchBackend, TorchOptions, archive, errors
 from backends.torch.archive import Kind
 from backends.torch.graph import Code
+from engine import tasks
+from engine.model_options import ModelOptions
+from engine.tasks.base import Parameters
 from tests import models, models_torch
 from tests.models_torch import numpy
 
@@ -123,6 +128,37 @@ def test_labels_and_preprocessing_come_from_the_extra_files() -> None:
     assert info.labels[285] == "Egyptian cat"
     assert json.loads(info.metadata["unimodel.preprocess"])["resize"] == 256
     assert info.metadata["format"] == "TorchScript"
+
+
+class Detector(nn.Module):
+    """Finds a dog in the middle of every image, in the layout of YOLOv8."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        found = torch.zeros(images.shape[0], 6, images.shape[2] * images.shape[3] * 21 // 1024)
+        found[:, :, 0] = torch.tensor([32.0, 32.0, 16.0, 8.0, 0.1, 0.9])
+        return found + 0.0 * images.mean()
+
+
+ULTRALYTICS = {
+    "description": "Ultralytics YOLOv8n model", "author": "Ultralytics", "task": "detect", "stride": 32, "batch": 1,
+    "imgsz": [64, 64], "names": {"0": "cat", "1": "dog"},
+}  # fmt: skip
+
+
+def test_a_detector_as_ultralytics_exports_it(tmp_path: Path) -> None:
+    """Its metadata lies in one extra file, as an object."""
+    path = script(Detector(), tmp_path / "yolo.torchscript.pt", **{"config.txt": json.dumps(ULTRALYTICS)})
+    backend, info = load(path)
+    assert info.labels == ("cat", "dog")
+    assert "config" not in info.metadata
+    assert tasks.recognise(info, ModelOptions()) == "object-detection"
+    task = tasks.create("object-detection", info, ModelOptions())
+    picture = io.BytesIO()
+    Image.new("RGB", (128, 128)).save(picture, "PNG")
+    decoded = task.decode_bytes(memoryview(picture.getvalue()), "image/png")
+    assert decoded.tensors["images"].shape == (1, 3, 64, 64)
+    (dog,) = task.answer("input", backend.predict(decoded.tensors), True, Parameters(), decoded.origin)
+    assert (dog["label"], dog["box"]) == ("dog", {"xmin": 48, "ymin": 56, "xmax": 80, "ymax": 72})
 
 
 def test_silero_hears_speech_and_forgets_it_again() -> None:
