@@ -41,14 +41,16 @@ class Answer:
         """Whether `take` needs the logits that a token was chosen by."""
         return self._request.logprobs is not None
 
-    def take(self, token: int, logits: Logits | None, piece: Piece) -> None:
-        """Adds a token, chosen by the untouched `logits`, to `piece`."""
+    def take(self, token: int, logits: Logits | TokenLogprob | None, piece: Piece) -> None:
+        """Adds a token to `piece`: with the untouched `logits` that it was chosen by, or what they came to."""
         piece.tokens += 1
         self._left -= 1
         if token in self._request.stop_tokens or self._vocabulary.ends(token):
             self.finish = "stop"
             return
-        if logits is not None:
+        if isinstance(logits, TokenLogprob):
+            self._logprobs.append(logits)
+        elif logits is not None:
             read = self._vocabulary.token_bytes
             self._logprobs.append(logprobs_of(read, logits, token, self._request.logprobs or 0))
         piece.text += self._text.push(self._vocabulary.token_bytes(token, self._request.keep_special))

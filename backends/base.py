@@ -232,9 +232,14 @@ class MissingRuntime(BackendError):
 
     code = "missing_runtime"
 
-    def __init__(self, package: str, extra: str) -> None:
-        pip = os.environ.get(PIP, "pip")
-        super().__init__(f"{package} is not installed. Install it with: {pip} install 'unimodel[{extra}]'")
+    def __init__(self, package: str, extra: str, index: str | None = None) -> None:
+        super().__init__(f"{package} is not installed. Install it with: {install_command(extra, index)}")
+
+
+def install_command(extra: str, index: str | None = None) -> str:
+    """How an extra of ``unimodel`` is installed, some packages of which are in a package index beside PyPI."""
+    pip = os.environ.get(PIP, "pip")
+    return f"{pip} install {f'--extra-index-url {index} ' if index else ''}'unimodel[{extra}]'"
 
 
 class OutOfMemory(BackendError):
@@ -259,6 +264,8 @@ class Backend(ABC):
     """The module that must be importable for it to work, such as ``onnxruntime``."""
     extra: ClassVar[str | None] = None
     """The extra of ``unimodel`` that installs `package`."""
+    index: ClassVar[str | None] = None
+    """The package index beside PyPI that has it; `None` for PyPI alone."""
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
     """Kinds of device that it can run on: ``cpu``, ``cuda``."""
     Options: ClassVar[type[msgspec.Struct] | type[dict[str, Any]]] = NoOptions

@@ -7,7 +7,7 @@ import importlib.util
 from importlib.metadata import EntryPoint
 
 from backends import discovery
-from backends.base import Backend
+from backends.base import Backend, install_command
 from engine.schema import BackendList, BackendView
 
 
@@ -48,6 +48,6 @@ def _backend(cls: type[Backend], package: str, providers: list[str], problem: st
         devices=list(cls.devices),
         extra=cls.extra,
         package=package,
-        install=None if there or cls.extra is None else f"pip install 'unimodel[{cls.extra}]'",
+        install=None if there or cls.extra is None else install_command(cls.extra, cls.index),
         problem=problem,
     )

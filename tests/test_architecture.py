@@ -71,6 +71,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "backends.text": (),
     "backends.transcription": ("backends.base",),
     "backends.python": ("backends.base", "backends.python", "unimodel.plugins"),
+    "backends.engines": (
+        "backends.answers",
+        "backends.base",
+        "backends.engines",
+        "backends.generation",
+        "backends.prompts",
+        "backends.sampling",
+        "backends.transformers",  # both engines serve what lies in Hugging Face folders: weights, tokenizers, templates
+    ),
 }
 """Package or module to the only parts of this repository that it may import. The longest prefix counts."""
 
@@ -92,7 +101,7 @@ LOWER = (
 HEAVY = {
     "PIL", "ai_edge_litert", "av", "catboost", "ctranslate2", "faster_whisper", "huggingface_hub", "joblib", "keras",
     "lightgbm", "llama_cpp", "matplotlib", "onnx", "onnxruntime", "pandas", "safetensors", "scipy", "sklearn", "skops",
-    "tensorflow", "tokenizers", "torch", "transformers", "xgboost",
+    "tensorflow", "tensorrt_llm", "tokenizers", "torch", "transformers", "vllm", "xgboost",
 }  # fmt: skip
 """Imported only inside functions, when a model needs them."""
 

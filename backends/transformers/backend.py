@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import msgspec
 
@@ -17,8 +17,8 @@ from backends.base import (
     ModelInfo,
 )
 from backends.generation import Generation, GenerationBackend, Piece, Sampling
-from backends.prompts import bounded, chat_template_of, checked, fitted
-from backends.sampling import SamplingDefaults, check_request, check_sampling, resolve, seed_of
+from backends.prompts import bounded, chat_template_of, fitted
+from backends.sampling import check_request, check_sampling, resolve, seed_of
 from backends.transformers import folder as folders
 from backends.transformers import weights
 from backends.transformers.decoder import Decoder
@@ -28,33 +28,16 @@ from backends.transformers.options import TransformersOptions, at_least
 from backends.transformers.sampling import Sampler
 from backends.transformers.scheduler import Scheduler
 from backends.transformers.sequences import Request
+from backends.transformers.settings import SamplingOptions, context_length, defaults_of, template_of, text_config
 from backends.transformers.tokens import Tokenizer
 from backends.transformers.vocabulary import Vocabulary
 from backends.transformers.weights import Weights
 
-_DEFAULT_CONTEXT = 8192
 _DEFAULT_CELLS = 16384
 _ONE_BY_ONE = (
     "Answers are computed one after the other in each step: the model remembers more than keys and values of tokens."
 )
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-
-
-class SamplingOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How tokens are chosen where a request does not say; as ``generation_config.json`` says when not given."""
-
-    temperature: float | None = None
-    """0 is greedy: always the likeliest token."""
-    top_k: int | None = None
-    """0 keeps all."""
-    top_p: float | None = None
-    min_p: float | None = None
-    typical_p: float | None = None
-    repeat_penalty: float | None = None
-    repeat_last_n: int | None = None
-    """Tokens that the penalties look back on; -1 is the whole context."""
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
 
 
 class TransformersGenerationOptions(TransformersOptions, frozen=True, forbid_unknown_fields=True):
@@ -113,7 +96,7 @@ class TransformersBackend(GenerationBackend):
         folders.check_task(folder, "generation")
         template = chat_template_of(options.chat_template)
         found = weights.find(folder)
-        self._length, notes = _context_length(folder, options)
+        self._length, notes = context_length(folder, options.max_context_length)
         cells = max(options.cache_tokens or _DEFAULT_CELLS, self._length)
         more = _cell_bytes(folder, found, options, device) * cells
         self._network = network = Network(
@@ -122,15 +105,15 @@ class TransformersBackend(GenerationBackend):
         if not network.model.can_generate():
             raise ModelFileError(f"{folder.name} cannot generate text: {type(network.model).__name__} does not.")
         tokenizer = Tokenizer(network.library, folder, trusted=self.trusted)
-        size = int(network.config.get_text_config().vocab_size)
+        size = int(network.config.gettext_config().vocab_size)
         self._vocabulary = vocabulary = Vocabulary(tokenizer, size, network.config, network.model.generation_config)
-        self._defaults = _defaults(folder, options)
+        self._defaults = defaults_of(folder, options.sampling)
         self._decoder = decoder = Decoder(network, vocabulary.vocab_size)
         self._scheduler = Scheduler(decoder, vocabulary, options.sequences, cells)
         self.threads = network.threads if device.kind == "cpu" else 0
         if not decoder.batches:
             notes = (*notes, _ONE_BY_ONE)
-        return self._info(folder, found, device, options, template or _template(tokenizer.inner), notes)
+        return self._info(folder, found, device, options, template or template_of(tokenizer.inner), notes)
 
     def _info(
         self,
@@ -185,7 +168,7 @@ class TransformersBackend(GenerationBackend):
         check_request(request, vocabulary.vocab_size)
         _check_features(request)
         request = bounded(request, self._length, lambda: vocabulary.longest_token)
-        prompt = fitted(self._tokens(request), request, self._length, vocabulary.bos)
+        prompt = fitted(vocabulary.prompt_of(request), request, self._length, vocabulary.bos)
         limit = self._length
         if request.max_tokens is not None:
             limit = min(limit, len(prompt) + request.max_tokens)
@@ -213,10 +196,10 @@ class TransformersBackend(GenerationBackend):
 
     def count(self, request: Generation) -> int:
         _check_features(request)
-        return len(self._tokens(request))
+        return len(self._vocabulary.prompt_of(request))
 
     def tokenize(self, text: str, *, add_bos: bool = True) -> list[int]:
-        return self._begun(self._vocabulary.tokenize(text), add_bos and self._vocabulary.wants_bos)
+        return self._vocabulary.begun(self._vocabulary.tokenize(text), add_bos and self._vocabulary.wants_bos)
 
     def close(self) -> None:
         """Lets go of the weights and of everything that was computed."""
@@ -224,19 +207,6 @@ class TransformersBackend(GenerationBackend):
         if self._network is not None:
             self._network.close()
         self._network = None
-
-    def _tokens(self, request: Generation) -> list[int]:
-        """The whole prompt in tokens, however long it is. Raises `InvalidInput`."""
-        vocabulary = self._vocabulary
-        if not isinstance(request.prompt, str):
-            return self._begun(checked(request.prompt, vocabulary.vocab_size), not request.prompt)
-        tokens = checked(vocabulary.tokenize(request.prompt), vocabulary.vocab_size)
-        return self._begun(tokens, (request.add_bos and vocabulary.wants_bos) or not tokens)
-
-    def _begun(self, tokens: list[int], wanted: bool) -> list[int]:
-        """Tokens behind the one that begins a text, if that is `wanted` and there is one."""
-        bos = self._vocabulary.bos
-        return [bos, *tokens] if wanted and bos >= 0 and tokens[:1] != [bos] else tokens
 
     @property
     def _loaded(self) -> Network:
@@ -261,36 +231,9 @@ def _check_features(request: Generation) -> None:
             raise InvalidInput(f"This model is served by transformers, and {sentence}.", field=field)
 
 
-def _context_length(folder: Folder, options: TransformersGenerationOptions) -> tuple[int, tuple[str, ...]]:
-    """Tokens of one sequence, and what of it is a guess."""
-    trained = next(
-        (
-            value
-            for key in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
-            if isinstance(value := _text_config(folder).get(key), int) and value > 0
-        ),
-        None,
-    )
-    if trained is None:
-        note = "The folder does not say how long texts may be; max_context_length sets it."
-        return options.max_context_length or 2048, () if options.max_context_length else (note,)
-    if options.max_context_length is not None and options.max_context_length > trained:
-        raise InvalidOption(
-            f"Option max_context_length must be at most {trained}, for which the model was trained; "
-            f"got {options.max_context_length}.",
-            field="config.max_context_length",
-        )
-    return options.max_context_length or min(trained, _DEFAULT_CONTEXT), ()
-
-
-def _text_config(folder: Folder) -> dict[str, Any]:
-    inner = folder.config.get("text_config")
-    return {**folder.config, **inner} if isinstance(inner, dict) else folder.config
-
-
 def _cell_bytes(folder: Folder, found: Weights, options: TransformersGenerationOptions, device: Device) -> int:
     """Bytes of the keys and values of one token, by ``config.json``; 0 where it does not say."""
-    config = _text_config(folder)
+    config = text_config(folder)
 
     def number(*keys: str) -> int:
         return next((v for key in keys if isinstance(v := config.get(key), int) and v > 0), 0)
@@ -300,37 +243,3 @@ def _cell_bytes(folder: Folder, found: Weights, options: TransformersGenerationO
     layers = number("num_hidden_layers", "n_layer")
     dtype = options.dtype if options.dtype != "auto" else "float32" if device.kind == "cpu" else found.dtype
     return 2 * layers * (number("num_key_value_heads") or heads) * width * _BYTES.get(dtype or "float32", 4)
-
-
-def _template(inner: Any) -> str | None:
-    """The chat template of a tokenizer, which may have several by name."""
-    template = getattr(inner, "chat_template", None)
-    if isinstance(template, dict):
-        template = template.get("default") or next(iter(template.values()), None)
-    return str(template) if template else None
-
-
-def _defaults(folder: Folder, options: TransformersGenerationOptions) -> SamplingDefaults:
-    """How tokens are chosen where a request does not say: by the options, else by the folder."""
-    said = folder.read("generation_config.json")
-    names = {
-        "temperature": "temperature",
-        "top_k": "top_k",
-        "top_p": "top_p",
-        "min_p": "min_p",
-        "typical_p": "typical_p",
-        "repeat_penalty": "repetition_penalty",
-    }
-    found: dict[str, Any] = {
-        ours: value
-        for ours, theirs in names.items()
-        if isinstance(value := said.get(theirs), int | float) and not isinstance(value, bool)
-    }
-    if said.get("do_sample") is False:
-        found["temperature"] = 0.0
-    if "repeat_penalty" in found:
-        found["repeat_last_n"] = -1  # the library's looks back on everything
-    given = {name: value for name, value in msgspec.structs.asdict(options.sampling).items() if value is not None}
-    defaults = SamplingDefaults(**{**found, **given})
-    check_sampling(defaults, "config.sampling.", InvalidOption)
-    return defaults

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.generation import Generation
+from backends.prompts import checked
 from backends.transformers.tokens import Tokenizer
 
 _SPACE = "\u2581"
@@ -44,6 +46,17 @@ class Vocabulary:
         """The tokens of `text`, in which special tokens are read as such, without one that begins a prompt."""
         tokens: list[int] = self._inner(text, add_special_tokens=False, verbose=False)["input_ids"]
         return tokens
+
+    def prompt_of(self, request: Generation) -> list[int]:
+        """The whole prompt in tokens, however long it is. Raises `InvalidInput`."""
+        if not isinstance(request.prompt, str):
+            return self.begun(checked(request.prompt, self.vocab_size), not request.prompt)
+        tokens = checked(self.tokenize(request.prompt), self.vocab_size)
+        return self.begun(tokens, (request.add_bos and self.wants_bos) or not tokens)
+
+    def begun(self, tokens: list[int], wanted: bool) -> list[int]:
+        """Tokens behind the one that begins a text, if that is `wanted` and there is one."""
+        return [self.bos, *tokens] if wanted and self.bos >= 0 and tokens[:1] != [self.bos] else tokens
 
     def text(self, token: int) -> str:
         """The text of one token; nothing for -1, which stands for a token that the model does not have."""

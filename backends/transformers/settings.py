@@ -1,0 +1,91 @@
+"""What a Hugging Face folder and a user's options say of generating: how long texts may be, how tokens are chosen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from backends.base import InvalidOption
+from backends.sampling import SamplingDefaults, check_sampling
+from backends.transformers.folder import Folder
+
+_DEFAULT_CONTEXT = 8192
+
+
+class SamplingOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How tokens are chosen where a request does not say; as ``generation_config.json`` says when not given."""
+
+    temperature: float | None = None
+    """0 is greedy: always the likeliest token."""
+    top_k: int | None = None
+    """0 keeps all."""
+    top_p: float | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    repeat_penalty: float | None = None
+    repeat_last_n: int | None = None
+    """Tokens that the penalties look back on; -1 is the whole context."""
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+
+
+def context_length(folder: Folder, wanted: int | None) -> tuple[int, tuple[str, ...]]:
+    """Tokens of one sequence, and what of it is a guess."""
+    trained = next(
+        (
+            value
+            for key in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
+            if isinstance(value := text_config(folder).get(key), int) and value > 0
+        ),
+        None,
+    )
+    if trained is None:
+        note = "The folder does not say how long texts may be; max_context_length sets it."
+        return wanted or 2048, () if wanted else (note,)
+    if wanted is not None and wanted > trained:
+        raise InvalidOption(
+            f"Option max_context_length must be at most {trained}, for which the model was trained; got {wanted}.",
+            field="config.max_context_length",
+        )
+    return wanted or min(trained, _DEFAULT_CONTEXT), ()
+
+
+def text_config(folder: Folder) -> dict[str, Any]:
+    """What ``config.json`` says of the part that reads and writes text."""
+    inner = folder.config.get("text_config")
+    return {**folder.config, **inner} if isinstance(inner, dict) else folder.config
+
+
+def template_of(inner: Any) -> str | None:
+    """The chat template of a tokenizer, which may have several by name."""
+    template = getattr(inner, "chat_template", None)
+    if isinstance(template, dict):
+        template = template.get("default") or next(iter(template.values()), None)
+    return str(template) if template else None
+
+
+def defaults_of(folder: Folder, given: SamplingOptions) -> SamplingDefaults:
+    """How tokens are chosen where a request does not say: by the options, else by the folder."""
+    said = folder.read("generation_config.json")
+    names = {
+        "temperature": "temperature",
+        "top_k": "top_k",
+        "top_p": "top_p",
+        "min_p": "min_p",
+        "typical_p": "typical_p",
+        "repeat_penalty": "repetition_penalty",
+    }
+    found: dict[str, Any] = {
+        ours: value
+        for ours, theirs in names.items()
+        if isinstance(value := said.get(theirs), int | float) and not isinstance(value, bool)
+    }
+    if said.get("do_sample") is False:
+        found["temperature"] = 0.0
+    if "repeat_penalty" in found:
+        found["repeat_last_n"] = -1  # the library's looks back on everything
+    wanted = {name: value for name, value in msgspec.structs.asdict(given).items() if value is not None}
+    defaults = SamplingDefaults(**{**found, **wanted})
+    check_sampling(defaults, "config.sampling.", InvalidOption)
+    return defaults
