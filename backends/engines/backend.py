@@ -6,6 +6,7 @@ prompt. Texts, stop texts, log probabilities and counts are made here, as for ev
 
 from __future__ import annotations
 
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping
@@ -27,6 +28,8 @@ from backends.transformers.library import Library
 from backends.transformers.settings import SamplingOptions, defaults_of
 from backends.transformers.tokens import Tokenizer
 from backends.transformers.vocabulary import Vocabulary
+
+_ESCAPE = re.compile(r"\\(?:x([0-9A-Fa-f]{2})|.)", re.DOTALL)
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +69,11 @@ class Engine(ABC):
     def error(self, error: Exception) -> BackendError:
         """What went wrong with a request."""
 
+    @property
+    def dead(self) -> bool:
+        """Whether it has ended, and a new one must be started."""
+        return False
+
     @abstractmethod
     async def close(self) -> None:
         """Ends its processes."""
@@ -102,8 +110,6 @@ class EngineBackend(GenerationBackend):
     _length: int
     """Tokens of one sequence."""
     _longest_prompt: int
-    _failed: BackendError | None = None
-    """Why no more can be generated."""
 
     def _serve(
         self,
@@ -133,8 +139,6 @@ class EngineBackend(GenerationBackend):
         return Generation(prompt="Hello", sampling=Sampling(temperature=0), max_tokens=2, ignore_eos=True)
 
     def add(self, request_id: int, request: Generation) -> None:
-        if self._failed is not None:
-            raise self._failed
         vocabulary, engine, streams = self._vocabulary, self._running, self._pump
         check_request(request, vocabulary.vocab_size)
         self._check_features(request)
@@ -158,7 +162,7 @@ class EngineBackend(GenerationBackend):
             banned=tuple(set(ends) - set(request.stop_tokens)) if request.ignore_eos else (),
             logit_bias=request.sampling.logit_bias,
             logprobs=request.logprobs,
-            grammar=request.grammar,
+            grammar=None if request.grammar is None else portable(request.grammar),
         )
         seeded = request.sampling.seed is not None  # else the engine draws for all together, which is faster
         params = [
@@ -180,6 +184,8 @@ class EngineBackend(GenerationBackend):
             if request is None or request.choices[choice].answer.finish is not None:
                 continue  # it was cancelled, or had ended by a stop text that the engine does not know
             if isinstance(what, Exception):
+                if self._running.dead:  # the model is loaded anew, and what has not begun is asked again
+                    raise RuntimeError(f"The engine of {self._running.name} has died.") from what
                 self.cancel(request_id)
                 pieces = [piece for piece in pieces if piece.id != request_id]
                 pieces.append(Piece(id=request_id, error=self._problem(what)))
@@ -290,6 +296,11 @@ def engine_defaults(folder: Folder, given: SamplingOptions) -> SamplingDefaults:
     """How tokens are chosen where a request does not say: as everywhere, but that penalties look back on everything."""
     defaults = defaults_of(folder, given)
     return defaults if given.repeat_last_n is not None else msgspec.structs.replace(defaults, repeat_last_n=-1)
+
+
+def portable(grammar: str) -> str:
+    r"""A grammar in GBNF with ``\u0022`` for ``\x22``: others than llama.cpp read more than two digits behind an x."""
+    return _ESCAPE.sub(lambda found: f"\\u00{found[1]}" if found[1] else found[0], grammar)
 
 
 def check_penalties(chosen: SamplingDefaults, engine: str) -> SamplingDefaults:

@@ -219,6 +219,10 @@ class VllmEngine(Engine):
             return OutOfMemory(f"vLLM ran out of memory: {reason(error)}")
         return BackendError(f"vLLM failed: {reason(error)}")
 
+    @property
+    def dead(self) -> bool:
+        return bool(self._inner.errored)
+
     async def close(self) -> None:
         self._inner.shutdown(_PATIENCE)
 
@@ -226,6 +230,8 @@ class VllmEngine(Engine):
     def _invalid(error: Exception) -> InvalidInput:
         """What vLLM finds wrong with a request. It begins with the name of the parameter, where it does not tell it."""
         said = reason(error)
+        if getattr(error, "parameter", None):  # it repeats that, and the value, behind the sentence
+            said = f"{str(error.args[0]).rstrip('.')}."
         name = str(getattr(error, "parameter", None) or said.partition(" ")[0])
         name = "grammar" if "grammar" in said else _FIELDS.get(name, name)
         known = name in (*Sampling.__struct_fields__, "grammar")

@@ -12,10 +12,12 @@ import faulthandler
 import gc
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
 import time
+from typing import NoReturn
 
 from backends.base import BackendError
 from engine.errors import UniModelError
@@ -59,12 +61,19 @@ def main() -> None:
     while True:
         data, fds = control.receive_with_fds()
         if not data:
-            os._exit(0)  # a model's thread may be deep in a runtime that cannot be interrupted
+            _exit()
         message = decode_load(data)
         gate = gate or Gate(message.device.threads)  # a worker has one device
         arguments = (control, message, gate, *fds)
         thread = threading.Thread(target=_serve_model, args=arguments, name=message.key, daemon=True)
         thread.start()
+
+
+def _exit() -> NoReturn:
+    """At once, as a thread may be deep in a runtime that cannot be interrupted, and with what the models started."""
+    if os.getpgrp() == os.getpid():  # the server, which does this otherwise, may have been killed
+        os.killpg(0, signal.SIGKILL)
+    os._exit(0)
 
 
 def _serve_model(control: Channel, message: Load, gate: Gate, queue_fd: int, memory_fd: int) -> None:
