@@ -29,6 +29,8 @@ from typing import Any
 import msgspec
 
 from backends.boosting.backend import BoostingOptions
+from backends.engines.tensorrt_llm import TensorRtLlmOptions
+from backends.engines.vllm import VllmOptions
 from backends.gguf.embedding import EmbeddingOptions
 from backends.gguf.options import GgufOptions
 from backends.gguf.rerank import RerankOptions
@@ -406,6 +408,8 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "transformers-options": options_of(TransformersGenerationOptions),
     "transformers-classify-options": options_of(ClassifyOptions),
     "transformers-embedding-options": options_of(TransformersEmbeddingOptions),
+    "vllm-options": options_of(VllmOptions),
+    "tensorrt_llm-options": options_of(TensorRtLlmOptions),
     "boosting-options": options_of(BoostingOptions),
     "tensorflow-options": options_of(TensorFlowOptions),
     "tflite-options": options_of(TfliteOptions),

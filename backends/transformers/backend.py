@@ -105,7 +105,7 @@ class TransformersBackend(GenerationBackend):
         if not network.model.can_generate():
             raise ModelFileError(f"{folder.name} cannot generate text: {type(network.model).__name__} does not.")
         tokenizer = Tokenizer(network.library, folder, trusted=self.trusted)
-        size = int(network.config.gettext_config().vocab_size)
+        size = int(network.config.get_text_config().vocab_size)
         self._vocabulary = vocabulary = Vocabulary(tokenizer, size, network.config, network.model.generation_config)
         self._defaults = defaults_of(folder, options.sampling)
         self._decoder = decoder = Decoder(network, vocabulary.vocab_size)
