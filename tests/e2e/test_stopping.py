@@ -134,6 +134,25 @@ def test_a_killed_server_leaves_nothing_and_starts_again(start: Callable[..., Se
     assert again.predict("stable", {"input": [1, 2, 3, 4]})["version"] == 1
 
 
+def test_a_killed_server_takes_with_it_what_models_started(start: Callable[..., Server], tmp_path: Path) -> None:
+    (tmp_path / "parent.py").write_text(
+        "import subprocess\nfrom unimodel.plugins import BasePlugin\n"
+        "class Model(BasePlugin):\n"
+        "    def load_model(self, config):\n"
+        "        self.child = subprocess.Popen(['sleep', '600'])\n"
+        "    def predict(self, input_data):\n"
+        "        return {'output': self.child.pid}\n"
+    )
+    server = start()
+    server.register("parent", f"{tmp_path / 'parent.py'}:Model", trust=True)
+    child = psutil.Process(server.predict("parent", {"input": 1})["output"])
+    assert child.is_running()
+    assert server.process is not None
+    server.process.kill()
+    server.process.wait()
+    wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+
+
 def test_what_was_registered_before_a_kill_is_registered(start: Callable[..., Server], tmp_path: Path) -> None:
     """Whoever got a 201 finds the model again, however suddenly the server went."""
     home = tmp_path / "same"

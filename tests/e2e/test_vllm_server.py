@@ -1,4 +1,4 @@
-"""vLLM through a real server, in an environment that ``UNIMODEL_TEST_VLLM`` names; UniModel must be installed there."""
+"""vLLM through a real server, in an environment that ``TEST_VLLM_ENVIRONMENT`` names; UniModel must be installed there."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from serving import Server
 
 from tests import models_transformers
 
-ENVIRONMENT = os.environ.get("UNIMODEL_TEST_VLLM")
-pytestmark = pytest.mark.skipif(ENVIRONMENT is None, reason="UNIMODEL_TEST_VLLM names no environment with vLLM")
+ENVIRONMENT = os.environ.get("TEST_VLLM_ENVIRONMENT")
+pytestmark = pytest.mark.skipif(ENVIRONMENT is None, reason="TEST_VLLM_ENVIRONMENT names no environment with vLLM")
 SUM = [{"role": "user", "content": "What is 2+2? Answer with just the number."}]
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from backends.base import install_command
+
 SOURCE = """
 from backends.base import NO_MATCH, Backend
 
@@ -89,6 +91,13 @@ def test_a_missing_runtime_comes_with_the_command_that_installs_it(found: dict[s
     assert (hungry["runtime"], hungry["package"]) == ("no_such_runtime", "hungry 1.5")
     assert hungry["install"] == "pip install 'unimodel[torch]'"
     assert found["stranger"]["install"] is None
+
+
+def test_the_command_names_the_index_that_has_the_runtime() -> None:
+    assert install_command("x") == "pip install 'unimodel[x]'"
+    assert (
+        install_command("x", "https://a.example/") == "pip install --extra-index-url https://a.example/ 'unimodel[x]'"
+    )
 
 
 def test_a_broken_one_says_why(found: dict[str, dict[str, Any]]) -> None:
