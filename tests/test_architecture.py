@@ -77,6 +77,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "backends.engines",
         "backends.generation",
         "backends.prompts",
+        "backends.resources",
         "backends.sampling",
         "backends.transformers",  # both engines serve what lies in Hugging Face folders: weights, tokenizers, templates
     ),

@@ -29,13 +29,14 @@ from backends.engines.backend import Engine, EngineBackend, Wanted, engine_defau
 from backends.engines.streams import Output, Streams
 from backends.generation import Sampling
 from backends.prompts import chat_template_of
+from backends.resources import megabytes
 from backends.sampling import COLD
 from backends.transformers import folder as folders
 from backends.transformers import weights
 from backends.transformers.folder import Folder
 from backends.transformers.library import check_trust, is_memory, library, reason
 from backends.transformers.options import Dtype, at_least
-from backends.transformers.settings import SamplingOptions, context_length, template_of, text_config
+from backends.transformers.settings import SamplingOptions, cell_bytes, context_length, template_of, text_config
 from backends.transformers.weights import Weights, check_room
 
 _ENVIRONMENT = {
@@ -142,7 +143,8 @@ class VllmBackend(EngineBackend):
                 engine = streams.run(_start(arguments))
         except Exception as e:
             streams.close()
-            raise _of_load(e, folder) from e
+            sequence = cell_bytes(folder, dtype) * length
+            raise _of_load(e, folder, sequence, arguments["kv_cache_memory_bytes"]) from e
         self._serve(engine, streams, vocabulary, defaults, length=length)
         template = template or template_of(tokenizer)
         if template is None:
@@ -342,12 +344,20 @@ def _total_memory(device: Device) -> int:
         pynvml.nvmlShutdown()
 
 
-def _of_load(error: Exception, folder: Folder) -> BackendError:
-    """What went wrong while the engine began. What fails in its own processes is only told in their log."""
+def _of_load(error: Exception, folder: Folder, sequence: int, cache: int | None) -> BackendError:
+    """What went wrong while the engine began. What fails in its own processes is only told in their log.
+
+    `sequence` is about what keys and values of one take, `cache` what they may take.
+    """
     if isinstance(error, BackendError):
         return error
     if is_memory(error) or "KV cache" in str(error):
         return OutOfMemory(f"{folder.name} does not fit the memory of the device: {reason(error)}")
+    if "core initialization failed" in str(error) and cache is not None and sequence > cache:
+        return OutOfMemory(
+            f"Keys and values of one sequence take about {megabytes(sequence)}, and cache_mb gives {megabytes(cache)}. "
+            "Set a larger cache_mb, or a smaller max_context_length."
+        )
     if "core initialization failed" in str(error):
         return ModelFileError(f"vLLM could not start an engine for {folder.name}; the worker's log says why.")
     return ModelFileError(f"vLLM cannot load {folder.name}: {reason(error)}")

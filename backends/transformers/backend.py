@@ -28,7 +28,7 @@ from backends.transformers.options import TransformersOptions, at_least
 from backends.transformers.sampling import Sampler
 from backends.transformers.scheduler import Scheduler
 from backends.transformers.sequences import Request
-from backends.transformers.settings import SamplingOptions, context_length, defaults_of, template_of, text_config
+from backends.transformers.settings import SamplingOptions, cell_bytes, context_length, defaults_of, template_of
 from backends.transformers.tokens import Tokenizer
 from backends.transformers.vocabulary import Vocabulary
 from backends.transformers.weights import Weights
@@ -37,7 +37,6 @@ _DEFAULT_CELLS = 16384
 _ONE_BY_ONE = (
     "Answers are computed one after the other in each step: the model remembers more than keys and values of tokens."
 )
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 class TransformersGenerationOptions(TransformersOptions, frozen=True, forbid_unknown_fields=True):
@@ -98,7 +97,8 @@ class TransformersBackend(GenerationBackend):
         found = weights.find(folder)
         self._length, notes = context_length(folder, options.max_context_length)
         cells = max(options.cache_tokens or _DEFAULT_CELLS, self._length)
-        more = _cell_bytes(folder, found, options, device) * cells
+        dtype = options.dtype if options.dtype != "auto" else "float32" if device.kind == "cpu" else found.dtype
+        more = cell_bytes(folder, dtype) * cells
         self._network = network = Network(
             folder, found, "AutoModelForCausalLM", device, options, trusted=self.trusted, more_bytes=more
         )
@@ -229,17 +229,3 @@ def _check_features(request: Generation) -> None:
     ):
         if wanted:
             raise InvalidInput(f"This model is served by transformers, and {sentence}.", field=field)
-
-
-def _cell_bytes(folder: Folder, found: Weights, options: TransformersGenerationOptions, device: Device) -> int:
-    """Bytes of the keys and values of one token, by ``config.json``; 0 where it does not say."""
-    config = text_config(folder)
-
-    def number(*keys: str) -> int:
-        return next((v for key in keys if isinstance(v := config.get(key), int) and v > 0), 0)
-
-    heads = number("num_attention_heads", "n_head")
-    width = number("head_dim") or number("hidden_size", "n_embd") // max(1, heads)
-    layers = number("num_hidden_layers", "n_layer")
-    dtype = options.dtype if options.dtype != "auto" else "float32" if device.kind == "cpu" else found.dtype
-    return 2 * layers * (number("num_key_value_heads") or heads) * width * _BYTES.get(dtype or "float32", 4)

@@ -11,6 +11,7 @@ from backends.sampling import SamplingDefaults, check_sampling
 from backends.transformers.folder import Folder
 
 _DEFAULT_CONTEXT = 8192
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 class SamplingOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,6 +56,19 @@ def text_config(folder: Folder) -> dict[str, Any]:
     """What ``config.json`` says of the part that reads and writes text."""
     inner = folder.config.get("text_config")
     return {**folder.config, **inner} if isinstance(inner, dict) else folder.config
+
+
+def cell_bytes(folder: Folder, dtype: str | None) -> int:
+    """Bytes of the keys and values of one token, by ``config.json``; 0 where it does not say."""
+    config = text_config(folder)
+
+    def number(*keys: str) -> int:
+        return next((v for key in keys if isinstance(v := config.get(key), int) and v > 0), 0)
+
+    heads = number("num_attention_heads", "n_head")
+    width = number("head_dim") or number("hidden_size", "n_embd") // max(1, heads)
+    layers = number("num_hidden_layers", "n_layer")
+    return 2 * layers * (number("num_key_value_heads") or heads) * width * _BYTES.get(dtype or "float32", 4)
 
 
 def template_of(inner: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""vLLM through a real server, in an environment that ``TEST_VLLM_ENVIRONMENT`` names; UniModel must be installed there."""
+"""vLLM through a real server, in an environment that ``TEST_VLLM_ENVIRONMENT`` names, with UniModel in it."""
 
 from __future__ import annotations
 

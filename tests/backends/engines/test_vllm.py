@@ -10,9 +10,20 @@ from typing import Any
 
 import pytest
 
-from backends.base import BackendError, Device, InvalidInput, InvalidOption, MissingRuntime, ModelFileError, ModelInfo
-from backends.engines.vllm import VllmBackend, VllmOptions
+from backends.base import (
+    BackendError,
+    Device,
+    InvalidInput,
+    InvalidOption,
+    MissingRuntime,
+    ModelFileError,
+    ModelInfo,
+    OutOfMemory,
+)
+from backends.engines.vllm import VllmBackend, VllmOptions, engine_arguments
 from backends.generation import Generation, Piece, Sampling
+from backends.transformers import folder as folders
+from backends.transformers import weights
 from engine.generation.grammar import for_request
 from engine.transport.generation import Format, GenerateRequest
 from tests import models_transformers
@@ -97,6 +108,24 @@ def run(backend: VllmBackend, *requests: Generation) -> dict[tuple[int, int], li
 
 def texts(found: dict[tuple[int, int], list[Piece]]) -> dict[tuple[int, int], str]:
     return {key: "".join(piece.text for piece in pieces) for key, pieces in found.items()}
+
+
+@real
+def test_its_types_take_what_it_is_started_with() -> None:
+    vllm = pytest.importorskip("vllm", reason="vLLM is not installed")
+    folder = folders.read(models_transformers.smollm2())
+    found = weights.find(folder)
+    for device in (CPU, Device("cuda", 1)):
+        given = engine_arguments(folder, found, device, VllmOptions(cache_mb=64), 2048, trusted=False)
+        args = vllm.AsyncEngineArgs(**given)
+        assert {name: getattr(args, name) for name in given} == given
+
+
+@real
+def test_memory_for_less_than_one_sequence_is_refused() -> None:
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    with pytest.raises(OutOfMemory, match=r"cache_mb"):
+        load(models_transformers.smollm2(), cache_mb=8)
 
 
 @real
