@@ -23,6 +23,7 @@ from backends.transformers import folder as folders
 from backends.transformers import weights
 from backends.transformers.decoder import Decoder
 from backends.transformers.folder import Folder
+from backends.transformers.grammar import Grammars
 from backends.transformers.library import Network
 from backends.transformers.options import TransformersOptions, at_least
 from backends.transformers.sampling import Sampler
@@ -78,6 +79,7 @@ class TransformersBackend(GenerationBackend):
 
     _network: Network | None = None
     _vocabulary: Vocabulary
+    _grammars: Grammars
     _decoder: Decoder | None = None
     _scheduler: Scheduler | None = None
     _length: int
@@ -107,6 +109,7 @@ class TransformersBackend(GenerationBackend):
         tokenizer = Tokenizer(network.library, folder, trusted=self.trusted)
         size = int(network.config.get_text_config().vocab_size)
         self._vocabulary = vocabulary = Vocabulary(tokenizer, size, network.config, network.model.generation_config)
+        self._grammars = Grammars(vocabulary)
         self._defaults = defaults_of(folder, options.sampling)
         self._decoder = decoder = Decoder(network, vocabulary.vocab_size)
         self._scheduler = Scheduler(decoder, vocabulary, options.sequences, cells)
@@ -175,10 +178,16 @@ class TransformersBackend(GenerationBackend):
         chosen = resolve(request.sampling, self._defaults)
         check_sampling(chosen, "", InvalidInput)
         banned = vocabulary.end_tokens if request.ignore_eos else None
+        grammar = None
+        if request.grammar is not None:
+            grammar = self._grammars.follower(request.grammar, request.keep_special)
 
         def make_sampler(choice: int) -> Sampler:
             seed = seed_of(request.sampling, choice)
-            return Sampler(chosen, seed=seed, logit_bias=request.sampling.logit_bias, banned=banned)
+            own = None if grammar is None else grammar.copied()
+            return Sampler(
+                chosen, seed=seed, logit_bias=request.sampling.logit_bias, banned=banned, grammar=own
+            )
 
         self._schedule.add(Request(request_id, request, prompt, limit, make_sampler))
 
@@ -222,7 +231,6 @@ class TransformersBackend(GenerationBackend):
 def _check_features(request: Generation) -> None:
     """Raises `InvalidInput` for what this runtime cannot do."""
     for wanted, field, sentence in (
-        (request.grammar is not None, "grammar", "follows no grammars or schemas; a GGUF model does"),
         (bool(request.images), "images", "sees no images"),
         (request.suffix is not None, "suffix", "does not fill gaps"),
         (bool(request.adapters), "adapters", "has no adapters"),

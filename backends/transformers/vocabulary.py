@@ -15,6 +15,7 @@ from backends.transformers.tokens import Tokenizer
 
 _SPACE = "\u2581"
 """Stands for a space in the pieces of SentencePiece and its kin."""
+_FRAMING = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 
 class Vocabulary:
@@ -37,6 +38,17 @@ class Vocabulary:
     def end_tokens(self) -> NDArray[np.int32]:
         """All tokens that end an answer."""
         return np.array(sorted(token for token in self._ends if token < self.vocab_size), np.int32)
+
+    @property
+    def special_tokens(self) -> list[int]:
+        """Those whose text is left out of an answer, as a rule."""
+        return [token for token, added in self._added.items() if added.special and token < self.vocab_size]
+
+    @property
+    def framing_tokens(self) -> list[int]:
+        """Those that begin and end texts, or stand for nothing; no answer has their text."""
+        ids = (getattr(self._inner, f"{name}_token_id", None) for name in _FRAMING)
+        return [int(token) for token in ids if token is not None and 0 <= token < self.vocab_size]
 
     def ends(self, token: int) -> bool:
         """Whether `token` ends an answer."""

@@ -305,7 +305,6 @@ def test_special_tokens(tiny: TransformersBackend) -> None:
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
-        ({"grammar": 'root ::= "a"'}, "grammar"),
         ({"images": (np.zeros((2, 2, 3), np.uint8),)}, "images"),
         ({"suffix": "end"}, "suffix"),
         ({"adapters": {"a": 1.0}}, "adapters"),

@@ -1,4 +1,4 @@
-"""Our grammars in llama.cpp itself: it takes them, and it takes what the interpreter of the tests takes."""
+"""Our grammars in llama.cpp itself, and in llguidance: they take them, and what the interpreter of the tests takes."""
 
 from __future__ import annotations
 
@@ -19,23 +19,25 @@ from engine.generation.tools import TOOL_FORMATS, ToolFormat
 from engine.transport.generation import Format, GenerateRequest, ToolChoice
 from tests.engine.generation.conversations import TOOLS
 from tests.engine.generation.gbnf_interpreter import Gbnf
+from tests.engine.generation.guided_grammar import GuidedGrammar
 from tests.engine.generation.json_schemas import FORMATS, Schema, documents
 from tests.engine.generation.llama_grammar import LlamaGrammar
 from tests.engine.generation.test_regex_grammar import SOURCES
 
 
 def assert_agree(source: str, random: random.Random) -> None:
-    """Whether llama.cpp and the interpreter are of one mind, about texts that match and texts that nearly do."""
-    ours, theirs = Gbnf(source), LlamaGrammar(source)
+    """Whether all of them are of one mind, about texts that match and texts that nearly do."""
+    ours, theirs, guided = Gbnf(source), LlamaGrammar(source), GuidedGrammar(source)
     for _ in range(3):
         text = ours.write(random, 60)
         if not theirs.can_write(text):
             continue
         assert theirs.matches(text), text
+        assert guided.matches(text), text
         if text:
             at = random.randrange(len(text))
             spoilt = text[:at] + random.choice(["", text[at] * 2, '"', "}", " ", "1", ","]) + text[at + 1 :]
-            assert theirs.matches(spoilt) == ours.matches(spoilt), spoilt
+            assert theirs.matches(spoilt) == guided.matches(spoilt) == ours.matches(spoilt), spoilt
 
 
 @settings(max_examples=40)
