@@ -29,7 +29,6 @@ from backends.gguf.library import library
 from backends.gguf.model import Model
 from backends.gguf.options import GgufOptions
 from backends.gguf.pools import Pools
-from backends.gguf.prefix_cache import PrefixCache
 from backends.gguf.prefixes import Prefixes
 from backends.gguf.projector import Projector
 from backends.gguf.projector_file import Eyes, eyes_of
@@ -40,6 +39,7 @@ from backends.gguf.sampling import Candidates, Sampler
 from backends.gguf.scheduler import TILE, Scheduler
 from backends.gguf.sequences import Group, Request
 from backends.gguf.speculation import MOST, Guesser, Guessing
+from backends.prefix_cache import PrefixCache
 from backends.prompts import chat_template_of
 from backends.sampling import check_request, check_sampling, resolve, seed_of
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from backends.gguf.context import Context
-from backends.gguf.prefix_cache import Entry, PrefixCache, common_prefix
 from backends.gguf.sequences import Sequence
+from backends.prefix_cache import Entry, PrefixCache, common_prefix
 
 _WORTHWHILE = 8
 """Shorter beginnings of prompts are computed again. Those that chat templates alone give are longer."""

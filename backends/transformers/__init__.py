@@ -2,8 +2,9 @@
 
 ``folder.py`` says what a folder is for, ``weights.py`` what its weights are, both without a runtime; ``library.py``
 loads a model, ``tokens.py`` makes tokens of texts. For generated text, ``scheduler.py`` decides what each step computes
-for whom, ``decoder.py`` computes, ``cache.py`` keeps keys and values, ``sampling.py`` chooses tokens. Those that embed
-pool by ``pooling.py``; those that classify have a head of ``heads.py``, ``token_heads.py`` or ``image_head.py``.
+for whom, ``decoder.py`` computes, ``cache.py`` keeps keys and values, ``prefixes.py`` those of earlier prompts;
+``sampling.py`` chooses tokens, ``grammar.py`` says which ones a grammar allows, and ``gbnf.py`` reads it. Those that
+embed pool by ``pooling.py``; those that classify have a head of ``heads.py``, ``token_heads.py`` or ``image_head.py``.
 """
 
 from backends.transformers.backend import TransformersBackend

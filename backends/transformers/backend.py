@@ -17,6 +17,7 @@ from backends.base import (
     ModelInfo,
 )
 from backends.generation import Generation, GenerationBackend, Piece, Sampling
+from backends.prefix_cache import PrefixCache
 from backends.prompts import bounded, chat_template_of, fitted
 from backends.sampling import check_request, check_sampling, resolve, seed_of
 from backends.transformers import folder as folders
@@ -26,6 +27,7 @@ from backends.transformers.folder import Folder
 from backends.transformers.grammar import Grammars
 from backends.transformers.library import Network
 from backends.transformers.options import TransformersOptions, at_least
+from backends.transformers.prefixes import Prefixes
 from backends.transformers.sampling import Sampler
 from backends.transformers.scheduler import Scheduler
 from backends.transformers.sequences import Request
@@ -51,6 +53,10 @@ class TransformersGenerationOptions(TransformersOptions, frozen=True, forbid_unk
     cache_tokens: int | None = None
     """Tokens that are remembered of all sequences together, each counted as long as the longest; 16384 when not given,
     and at least one sequence's. Sequences that find no room wait."""
+    prefix_cache: bool = True
+    """Whether prompts are spared the part that they have in common with earlier ones."""
+    prefix_cache_mb: int | None = None
+    """Memory for that; as much as two sequences of full length take when not given."""
     chat_template: str | None = None
     """In Jinja, or the path of a file; the model's own when not given."""
     sampling: SamplingOptions = SamplingOptions()
@@ -61,6 +67,7 @@ class TransformersGenerationOptions(TransformersOptions, frozen=True, forbid_unk
         at_least("max_context_length", self.max_context_length, 16)
         at_least("sequences", self.sequences, 1)
         at_least("cache_tokens", self.cache_tokens, 16)
+        at_least("prefix_cache_mb", self.prefix_cache_mb, 1)
         if self.sequences > 128:
             raise InvalidOption(
                 f"Option sequences must be at most 128; got {self.sequences}.", field="config.sequences"
@@ -82,6 +89,7 @@ class TransformersBackend(GenerationBackend):
     _grammars: Grammars
     _decoder: Decoder | None = None
     _scheduler: Scheduler | None = None
+    _cache: PrefixCache | None = None
     _length: int
     """Tokens of one sequence."""
 
@@ -100,7 +108,9 @@ class TransformersBackend(GenerationBackend):
         self._length, notes = context_length(folder, options.max_context_length)
         cells = max(options.cache_tokens or _DEFAULT_CELLS, self._length)
         dtype = options.dtype if options.dtype != "auto" else "float32" if device.kind == "cpu" else found.dtype
-        more = cell_bytes(folder, dtype) * cells
+        cell = cell_bytes(folder, dtype)
+        prefixes = _prefix_bytes(cell, self._length, options)
+        more = cell * cells + prefixes
         self._network = network = Network(
             folder, found, "AutoModelForCausalLM", device, options, trusted=self.trusted, more_bytes=more
         )
@@ -112,7 +122,9 @@ class TransformersBackend(GenerationBackend):
         self._grammars = Grammars(vocabulary)
         self._defaults = defaults_of(folder, options.sampling)
         self._decoder = decoder = Decoder(network, vocabulary.vocab_size)
-        self._scheduler = Scheduler(decoder, vocabulary, options.sequences, cells)
+        self._cache = PrefixCache(prefixes if decoder.batches else 0)  # recurrent models begin anew with each part
+        shared = Prefixes(self._cache, decoder) if self._cache.capacity else None
+        self._scheduler = Scheduler(decoder, vocabulary, options.sequences, cells, shared)
         self.threads = network.threads if device.kind == "cpu" else 0
         if not decoder.batches:
             notes = (*notes, _ONE_BY_ONE)
@@ -158,9 +170,10 @@ class TransformersBackend(GenerationBackend):
         )
 
     def memory(self) -> int:
-        """Of the weights, and of the keys and values."""
-        weights_bytes = self._network.nbytes if self._network is not None else 0
-        return weights_bytes + (self._decoder.nbytes if self._decoder is not None else 0)
+        """Of the weights, of the keys and values, and of cached prefixes."""
+        owners = (self._network, self._decoder)
+        held: list[int] = [owner.nbytes for owner in owners if owner is not None]
+        return sum(held) + (self._cache.size if self._cache is not None else 0)
 
     def example(self) -> Generation:
         """Two tokens, chosen greedily."""
@@ -185,9 +198,7 @@ class TransformersBackend(GenerationBackend):
         def make_sampler(choice: int) -> Sampler:
             seed = seed_of(request.sampling, choice)
             own = None if grammar is None else grammar.copied()
-            return Sampler(
-                chosen, seed=seed, logit_bias=request.sampling.logit_bias, banned=banned, grammar=own
-            )
+            return Sampler(chosen, seed=seed, logit_bias=request.sampling.logit_bias, banned=banned, grammar=own)
 
         self._schedule.add(Request(request_id, request, prompt, limit, make_sampler))
 
@@ -212,7 +223,7 @@ class TransformersBackend(GenerationBackend):
 
     def close(self) -> None:
         """Lets go of the weights and of everything that was computed."""
-        self._scheduler = self._decoder = None
+        self._scheduler = self._decoder = self._cache = None
         if self._network is not None:
             self._network.close()
         self._network = None
@@ -237,3 +248,9 @@ def _check_features(request: Generation) -> None:
     ):
         if wanted:
             raise InvalidInput(f"This model is served by transformers, and {sentence}.", field=field)
+
+
+def _prefix_bytes(cell: int, length: int, options: TransformersGenerationOptions) -> int:
+    if not options.prefix_cache:
+        return 0
+    return 2 * length * cell if options.prefix_cache_mb is None else options.prefix_cache_mb * 1_000_000

@@ -27,6 +27,18 @@ _GROW = 64
 """Columns that are free after everything has moved."""
 
 
+class State:
+    """Keys and values [1, heads, tokens, size] of one sequence, by layer. They never change."""
+
+    def __init__(self, layers: list[tuple[Any, Any]]) -> None:
+        self.layers = layers
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it holds."""
+        return sum(t.numel() * t.element_size() for layer in self.layers for t in layer)
+
+
 class Columns:
     """Which columns of the layers are in use. Shared by all layers of a batch."""
 
@@ -60,6 +72,12 @@ class Batch:
         tensors = [t for layer in self.cache.layers for t in (layer.keys, layer.values) if t is not None]
         return sum(t.numel() * t.element_size() for t in tensors)
 
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of one token of one row."""
+        rows, columns = self._room
+        return self.nbytes // (rows * columns) if rows else 0
+
     def join(self, cache: Any, length: int) -> None:
         """Adds a row: what is in another cache, of one sequence with `length` tokens."""
         columns = self._columns
@@ -74,6 +92,13 @@ class Batch:
         columns.rows += 1
         self.lengths.append(length)
         columns.begin = columns.end - longest
+
+    def state(self, row: int) -> State:
+        """A copy of what is in a row."""
+        end = self._columns.end
+        used = slice(end - self.lengths[row], end)
+        return State([(layer.keys[row, None, :, used].clone(), layer.values[row, None, :, used].clone())
+                      for layer in self.cache.layers])  # fmt: skip
 
     def leave(self, row: int) -> int:
         """Drops a row. The last one takes its place; returns which that was."""
@@ -189,6 +214,19 @@ def of_prompt(library: Library, config: Any, *, joins: bool) -> Any:
         return utils.DynamicCache(config=config)
     layers = len(utils.DynamicCache(config=config).layers)
     return utils.Cache(layers=[utils.DynamicLayer() for _ in range(layers)])
+
+
+def state_of(cache: Any) -> State:
+    """What is in a cache of one sequence. The cache makes new tensors when it grows."""
+    return State([(layer.keys, layer.values) for layer in cache.layers])
+
+
+def of_state(library: Library, config: Any, state: State, length: int) -> Any:
+    """A cache for one sequence, which begins with the first `length` tokens of a state."""
+    cache = of_prompt(library, config, joins=True)
+    for layer, (keys, values) in zip(cache.layers, state.layers, strict=True):
+        layer.update(keys[:, :, :length], values[:, :, :length])
+    return cache
 
 
 def copied(cache: Any) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 
 from backends.sampling import Logits
 from backends.transformers import cache
-from backends.transformers.cache import Batch
+from backends.transformers.cache import Batch, State
 from backends.transformers.library import Network
 from backends.transformers.sequences import Sequence
 
@@ -57,6 +57,21 @@ class Decoder:
         """Gives a sequence the cache of another with the same prompt, of which so many tokens are computed."""
         follower.cache = prompt if self.batches else cache.copied(prompt)  # what joins the batch is copied there
         follower.stored = stored
+
+    def nbytes_of(self, sequence: Sequence) -> int:
+        """Bytes of the keys and values that are computed for a sequence."""
+        if sequence.row >= 0:
+            return self._batch.token_bytes * sequence.stored
+        return 0 if sequence.cache is None else cache.state_of(sequence.cache).nbytes
+
+    def state(self, sequence: Sequence) -> State:
+        """The keys and values that are computed for a sequence, some of which are."""
+        return self._batch.state(sequence.row) if sequence.row >= 0 else cache.state_of(sequence.cache)
+
+    def restore(self, sequence: Sequence, state: State, length: int) -> None:
+        """Gives a sequence the keys and values of its first `length` tokens, which a state begins with."""
+        sequence.cache = cache.of_state(self._network.library, self._network.config, state, length)
+        sequence.restored(length)
 
     def join(self, sequence: Sequence) -> None:
         """Takes a sequence whose prompt is computed into the batch."""

@@ -107,8 +107,8 @@ class _Reader:
             if found["rule"] is not None:
                 if len(self._opened) > 1:
                     raise _invalid("a parenthesis is not closed")
-                self._rules[found["rule"]] = rule = [[]]
-                self._opened = [rule]
+                self._opened = [[[]]]
+                self._rules[found["rule"]] = self._opened[0]
                 goes_on = True
             elif found["line"] is not None:
                 if len(self._opened) == 1 and not goes_on:

@@ -1,8 +1,8 @@
 """Choosing the next token of one sequence from its logits, in NumPy.
 
 The order is that of the GGUF backend: logit bias, penalties, top-k, typical, top-p, min-p, temperature, and a draw.
-Greedy choice is one `argmax`. A grammar is asked of what was chosen; only when it does not allow that, what it does allow
-is looked for, which takes a hundred times as long.
+Greedy choice is one `argmax`. A grammar is asked of what was chosen; only when it does not allow that, what it does
+allow is looked for, which takes a hundred times as long.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from backends.base import BackendError
 from backends.generation import Piece
 from backends.sampling import Logits
 from backends.transformers.decoder import Decoder
+from backends.transformers.prefixes import Prefixes
 from backends.transformers.sequences import Request, Sequence
 from backends.transformers.vocabulary import Vocabulary
 
@@ -34,8 +35,11 @@ _HEADROOM = 32
 class Scheduler:
     """Owns the requests and their sequences. `cells` are the tokens that there is room for: rows times the longest."""
 
-    def __init__(self, decoder: Decoder, vocabulary: Vocabulary, sequences: int, cells: int) -> None:
+    def __init__(
+        self, decoder: Decoder, vocabulary: Vocabulary, sequences: int, cells: int, prefixes: Prefixes | None = None
+    ) -> None:
         self._decoder = decoder
+        self._prefixes = prefixes
         self._vocabulary = vocabulary
         self._sequences = sequences
         self._cells = cells
@@ -62,7 +66,7 @@ class Scheduler:
         """Drops a request at once."""
         request = self._requests.pop(request_id, None)
         if request is not None:
-            self._drop(request)
+            self._drop(request, keep=True)
 
     def step(self) -> list[Piece]:
         """Computes once for all sequences that generate, and prompts for a while. In inference mode."""
@@ -72,8 +76,14 @@ class Scheduler:
         if self._decoder.rows:
             self._decode(pieces)
         begin, spent = time.perf_counter(), 0.0
-        while self._prompts and (count := self._part(self._prompts[0], spent)):
-            self._compute_prompt(self._prompts[0], count, pieces)
+        while self._prompts:
+            sequence = self._prompts[0]
+            if not sequence.stored and self._prefixes is not None:  # not earlier: those before it may compute a part
+                self._prefixes.reuse(sequence)
+            count = self._part(sequence, spent)
+            if not count:
+                break
+            self._compute_prompt(sequence, count, pieces)
             spent = time.perf_counter() - begin
         return pieces
 
@@ -100,23 +110,29 @@ class Scheduler:
         return len(inside) < self._sequences and (len(inside) + 1) * longest <= self._cells
 
     def _make_room(self) -> None:
-        """Takes the sequences that came last out of the batch while it outgrows its room; they are computed again."""
+        """Takes the sequences that came last out of the batch while it outgrows its room; they go on later."""
         rows = self._decoder.rows
         while len(rows) > 1 and len(rows) * (max(each.count for each in rows) + 1) > self._cells:
             last = max(rows, key=lambda each: each.order)
-            self._decoder.leave(last)
+            self._leave(last, keep=True)
             self._waiting.appendleft(last)
 
-    def _drop(self, request: Request) -> None:
+    def _leave(self, sequence: Sequence, *, keep: bool) -> None:
+        """Drops what was computed for a sequence; with `keep`, it is cached."""
+        if keep and self._prefixes is not None:
+            self._prefixes.keep(sequence)
+        self._decoder.leave(sequence)
+
+    def _drop(self, request: Request, *, keep: bool) -> None:
         for sequence in request.sequences:
-            self._decoder.leave(sequence)
+            self._leave(sequence, keep=keep)
         self._waiting = deque(each for each in self._waiting if each.request is not request)
         self._prompts = [each for each in self._prompts if each.request is not request]
 
     def _fail(self, request: Request, error: Exception, pieces: list[Piece]) -> None:
         if self._requests.pop(request.id, None) is None:
             return
-        self._drop(request)
+        self._drop(request, keep=False)
         if not isinstance(error, BackendError):
             log.error("a sequence failed", exc_info=error, extra={"request": request.id})
             error = BackendError("The next token could not be chosen.")
@@ -167,6 +183,8 @@ class Scheduler:
         """The first token of a sequence, and of the choices that share its prompt, as far as there is room."""
         waiting = [] if sequence.generated else [each for each in sequence.request.sequences if each in self._waiting]
         kept, prompt, stored = logits.copy(), sequence.cache, sequence.stored
+        if self._prefixes is not None:
+            self._prefixes.keep(sequence)
         self._start(sequence, logits, pieces)
         for follower in waiting:
             if follower.request.id not in self._requests or not self._fits(follower):
@@ -175,6 +193,7 @@ class Scheduler:
             self._admitted += 1
             follower.admit(self._admitted)
             self._decoder.share(prompt, stored, follower)
+            follower.cached = sequence.cached
             self._start(follower, kept.copy(), pieces)
 
     def _start(self, sequence: Sequence, logits: Logits, pieces: list[Piece]) -> None:
@@ -189,6 +208,6 @@ class Scheduler:
             self._fail(sequence.request, e, pieces)
             return
         if sequence.finish is not None:
-            self._decoder.leave(sequence)
+            self._leave(sequence, keep=True)
             if all(each.finish is not None for each in sequence.request.sequences):
                 del self._requests[sequence.request.id]

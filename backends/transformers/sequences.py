@@ -52,6 +52,8 @@ class Sequence:
         self._buffer[: self.count] = request.prompt
         self._sampler = request.make_sampler(choice)
         self._answer = Answer(request.asked, vocabulary, request.limit - self.count)
+        self.cached = 0
+        """How much of the prompt had been computed for another request."""
         self._admitted = self._first = self._last = 0.0
 
     @property
@@ -79,6 +81,12 @@ class Sequence:
         self.order = self.order or order
         self._admitted = self._admitted or time.perf_counter()
 
+    def restored(self, length: int) -> None:
+        """So many of its tokens had been computed before."""
+        self.stored = length
+        if not self.generated:
+            self.cached = length
+
     def expel(self) -> None:
         """Takes away all that was computed for it; it may be let in again."""
         self.cache, self.row, self.stored = None, -1, 0
@@ -101,6 +109,7 @@ class Sequence:
         if self.finish is not None:
             piece.usage = Usage(
                 prompt_tokens=len(self.request.prompt),
+                cached_tokens=self.cached,
                 completion_tokens=self.generated,
                 prompt_seconds=self._first - self._admitted,
                 generation_seconds=self._last - self._first,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
-from openai import BadRequestError, OpenAI
+from openai import OpenAI
 from serving import Server
 
 from tests import models_transformers, models_transformers_heads
@@ -96,15 +98,55 @@ def test_completions_in_company(smollm2: Server, client: OpenAI) -> None:
     assert [answer.split()[0].rstrip(".,") for answer in answers[:3]] == ["Paris", "Rome", "7"]
 
 
-def test_schemas_are_refused(smollm2: Server, client: OpenAI) -> None:
-    with pytest.raises(BadRequestError, match="follows no grammars or schemas") as caught:
-        client.chat.completions.create(
-            model="chat",
-            messages=SUM,
-            max_tokens=4,
-            response_format={"type": "json_object"},  # type: ignore[arg-type]
-        )
-    assert caught.value.status_code == 400
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 20}, "age": {"type": "integer", "maximum": 120}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+def test_answers_that_fit_a_schema(smollm2: Server, client: OpenAI) -> None:
+    form: Any = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON, "strict": True}}
+    wish: Any = {"model": "chat", "messages": [{"role": "user", "content": "Describe a person."}], "max_tokens": 100}
+
+    def describe(seed: int) -> Any:
+        answer = client.chat.completions.create(**wish, response_format=form, seed=seed, temperature=1.2)
+        return json.loads(answer.choices[0].message.content or "")
+
+    with ThreadPoolExecutor(4) as clients:
+        for person in clients.map(describe, range(4)):
+            jsonschema.validate(person, PERSON)
+    chunks = list(client.chat.completions.create(**wish, response_format=form, temperature=0, stream=True))
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    jsonschema.validate(json.loads(text), PERSON)
+    assert chunks[-1].choices[0].finish_reason == "stop"
+    body = {"model": "chat", "prompt": "A person:", "format": PERSON, "stream": False, "options": {"temperature": 0}}
+    jsonschema.validate(json.loads(smollm2.http.post("/api/generate", json=body).json()["response"]), PERSON)
+
+
+def test_a_forced_call_of_a_tool(smollm2: Server, client: OpenAI) -> None:
+    tool: Any = {"type": "function", "function": {"name": "add_person", "parameters": PERSON}}
+    answer = client.chat.completions.create(
+        model="chat",
+        messages=SUM,
+        tools=[tool],
+        tool_choice="required",
+        max_tokens=100,
+        temperature=0,  # type: ignore[arg-type]
+        parallel_tool_calls=False,
+    )
+    (call,) = answer.choices[0].message.tool_calls or ()
+    assert (answer.choices[0].finish_reason, call.function.name) == ("tool_calls", "add_person")  # type: ignore[union-attr]
+    jsonschema.validate(json.loads(call.function.arguments), PERSON)  # type: ignore[union-attr]
+
+
+def test_a_grammar_that_cannot_be_followed(smollm2: Server) -> None:
+    deep = "root ::= " + "(" * 190 + '"a"' + ")" * 190
+    assert smollm2.predict("chat", {"input": "A", "grammar": deep})["output"] == "a"
+    blow = 'root ::= a a a a\na ::= b*\nb ::= ("x" | "xx" | "xxx" | c)*\nc ::= "y" c "z" | [a-z]*'
+    error = smollm2.predict("chat", {"input": "A", "grammar": blow}, status=400)["error"]
+    assert "cannot be followed" in error["message"]
 
 
 # --- classifying ----------------------------------------------------------------------------------------------------

@@ -43,7 +43,8 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tiny(tiny_folder: Path) -> TransformersBackend:
-    return load(tiny_folder)
+    """Remembers nothing from one test to the next."""
+    return load(tiny_folder, prefix_cache=False)
 
 
 def run(backend: TransformersBackend, *requests: Generation, every: int = 0) -> list[list[Piece]]:
@@ -156,7 +157,7 @@ def test_long_prompts_come_in_parts_and_hold_nobody_up(
 def test_what_outgrows_its_room_is_computed_again(tiny_folder: Path, tiny: TransformersBackend) -> None:
     requests = [Generation(prompt=prompt, sampling=GREEDY, max_tokens=60, ignore_eos=True) for prompt in PROMPTS]
     expected = texts(run(tiny, *requests))
-    narrow = load(tiny_folder, cache_tokens=150, max_context_length=128)
+    narrow = load(tiny_folder, cache_tokens=150, max_context_length=128, prefix_cache=False)
     assert texts(run(narrow, *requests)) == expected
     assert narrow.memory() == tiny.memory()  # nothing is held when nothing runs
 
@@ -385,3 +386,80 @@ def test_options_out_of_range(options: dict[str, Any], tiny_folder: Path) -> Non
 def test_room_for_keys_and_values_counts(tiny_folder: Path) -> None:
     with pytest.raises(OutOfMemory, match=r"in float32, [\d,]+ MB of them for what is remembered of texts"):
         load(tiny_folder, cache_tokens=10**12)
+
+
+# --- what prompts have in common ------------------------------------------------------------------------------------
+
+SHARED = "a b c d e f g h i j k l m n o p q r s t u v w x y z "
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_common_beginning_is_computed_once(architecture: str, tmp_path: Path) -> None:
+    """Answers are those without a cache, in turn, together and after a conversation that went on."""
+    folder = decoder(tmp_path / "m", architecture, **ARCHITECTURES[architecture])
+    plain, caching = load(folder, prefix_cache=False), load(folder)
+    prompts = [SHARED, SHARED + "The dog", SHARED + "The cat sat", SHARED * 2, SHARED[:30], "The", SHARED + "The dog"]
+    requests = [Generation(prompt=prompt, sampling=GREEDY, max_tokens=12, choices=2) for prompt in prompts]
+    conversation = Generation(prompt=SHARED + texts(run(plain, requests[0]))[0] + " and", sampling=GREEDY, max_tokens=9)
+    expected = [run(plain, request)[0] for request in (*requests, conversation)]
+    for found in (
+        [run(caching, request)[0] for request in (*requests, conversation)],
+        run(load(folder), *requests, conversation),
+        run(load(folder), *requests, conversation, every=2),
+    ):
+        assert [by_choice(pieces) for pieces in found] == [by_choice(pieces) for pieces in expected]
+        cached = [max(cached_tokens(pieces)) for pieces in found]
+        assert (max(cached) > 20) == (architecture != "MambaForCausalLM")
+    assert all(max(cached_tokens(pieces)) == 0 for pieces in expected)
+
+
+def by_choice(pieces: Sequence[Piece]) -> list[str]:
+    return ["".join(piece.text for piece in pieces if piece.choice == choice) for choice in (0, 1)]
+
+
+def cached_tokens(pieces: Sequence[Piece]) -> list[int]:
+    return [piece.usage.cached_tokens for piece in pieces if piece.usage is not None]
+
+
+def test_requests_that_come_together_share_what_the_first_computes(tiny_folder: Path) -> None:
+    backend = load(tiny_folder)
+    requests = [Generation(prompt=f"{SHARED}{n}", sampling=GREEDY, max_tokens=4) for n in range(4)]
+    shared = len(backend.tokenize(SHARED))
+    cached = [cached_tokens(pieces)[0] for pieces in run(backend, *requests)]
+    assert cached[0] == 0
+    assert all(shared - 1 <= count <= shared + 1 for count in cached[1:])
+
+
+def test_what_was_computed_for_a_cancelled_request_serves_others(tiny_folder: Path) -> None:
+    backend = load(tiny_folder)
+    backend.add(0, Generation(prompt=SHARED, sampling=GREEDY, max_tokens=100, ignore_eos=True))
+    for _ in range(3):
+        backend.step()
+    backend.cancel(0)
+    assert not backend.busy
+    (pieces,) = run(backend, Generation(prompt=SHARED + "The", sampling=GREEDY, max_tokens=2))
+    assert cached_tokens(pieces)[0] >= len(backend.tokenize(SHARED)) - 1
+
+
+def test_prefixes_stay_within_their_memory(tiny_folder: Path) -> None:
+    backend = load(tiny_folder, prefix_cache_mb=1)
+    cache = backend._cache
+    assert cache is not None
+    sizes, before = [], backend.memory()
+    for n in range(60):
+        ask(backend, f"{n} " * 60, max_tokens=2)
+        sizes.append(cache.size)
+    assert 0 < max(sizes) <= 1_000_000
+    assert len(cache) < 60
+    assert backend.memory() - before <= 1_000_000
+    backend.close()
+    assert backend.memory() == 0
+
+
+def test_a_sequence_that_made_room_goes_on_where_it_was(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = load(tiny_folder, max_context_length=128, cache_tokens=128)
+    requests = [
+        Generation(prompt=p, sampling=GREEDY, max_tokens=60, ignore_eos=True) for p in (SHARED, "The dog sat on")
+    ]
+    alone = [texts(run(load(tiny_folder, prefix_cache=False), request))[0] for request in requests]
+    assert texts(run(backend, *requests)) == alone

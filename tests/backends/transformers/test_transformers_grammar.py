@@ -61,15 +61,15 @@ def ask(backend: TransformersBackend, grammar: str, prompt: str = "The", **field
 
 def test_an_answer_is_one_that_the_grammar_has(smollm2: TransformersBackend) -> None:
     colours = Generation(prompt="The sky is", grammar='root ::= " " ("red" | "blue" | "green")', sampling=GREEDY)
-    capital = Generation(prompt="The capital of France is", grammar='root ::= " " [A-Z] [a-z]+', sampling=GREEDY)
+    capital = Generation(prompt="The capital of France is", grammar='root ::= " R" [a-z]{3}', sampling=GREEDY)
     free = Generation(prompt="The capital of France is", sampling=GREEDY, max_tokens=1)
-    assert answers(smollm2, colours, capital, free) == [(" blue", "stop"), (" Paris", "stop"), (" Paris", "length")]
+    assert answers(smollm2, colours, capital, free) == [(" blue", "stop"), (" Rome", "stop"), (" Paris", "length")]
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_json_of_any_depth(smollm2: TransformersBackend, seed: int) -> None:
     sampling = Sampling(temperature=1.5, seed=seed)
-    request = Generation(prompt="A JSON object:", grammar=JSON, sampling=sampling, max_tokens=150)
+    request = Generation(prompt="A JSON object:", grammar=JSON, sampling=sampling, max_tokens=60)
     ((text, finish),) = answers(smollm2, request)
     if finish == "stop":
         assert isinstance(json.loads(text), dict)
@@ -139,8 +139,8 @@ def test_control_tokens_are_no_text(smollm2: TransformersBackend) -> None:
         ('root ::= ("b" | "bb") "bc"', "bbc"),  # what a lexer would cut at the wrong place
         ('root ::= x | "q" root\nx ::= ("b" | "bb") "bc"', "qqbbc"),
         ('root ::= [a-z]* "ab" | "(" root ")"', "(xyzabab)"),
-        (r'root ::= "\u00e9" [^"\x00-\x1f] [\]\-a] "" [] x? # c' "\n\n x ::= (\"a\" |\n \"b\"){1,3} | [-x]", "é1-x"),
-        ('root ::= "a"{2}{3} ("b"?)+ | root "c"', "aaaaaabb"),
+        (r'root ::= "\u00e9" [^"\x00-\x1f] [\]\-a] "" [] x? # c' '\n\n x ::= ("a" |\n "b"){1,3} | [-x]', "é1-"),
+        ('root ::= "a"{2}{3} ("b"?)+ "d" | root "c"', "aaaaaabbd"),
         ("root ::= . [^a]", "\n\n"),
         ('root ::= "\t\\t\\"\\\\\\x41"', '\t\t"\\A'),
     ],
@@ -174,7 +174,6 @@ def test_what_grammars_mean(source: str, text: str) -> None:
         ("root ::= " + "(" * 3000 + '"a"' + ")" * 3000, "more than 1500"),
         ("root ::= r0\n" + "\n".join(f'r{i} ::= r{i + 1} "a" | "b"' for i in range(9000)) + '\nr9000 ::= "c"', "1500"),
         ('root ::= "' + "ab" * 50_000 + '" | "(" root ")"', "too large"),
-        ('root ::= "(" root ")" | ' + "([a-z]{1,2000}" * 9 + "){9}" * 9, "cannot be followed"),
     ],
 )
 def test_grammars_that_are_refused(smollm2: TransformersBackend, source: str, says: str) -> None:
@@ -197,7 +196,7 @@ def test_grammars_that_are_refused(smollm2: TransformersBackend, source: str, sa
         'root ::= (.* "a" .{500}){2}',
         'root ::= root root | "a" |',
         "root ::= (((((([a-z]?){50}){50}){50}){50}){10})",
-        "root ::= r0 | [q] root\n" + "\n".join(f"r{i} ::= r{i + 1} r{i + 1}" for i in range(900)) + "\nr900 ::= [a-z]?",
+        "root ::= r0 | [q] root\n" + "\n".join(f"r{i} ::= r{i + 1} r{i + 1}" for i in range(200)) + "\nr200 ::= [a-z]?",
         'root ::= "a"' + "+" * 900,
     ],
 )

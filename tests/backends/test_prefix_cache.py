@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from backends.gguf.prefix_cache import Entry, PrefixCache, Tokens, common_prefix
+from backends.prefix_cache import Entry, PrefixCache, Tokens, common_prefix
 
 
 def tokens(*values: int) -> Tokens:
