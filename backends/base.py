@@ -113,6 +113,8 @@ class Finding(msgspec.Struct, frozen=True):
 
 TRUNCATE = TensorSpec("truncate", "bool", ("batch",))
 """An optional input of models that read texts: whether a text that is too long is cut, instead of being an error."""
+PAIR = TensorSpec("text_pair", "string", ("batch",))
+"""An optional input of models that classify texts: the second of two texts that are judged together."""
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):

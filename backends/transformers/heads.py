@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.base import TRUNCATE, ModelFileError, Tensors, TensorSpec
+from backends.base import PAIR, TRUNCATE, ModelFileError, Tensors, TensorSpec
 from backends.transformers.folder import Folder
 from backends.transformers.library import Network
 from backends.transformers.options import TextOptions, at_least
@@ -87,11 +87,12 @@ class TextHead(Head):
         return {"text": np.array([SENTENCE], dtype=object)}
 
     def encoded(self, batch: Tensors, *, places: bool = False) -> list[Encoded]:
-        """The tokens of all texts of a batch. Raises `InvalidInput`."""
+        """The tokens of all texts of a batch, or of all pairs. Raises `InvalidInput`."""
         texts = batch["text"].tolist()
+        pairs = batch[PAIR.name].tolist() if PAIR.name in batch else [None] * len(texts)
         wishes = self.wishes(batch, len(texts))
         return [
-            self.reader.encode(text, self.called(i, len(texts)), wishes[i], places=places)
+            self.reader.encode(text, self.called(i, len(texts)), wishes[i], pair=pairs[i], places=places)
             for i, text in enumerate(texts)
         ]
 
@@ -124,9 +125,10 @@ class TextHead(Head):
 
 
 class ClassHead(TextHead):
-    """Input ``text``; outputs ``probabilities`` f32 [batch, classes] and ``tokens``."""
+    """Input ``text``, and `PAIR` for two texts; outputs ``probabilities`` f32 [batch, classes] and ``tokens``."""
 
     task = "text-classification"
+    optional = (TRUNCATE, PAIR)
     loader = "AutoModelForSequenceClassification"
 
     def prepare(self) -> None:

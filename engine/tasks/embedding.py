@@ -66,9 +66,9 @@ def _vectors(outputs: tuple[TensorSpec, ...]) -> str:
     matrices = [s.name for s in outputs if s.dtype.startswith("float") and len(s.shape) == 2]
     if "embedding" in matrices:
         return "embedding"
-    if len(matrices) != 1:
+    if len(matrices) != 1 or any(s.dtype == "string" for s in outputs):  # scores of what else is told are no vectors
         raise InvalidOption(
-            f"The task embedding needs a model with one output of vectors; this one has {len(matrices)}.", field="task"
+            "The task embedding needs a model with one output of vectors; this one has others.", field="task"
         )
     return matrices[0]
 

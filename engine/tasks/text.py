@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from backends.base import ModelInfo, Tensors, TensorSpec
+from backends.base import PAIR, InvalidInput, ModelInfo, Tensors, TensorSpec
+from engine import codec
 from engine.codec import Decoded, Form
 from engine.model_options import ModelOptions
 from engine.tasks.base import Parameters, TensorTask
@@ -15,7 +16,7 @@ from engine.tasks.text_input import decode_text, only_input
 
 
 class TextTask(TensorTask):
-    """Takes a string or a list of strings.
+    """Takes a string or a list of strings; of models that judge pairs also ``{"text": …, "text_pair": …}``, or a list.
 
     The answer is, for each text, the `top_k` likeliest labels, best first::
 
@@ -35,6 +36,25 @@ class TextTask(TensorTask):
         classes = _classes(self._scores)
         self._labels = load_labels(options.labels, info.labels, classes)
         self.findings = (told(self._labels, options.labels, classes),)
+
+    def decode(self, form: Form, value: Any) -> Decoded:
+        """Texts, or pairs of them."""
+        items = value if isinstance(value, list) else [value]
+        if PAIR not in self.info.optional or not any(isinstance(item, dict) for item in items):
+            return super().decode(form, value)
+        specs = (*self.info.inputs, PAIR)
+        names = [spec.name for spec in specs]
+        if form == "input" and isinstance(value, list):
+            for i, item in enumerate(items):
+                if not isinstance(item, dict) or item.keys() != set(names):
+                    raise InvalidInput(
+                        f"input[{i}] must be an object with {names[0]!r} and {names[1]!r}, as pairs of texts are.",
+                        field=f"input[{i}]",
+                    )
+            value = {name: [item[name] for item in items] for name in names}
+        elif form != "instances" and PAIR.name not in value:
+            return super().decode(form, value)
+        return codec.decode(form, value, specs)
 
     def decode_bytes(self, data: memoryview, content_type: str) -> Decoded:
         """A ``text/plain`` body as one text."""

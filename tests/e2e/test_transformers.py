@@ -194,3 +194,51 @@ def test_code_and_damage(server: Server, tmp_path: Path) -> None:
         answer = server.http.post("/v1/models/odd:predict", json={"input": "a"})
     assert answer.status_code == 422
     assert "finds objects in pictures; that is not served" in answer.json()["error"]["message"]
+
+
+def test_pairs_of_texts(server: Server, tmp_path: Path) -> None:
+    """Answers are those of the library's own pipeline, and depend on both texts and their order."""
+    import torch
+    import transformers
+
+    labels = {"id2label": {0: "entails", 1: "neutral", 2: "contradicts"}, "num_labels": 3}
+    folder = bert(tmp_path / "nli", "BertForSequenceClassification", **labels)
+    server.register("nli", folder)
+    pairs = [
+        {"text": "A man sleeps.", "text_pair": "A person rests."},
+        {"text": "A person rests.", "text_pair": "A man sleeps."},
+        {"text": "A man sleeps.", "text_pair": "He is awake, and has been so since the morning."},
+    ]
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    with torch.inference_mode():
+        features = (tokenizer(pair["text"], pair["text_pair"], return_tensors="pt") for pair in pairs)
+        expected = [model(**each).logits.softmax(-1)[0].numpy() for each in features]
+
+    def scores(answer: Any) -> list[float]:
+        return [each["score"] for each in sorted(answer, key=lambda each: each["index"])]
+
+    with ThreadPoolExecutor(4) as clients:
+        alone = list(clients.map(lambda pair: scores(server.predict("nli", {"input": pair})["output"]), pairs * 3))
+    assert np.array(alone) == pytest.approx(np.array(expected * 3), abs=1e-5)
+    assert np.abs(np.array(alone[0]) - alone[1]).max() > 1e-3
+    columns = {name: [pair[name] for pair in pairs] for name in ("text", "text_pair")}
+    for body, key in (
+        ({"input": pairs}, "output"),
+        ({"instances": pairs}, "predictions"),
+        ({"inputs": columns}, "outputs"),
+    ):
+        assert np.array([scores(row) for row in server.predict("nli", body)[key]]) == pytest.approx(
+            np.array(expected), abs=1e-5
+        )
+    plain = scores(server.predict("nli", {"input": pairs[0]["text"]})["output"])
+    assert np.abs(np.array(plain) - alone[0]).max() > 1e-3
+    for wrong in ([pairs[0], "A text."], [{"text": "a"}], {"text_pair": "a"}, {"text": "a", "text_pair": 7}):
+        error = server.predict("nli", {"input": wrong}, status=400)["error"]
+        assert "text" in error["message"]
+
+
+def test_a_folder_that_finds_names_gives_no_vectors(server: Server) -> None:
+    path = models_transformers_heads.path("names")
+    error = server.register("no-vectors", path, status=400, task="embedding")["error"]
+    assert "The task embedding needs a model with one output of vectors" in error["message"]
