@@ -98,6 +98,14 @@ def test_completions_in_company(smollm2: Server, client: OpenAI) -> None:
     assert [answer.split()[0].rstrip(".,") for answer in answers[:3]] == ["Paris", "Rome", "7"]
 
 
+def test_a_system_prompt_is_computed_once(smollm2: Server) -> None:
+    system = "You are brief. " * 30
+    asked = [{"input": f"Tell me of town {n}.", "system": system, "temperature": 0, "max_tokens": 2} for n in (1, 2)]
+    first, second = (smollm2.predict("chat", body)["usage"] for body in asked)
+    assert second["cached_tokens"] > 100
+    assert second["cached_tokens"] > first["cached_tokens"]
+
+
 PERSON = {
     "type": "object",
     "properties": {"name": {"type": "string", "maxLength": 20}, "age": {"type": "integer", "maximum": 120}},
