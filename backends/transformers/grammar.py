@@ -18,13 +18,13 @@ _LIMITS: dict[str, Any] = {
     "initial_lexer_fuel": 10_000_000,
     "step_lexer_fuel": 3_000_000,
     "step_max_items": 1_000_000,
-    "max_items_in_row": 8_000,
+    "max_items_in_row": 4_000,
     "max_lexer_states": 50_000,
     "precompute_large_lexemes": False,
     "verbose_errors": False,
 }
-"""Tenths of seconds for a token, a second for a grammar and 100 MB at worst. The library's own limits of a step suit
-grammars with long lexemes and vocabularies of 50,000 tokens."""
+"""Tenths of a second for a token, a second for a grammar and 100 MB, as a rule. The library's own limits of a step
+suit grammars with long lexemes and vocabularies of 50,000 tokens."""
 
 
 class Grammars:
