@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import pairwise
+from statistics import median
 
 from backends.base import TensorBackend, Tensors
 from engine.scheduling.tuner import Speed
@@ -22,8 +24,8 @@ from engine.worker.thread_names import ROWS, mark_thread
 
 _LEAST = 0.002
 """Seconds of computing below which waking threads costs more than it gives."""
-_TRIALS = 4
-"""Batches that are computed in either way before they are compared."""
+_TRIALS = 5
+"""Batches of either way that are compared, by their medians."""
 _AGAIN = 100
 """Batches after which the slower way is timed once more."""
 
@@ -41,20 +43,42 @@ class Calls:
         if backend.parallel and row_by_row and backend.threads > 1:
             self._pool = ThreadPoolExecutor(backend.threads, initializer=mark_thread, initargs=(ROWS,))
         self._whole = Speed()
-        """Of batches that the backend computes with all its threads."""
-        self._spread = Speed()
-        """Of batches whose rows are spread."""
+        """Of calls that have all threads."""
         self._alone = Speed()
         """Of calls on one thread."""
         self._batches = 0
+        """That could be spread."""
+        self._times: dict[bool, deque[float]] = {way: deque(maxlen=_TRIALS) for way in (False, True)}
+        """Seconds per row of the last such batches, by whether they were spread."""
 
     def compute(self, inputs: Tensors, rows: int) -> Tensors:
         """The outputs of rows that do not depend on each other. The inputs may live only until this returns.
 
         Raises what the backend raises.
         """
-        if self._pool is not None and self._is_spread(rows):
-            return self._compute_spread(self._pool, inputs, rows)
+        if self._pool is None or rows * self._whole.seconds_per_row < _LEAST:
+            return self._in_slices(inputs, rows)
+        share = self._share()
+        if rows < share:
+            return self._in_slices(inputs, rows)
+        if share < self._backend.threads:
+            return self._apart(self._pool, inputs, rows, share)
+        spread = self._next_way()
+        begin = time.perf_counter()
+        outputs = self._apart(self._pool, inputs, rows, share) if spread else self._in_slices(inputs, rows)
+        if self._batches > 2:  # the first of each way does what is done only once
+            self._times[spread].append((time.perf_counter() - begin) / rows)
+        return outputs
+
+    def _next_way(self) -> bool:
+        """Whether the next batch is to be spread: in turn, until it is known which way is faster."""
+        self._batches += 1
+        if min(map(len, self._times.values())) < _TRIALS:
+            return self._batches % 2 == 0
+        faster = median(self._times[True]) < median(self._times[False])
+        return faster != (self._batches % _AGAIN == 0)
+
+    def _in_slices(self, inputs: Tensors, rows: int) -> Tensors:
         pieces: list[Tensors] = []
         row = 0
         while row < rows:
@@ -73,31 +97,13 @@ class Calls:
             self._whole.record(rows, time.perf_counter() - begin)
             return outputs
 
-    def _is_spread(self, rows: int) -> bool:
-        share = self._share()
-        if rows < share or rows * self._whole.seconds_per_row < _LEAST:
-            return False
-        if share < self._backend.threads:
-            return True
-        self._batches += 1
-        if self._batches <= 2 * _TRIALS:
-            return self._batches % 2 == 0
-        faster = self._spread.seconds_per_row < self._whole.seconds_per_row
-        return faster != (self._batches % _AGAIN == 0)
-
-    def _compute_spread(self, pool: ThreadPoolExecutor, inputs: Tensors, rows: int) -> Tensors:
-        begin = time.perf_counter()
-        most = min(math.ceil(rows / self._share()), self._slice(self._alone))
+    def _apart(self, pool: ThreadPoolExecutor, inputs: Tensors, rows: int, share: int) -> Tensors:
+        most = min(math.ceil(rows / share), self._slice(self._alone))
         count = math.ceil(rows / most)
         ends = [rows * i // count for i in range(count + 1)]
-        calls = [
-            pool.submit(self._call_alone, _part(inputs, *piece, rows), piece[1] - piece[0]) for piece in pairwise(ends)
-        ]
+        calls = [pool.submit(self._call_alone, _part(inputs, a, b, rows), b - a) for a, b in pairwise(ends)]
         wait(calls)  # even after an error, since they read the inputs
-        outputs = _join([call.result() for call in calls])
-        if self._share() == self._backend.threads:
-            self._spread.record(rows, time.perf_counter() - begin)
-        return outputs
+        return _join([call.result() for call in calls])
 
     def _call_alone(self, inputs: Tensors, rows: int) -> Tensors:
         with self._gate.turn(1):

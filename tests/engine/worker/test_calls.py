@@ -64,7 +64,7 @@ def test_the_way_that_is_faster_is_taken() -> None:
         backend = Spreading(gain)
         with Gate(2).model() as gate:
             calls = Calls(backend, gate, 64, row_by_row=True)
-            run(calls, 8, 12)
+            run(calls, 8, 14)
             backend.alone.clear()
             run(calls, 8, 6)
         assert [len(call["x"]) for call in backend.alone] == ([4] * 12 if spread else [])
@@ -118,7 +118,7 @@ def test_an_error_waits_for_all_that_read_the_inputs() -> None:
     backend = Spreading()
     with Gate(2).model() as gate:
         calls = Calls(backend, gate, 64, row_by_row=True)
-        run(calls, 8, 12)
+        run(calls, 8, 14)
         bad = rows(8)
         bad["x"][0] = 13
         with pytest.raises(InvalidInput, match="bad luck"):
