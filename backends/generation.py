@@ -135,6 +135,10 @@ class GenerationBackend(StepBackend[Generation, Piece]):
     `load` returns a `ModelInfo` with `generation`.
     """
 
+    def example(self) -> Generation:
+        """Two tokens, chosen greedily."""
+        return Generation(prompt="Hello", sampling=Sampling(temperature=0), max_tokens=2, ignore_eos=True)
+
     @abstractmethod
     def count(self, request: Generation) -> int:
         """How many tokens the prompt of a request has, as `add` would take it. Raises `InvalidInput`."""

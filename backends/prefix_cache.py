@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 Tokens = NDArray[np.int32]
 
+WORTHWHILE = 8
+"""Shorter beginnings of prompts are computed again. Those that chat templates alone give are longer."""
+
 
 @dataclass(slots=True, eq=False)
 class Entry:

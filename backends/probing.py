@@ -344,6 +344,14 @@ def signature_finding(name: str, all_names: Sequence[str], given: bool, usual: b
     return Finding("signature", value, "guess", "the file names no default", option)
 
 
+def pooling_finding(pooling: str, given: bool) -> Finding:
+    """What to tell a user of how the vectors of tokens become one, where that is no guess."""
+    option = "--set pooling=NAME"
+    if given:
+        return Finding("pooling", pooling, "given", "your options", option)
+    return Finding("pooling", pooling, "certain", "its files", option)
+
+
 def looks_like_images(classes: int) -> Finding:
     """What to tell a user of a model that was taken for an image classifier by its shapes."""
     return looks_like("image-classification", f"its shapes: an image in, {classes} scores out")

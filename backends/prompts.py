@@ -38,6 +38,17 @@ def bounded(request: Generation, context_length: int, longest_token: Callable[[]
     )
 
 
+def check_features(request: Generation, runtime: str) -> None:
+    """Raises `InvalidInput` for what a runtime that reads and writes nothing but text cannot do."""
+    for wanted, field, sentence in (
+        (bool(request.images), "images", "sees no images"),
+        (request.suffix is not None, "suffix", "does not fill gaps"),
+        (bool(request.adapters), "adapters", "has no adapters"),
+    ):
+        if wanted:
+            raise InvalidInput(f"This model is served by {runtime}, and {sentence}.", field=field)
+
+
 def checked(tokens: Sequence[int], vocab_size: int) -> list[int]:
     """A prompt of tokens. Raises `InvalidInput` for one that the model does not have."""
     wrong = next((token for token in tokens if not 0 <= token < vocab_size), None)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from backends.base import Device, InvalidOption
@@ -16,6 +18,20 @@ def cpu_threads(device: Device, wanted: int | None) -> int:
     if wanted is not None and wanted < 1:
         raise InvalidOption(f"threads must be at least 1; got {wanted}.", field="config.threads")
     return min(wanted or device.threads, device.threads)
+
+
+@contextmanager
+def environment(name: str, value: str) -> Iterator[None]:
+    """Processes that begin meanwhile have this variable in their environment."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def resident_bytes() -> int:

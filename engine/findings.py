@@ -5,7 +5,7 @@ The backend and the task tell what they found; here is what the engine itself de
 
 from __future__ import annotations
 
-from backends.base import Backend, Finding, Match, Sure
+from backends.base import Backend, Finding, Match
 from engine.model_options import ModelOptions
 from engine.schema import RegisterRequest
 from engine.transport.messages import Loaded
@@ -27,7 +27,7 @@ def of(
         found += _template(request, loaded)
     elif info.transcription is None:
         found += _batching(options, loaded)
-    return (*found, *rest, *_pooling(request, loaded), _device(backend, options, loaded))
+    return (*found, *rest, _device(backend, options, loaded))
 
 
 def _backend(request: RegisterRequest, backend: str, match: Match) -> Finding:
@@ -61,17 +61,6 @@ def _template(request: RegisterRequest, loaded: Loaded) -> list[Finding]:
     if "chat_template" in request.config:
         return [Finding("chat template", "yours", "given", "your options", option)]
     return [Finding("chat template", "the model's", "certain", "its files", option)]
-
-
-def _pooling(request: RegisterRequest, loaded: Loaded) -> list[Finding]:
-    """How the vectors of tokens become one. Where that is a guess, a note of the model tells."""
-    pooling = loaded.info.metadata.get("pooling")
-    if pooling is None or any("pooling" in note for note in loaded.info.notes):
-        return []
-    sure: tuple[Sure, str] = ("certain", "its files")
-    if "pooling" in request.config:
-        sure = ("given", "your options")
-    return [Finding("pooling", pooling, *sure, "--set pooling=NAME")]
 
 
 def _device(backend: type[Backend], options: ModelOptions, loaded: Loaded) -> Finding:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
@@ -20,9 +20,9 @@ import msgspec
 from backends.answers import Answer
 from backends.base import BackendError, InvalidInput, InvalidOption
 from backends.engines.streams import Output, Streams
-from backends.generation import Generation, GenerationBackend, Piece, Sampling, TokenLogprob, Usage
-from backends.prompts import bounded, fitted
-from backends.sampling import SamplingDefaults, check_request, check_sampling, resolve, seed_of, window_of
+from backends.generation import Generation, GenerationBackend, Piece, TokenLogprob, Usage
+from backends.prompts import bounded, check_features, fitted
+from backends.sampling import COLD, SamplingDefaults, check_request, check_sampling, resolve, seed_of, window_of
 from backends.transformers.folder import Folder
 from backends.transformers.library import Library
 from backends.transformers.settings import SamplingOptions, defaults_of
@@ -49,6 +49,11 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """Alternatives that are told with each token."""
     grammar: str | None = None
     """In GBNF."""
+
+    @property
+    def greedy(self) -> bool:
+        """Whether always the likeliest token is chosen."""
+        return self.sampling.temperature < COLD or self.sampling.top_p == 0
 
 
 class Engine(ABC):
@@ -134,14 +139,10 @@ class EngineBackend(GenerationBackend):
             field = f"config.sampling.{e.field}" if e.field else "config.sampling"
             raise InvalidOption(e.message, field=field) from None
 
-    def example(self) -> Generation:
-        """Two tokens, chosen greedily."""
-        return Generation(prompt="Hello", sampling=Sampling(temperature=0), max_tokens=2, ignore_eos=True)
-
     def add(self, request_id: int, request: Generation) -> None:
         vocabulary, engine, streams = self._vocabulary, self._running, self._pump
         check_request(request, vocabulary.vocab_size)
-        self._check_features(request)
+        check_features(request, self._running.name)
         request = bounded(request, self._length, lambda: vocabulary.longest_token)
         prompt = fitted(vocabulary.prompt_of(request), request, self._length, vocabulary.bos)
         if len(prompt) > self._longest_prompt:
@@ -212,7 +213,7 @@ class EngineBackend(GenerationBackend):
         return bool(self._requests)
 
     def count(self, request: Generation) -> int:
-        self._check_features(request)
+        check_features(request, self._running.name)
         return len(self._vocabulary.prompt_of(request))
 
     def tokenize(self, text: str, *, add_bos: bool = True) -> list[int]:
@@ -261,16 +262,6 @@ class EngineBackend(GenerationBackend):
     def _problem(self, error: Exception) -> BackendError:
         return error if isinstance(error, BackendError) else self._running.error(error)
 
-    def _check_features(self, request: Generation) -> None:
-        """Raises `InvalidInput` for what is not handed on to the engines."""
-        for wanted, field, sentence in (
-            (bool(request.images), "images", "sees no images"),
-            (request.suffix is not None, "suffix", "does not fill gaps"),
-            (bool(request.adapters), "adapters", "has no adapters"),
-        ):
-            if wanted:
-                raise InvalidInput(f"This model is served by {self._running.name}, and {sentence}.", field=field)
-
     @property
     def _running(self) -> Engine:
         assert self._engine is not None, "load comes first"
@@ -296,6 +287,11 @@ def engine_defaults(folder: Folder, given: SamplingOptions) -> SamplingDefaults:
     """How tokens are chosen where a request does not say: as everywhere, but that penalties look back on everything."""
     defaults = defaults_of(folder, given)
     return defaults if given.repeat_last_n is not None else msgspec.structs.replace(defaults, repeat_last_n=-1)
+
+
+def logprobs_of(places: Sequence[Mapping[int, Any]]) -> list[dict[int, float]]:
+    """What both engines tell of tokens, of each by itself: an object with its `logprob`."""
+    return [{token: each.logprob for token, each in place.items()} for place in places]
 
 
 def portable(grammar: str) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,11 +24,11 @@ from backends.base import (
     UntrustedFile,
 )
 from backends.engines import trt_folder
-from backends.engines.backend import Engine, EngineBackend, Wanted, engine_defaults, vocabulary_of
+from backends.engines.backend import Engine, EngineBackend, Wanted, engine_defaults, logprobs_of, vocabulary_of
 from backends.engines.streams import Output, Streams
 from backends.engines.trt_folder import TrtFolder
 from backends.prompts import chat_template_of
-from backends.sampling import COLD
+from backends.resources import environment
 from backends.transformers import folder as folders
 from backends.transformers import weights
 from backends.transformers.folder import CONFIG, Folder
@@ -125,7 +124,8 @@ class TensorRtLlmBackend(EngineBackend):
         arguments = llm_arguments(found, options, limits, texts, trusted=self.trusted)
         streams = Streams()
         try:
-            with _alone(device):
+            # the engine's process takes the first GPU that it sees, so it sees the worker's alone
+            with environment("CUDA_VISIBLE_DEVICES", str(device.index)):
                 llm = streams.run(_start(found, arguments))
         except Exception as e:
             streams.close()
@@ -218,14 +218,13 @@ def _logprobs(choice: Any, count: int) -> list[dict[int, float]] | None:
     """Of the last tokens of a choice; `None` where none were asked for."""
     if not choice.logprobs or not count:
         return None
-    return [{token: each.logprob for token, each in place.items()} for place in choice.logprobs[-count:]]
+    return logprobs_of(choice.logprobs[-count:])
 
 
 def sampling_arguments(wanted: Wanted, eos: int) -> dict[str, Any]:
     """The arguments of TensorRT-LLM's `SamplingParams`, but for grammar and bias. It makes no text: stop texts are
     found here."""
     chosen = wanted.sampling
-    greedy = chosen.temperature < COLD or chosen.top_p == 0
     ends = [token for token in wanted.ends if token != eos]
     ends_with_eos = eos in wanted.ends
     return {
@@ -235,10 +234,10 @@ def sampling_arguments(wanted: Wanted, eos: int) -> dict[str, Any]:
         "stop_token_ids": ends or None,
         "bad_token_ids": list(wanted.banned) or None,
         "max_tokens": wanted.most,
-        "temperature": None if greedy else chosen.temperature,
-        "top_k": 1 if greedy else chosen.top_k,  # 0 keeps all
-        "top_p": None if greedy else chosen.top_p,
-        "min_p": None if greedy else chosen.min_p,
+        "temperature": None if wanted.greedy else chosen.temperature,
+        "top_k": 1 if wanted.greedy else chosen.top_k,  # 0 keeps all
+        "top_p": None if wanted.greedy else chosen.top_p,
+        "min_p": None if wanted.greedy else chosen.min_p,
         "repetition_penalty": chosen.repeat_penalty,
         "presence_penalty": chosen.presence_penalty,
         "frequency_penalty": chosen.frequency_penalty,
@@ -324,20 +323,6 @@ def _import() -> Any:
     except ImportError:
         raise MissingRuntime("tensorrt_llm", "tensorrt-llm", _INDEX) from None
     return tensorrt_llm
-
-
-@contextlib.contextmanager
-def _alone(device: Device) -> Iterator[None]:
-    """The engine's process, which begins now, sees the worker's GPU alone: it takes the first one that it sees."""
-    before = os.environ.get("CUDA_VISIBLE_DEVICES")
-    os.environ["CUDA_VISIBLE_DEVICES"] = str(device.index)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["CUDA_VISIBLE_DEVICES"]
-        else:
-            os.environ["CUDA_VISIBLE_DEVICES"] = before
 
 
 def _of_load(error: Exception, found: TrtFolder) -> BackendError:

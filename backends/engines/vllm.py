@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import os
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +15,6 @@ from backends.base import (
     NO_MATCH,
     BackendError,
     Device,
-    GenerationInfo,
     InvalidInput,
     InvalidOption,
     Match,
@@ -25,18 +23,24 @@ from backends.base import (
     ModelInfo,
     OutOfMemory,
 )
-from backends.engines.backend import Engine, EngineBackend, Wanted, engine_defaults, vocabulary_of
+from backends.engines.backend import Engine, EngineBackend, Wanted, engine_defaults, logprobs_of, vocabulary_of
 from backends.engines.streams import Output, Streams
 from backends.generation import Sampling
 from backends.prompts import chat_template_of
-from backends.resources import megabytes
-from backends.sampling import COLD
+from backends.resources import cpu_threads, environment, megabytes
 from backends.transformers import folder as folders
 from backends.transformers import weights
 from backends.transformers.folder import Folder
 from backends.transformers.library import check_trust, is_memory, library, reason
 from backends.transformers.options import Dtype, at_least
-from backends.transformers.settings import SamplingOptions, cell_bytes, context_length, template_of, text_config
+from backends.transformers.settings import (
+    SamplingOptions,
+    cell_bytes,
+    context_length,
+    template_of,
+    text_config,
+    text_model,
+)
 from backends.transformers.weights import Weights, check_room
 
 _ENVIRONMENT = {
@@ -139,7 +143,7 @@ class VllmBackend(EngineBackend):
             self._bytes = int(arguments["gpu_memory_utilization"] * _total_memory(device))
         streams = Streams()
         try:
-            with _threads(min(options.threads or device.threads, device.threads)):
+            with environment("OMP_NUM_THREADS", str(cpu_threads(device, options.threads))):
                 engine = streams.run(_start(arguments))
         except Exception as e:
             streams.close()
@@ -147,31 +151,16 @@ class VllmBackend(EngineBackend):
             raise _of_load(e, folder, sequence, arguments["kv_cache_memory_bytes"]) from e
         self._serve(engine, streams, vocabulary, defaults, length=length)
         template = template or template_of(tokenizer)
-        if template is None:
-            note = "The folder has no chat template, so it is served for completion. Give one with chat_template."
-            notes = (*notes, note)
-        return ModelInfo(
-            task="completion" if template is None else "chat",
-            batchable=False,
-            unbatched_reason="Answers are generated token by token, all sequences together (continuous batching).",
-            streams=True,
-            generation=GenerationInfo(
-                context_length=length,
-                sequences=options.sequences,
-                chat_template=template,
-                bos=vocabulary.text(vocabulary.bos),
-                eos=vocabulary.text(vocabulary.eos),
-                parameters=found.parameters,
-                quantization=options.quantization or dtype,
-                architecture=folder.model_type,
-            ),
+        return text_model(
+            folder,
+            found,
+            vocabulary,
+            template,
+            length=length,
+            sequences=options.sequences,
+            quantization=options.quantization or dtype,
             runtime=f"vllm {vllm.__version__}",
-            device=str(device),
-            metadata={
-                "architecture": folder.architecture or folder.model_type,
-                "parameters": str(found.parameters),
-                "context_length": str(length),
-            },
+            device=device,
             notes=notes,
         )
 
@@ -207,9 +196,7 @@ class VllmEngine(Engine):
 
         async for output in self._inner.generate(tokens_input(prompt), params, name):
             (choice,) = output.outputs
-            logprobs = None
-            if choice.logprobs is not None:
-                logprobs = [{token: each.logprob for token, each in place.items()} for place in choice.logprobs]
+            logprobs = None if choice.logprobs is None else logprobs_of(choice.logprobs)
             yield Output(choice.token_ids, logprobs, output.finished, output.num_cached_tokens or 0)
 
     def error(self, error: Exception) -> BackendError:
@@ -243,10 +230,9 @@ class VllmEngine(Engine):
 def sampling_arguments(wanted: Wanted) -> dict[str, Any]:
     """The arguments of vLLM's `SamplingParams`, but for the grammar. It makes no text: stop texts are found here."""
     chosen = wanted.sampling
-    greedy = chosen.temperature < COLD or chosen.top_p == 0
     bias = {**wanted.logit_bias, **dict.fromkeys(wanted.banned, -math.inf)}
     return {
-        "temperature": 0.0 if greedy else chosen.temperature,
+        "temperature": 0.0 if wanted.greedy else chosen.temperature,
         "top_k": chosen.top_k,
         "top_p": chosen.top_p or 1.0,
         "min_p": chosen.min_p,
@@ -317,20 +303,6 @@ async def _start(arguments: dict[str, Any]) -> VllmEngine:
     from vllm.v1.engine.async_llm import AsyncLLM
 
     return VllmEngine(AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments)))
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """The engine's processes begin with so many CPU threads."""
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = str(count)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
 
 
 def _total_memory(device: Device) -> int:

@@ -20,7 +20,7 @@ from backends.base import (
     ModelInfo,
     OutOfMemory,
 )
-from backends.generation import Generation, GenerationBackend, Piece, Sampling
+from backends.generation import Generation, GenerationBackend, Piece
 from backends.gguf import file, memory
 from backends.gguf.context import Settings
 from backends.gguf.draft import DraftGuesser, DraftModel
@@ -204,10 +204,6 @@ class GgufBackend(GenerationBackend):
         owners = (self._model, *contexts, self._draft, self._projector)
         held: list[int] = [owner.held for owner in owners if owner is not None]
         return sum(held) + (self._cache.size if self._cache else 0)
-
-    def example(self) -> Generation:
-        """Two tokens, chosen greedily."""
-        return Generation(prompt="Hello", sampling=Sampling(temperature=0), max_tokens=2, ignore_eos=True)
 
     def add(self, request_id: int, request: Generation) -> None:
         model = self._loaded

@@ -12,6 +12,7 @@ from backends.gguf import file
 from backends.gguf.file import POOLING_RANK, Header
 from backends.gguf.pooled import PooledBackend, PooledModel, PooledOptions, Rows, Tokens, is_causal
 from backends.gguf.recognition import sniff
+from backends.probing import pooling_finding
 
 Pooling = Literal["mean", "cls", "last"]
 
@@ -59,6 +60,7 @@ class GgufEmbeddingBackend(PooledBackend):
             runtime=self.runtime(),
             device=str(device),
             metadata={**self.metadata(header), "pooling": pooling},
+            findings=() if notes else (pooling_finding(pooling, options.pooling is not None),),
             notes=notes,
         )
 

@@ -6,10 +6,8 @@ from collections.abc import Iterable
 
 from backends.gguf.context import Context
 from backends.gguf.sequences import Sequence
-from backends.prefix_cache import Entry, PrefixCache, common_prefix
+from backends.prefix_cache import WORTHWHILE, Entry, PrefixCache, common_prefix
 
-_WORTHWHILE = 8
-"""Shorter beginnings of prompts are computed again. Those that chat templates alone give are longer."""
 _WORTH_WAITING = 64
 """A prompt waits until another one that is being computed has got through a common beginning of this length."""
 
@@ -27,7 +25,7 @@ class Prefixes:
     def keep(self, sequence: Sequence) -> Entry | None:
         """Caches what was computed for a sequence, unless that is there already. The entry, if it is new."""
         tokens, group = sequence.tokens[: sequence.stored], sequence.request.group
-        if sequence.context is None or len(tokens) < _WORTHWHILE or not self._cache.admits(tokens, group, 1):
+        if sequence.context is None or len(tokens) < WORTHWHILE or not self._cache.admits(tokens, group, 1):
             return None
         state = sequence.context.save(sequence.slot)
         if state is None:
@@ -76,4 +74,4 @@ class Prefixes:
         if whole_images < length and not self._cuttable:
             return None, 0
         length = whole_images
-        return (source, length) if length >= _WORTHWHILE else (None, 0)
+        return (source, length) if length >= WORTHWHILE else (None, 0)

@@ -150,9 +150,11 @@ class OnnxBackend(TensorBackend):
         """Whether spreading rows is worth a second session."""
         if options.spread_rows is not None:
             return options.spread_rows
+        if self._memory > _HELD_TWICE:
+            return False
         begin = time.perf_counter()
         self.predict(self._example)
-        return self._memory <= _HELD_TWICE and time.perf_counter() - begin > _SLOW_ROW
+        return time.perf_counter() - begin > _SLOW_ROW
 
     def _table(self, name: str, rows: list[dict[Any, float]]) -> np.ndarray[Any, Any]:
         """Scores by class, one dict a row (scikit-learn's ZipMap), as an array [rows, classes]."""
@@ -200,7 +202,7 @@ def _runtime() -> Any:
 def _open(onnxruntime: Any, path: Path, kind: Kind, device: Device, options: OnnxOptions, threads: int) -> Any:
     """A session on `device` that computes with so many CPU threads.
 
-    Raises `MissingRuntime`, `InvalidOption`, or what onnxruntime raises.
+    Raises `MissingRuntime`, or what `errors.of_file` makes of onnxruntime's exceptions.
     """
     config = onnxruntime.SessionOptions()
     config.log_severity_level = 4  # what matters is raised; the rest would clutter the server's log
@@ -219,7 +221,10 @@ def _open(onnxruntime: Any, path: Path, kind: Kind, device: Device, options: Onn
     if kind is Kind.ORT:
         config.add_session_config_entry("session.load_model_format", "ORT")
     providers = _providers(onnxruntime, device)
-    session = onnxruntime.InferenceSession(str(path), config, providers=providers, enable_fallback=0)
+    try:
+        session = onnxruntime.InferenceSession(str(path), config, providers=providers, enable_fallback=0)
+    except Exception as e:
+        raise errors.of_file(e, path, kind) from None
     if device.kind == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
         raise MissingRuntime("onnxruntime's CUDA provider did not start: CUDA or cuDNN", "gpu")
     return session

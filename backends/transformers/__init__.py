@@ -4,7 +4,8 @@
 loads a model, ``tokens.py`` makes tokens of texts. For generated text, ``scheduler.py`` decides what each step computes
 for whom, ``decoder.py`` computes, ``cache.py`` keeps keys and values, ``prefixes.py`` those of earlier prompts;
 ``sampling.py`` chooses tokens, ``grammar.py`` says which ones a grammar allows, and ``gbnf.py`` reads it. Those that
-embed pool by ``pooling.py``; those that classify have a head of ``heads.py``, ``token_heads.py`` or ``image_head.py``.
+embed pool by ``pooling.py``; those that classify have a head of ``heads.py``, ``token_heads.py``,
+``image_head.py`` or ``detect_head.py``.
 """
 
 from backends.transformers.backend import TransformersBackend

@@ -9,16 +9,15 @@ import msgspec
 
 from backends.base import (
     Device,
-    GenerationInfo,
     InvalidInput,
     InvalidOption,
     Match,
     ModelFileError,
     ModelInfo,
 )
-from backends.generation import Generation, GenerationBackend, Piece, Sampling
+from backends.generation import Generation, GenerationBackend, Piece
 from backends.prefix_cache import PrefixCache
-from backends.prompts import bounded, chat_template_of, fitted
+from backends.prompts import bounded, chat_template_of, check_features, fitted
 from backends.sampling import check_request, check_sampling, resolve, seed_of
 from backends.transformers import folder as folders
 from backends.transformers import weights
@@ -31,7 +30,14 @@ from backends.transformers.prefixes import Prefixes
 from backends.transformers.sampling import Sampler
 from backends.transformers.scheduler import Scheduler
 from backends.transformers.sequences import Request
-from backends.transformers.settings import SamplingOptions, cell_bytes, context_length, defaults_of, template_of
+from backends.transformers.settings import (
+    SamplingOptions,
+    cell_bytes,
+    context_length,
+    defaults_of,
+    template_of,
+    text_model,
+)
 from backends.transformers.tokens import Tokenizer
 from backends.transformers.vocabulary import Vocabulary
 from backends.transformers.weights import Weights
@@ -140,32 +146,17 @@ class TransformersBackend(GenerationBackend):
         notes: tuple[str, ...],
     ) -> ModelInfo:
         network = self._loaded
-        if template is None:
-            note = "The folder has no chat template, so it is served for completion. Give one with chat_template."
-            notes = (*notes, note)
-        return ModelInfo(
-            task="completion" if template is None else "chat",
-            batchable=False,
-            unbatched_reason="Answers are generated token by token, all sequences together (continuous batching).",
-            streams=True,
-            generation=GenerationInfo(
-                context_length=self._length,
-                sequences=options.sequences,
-                chat_template=template,
-                bos=self._vocabulary.text(self._vocabulary.bos),
-                eos=self._vocabulary.text(self._vocabulary.eos),
-                parameters=found.parameters,
-                quantization=network.dtype,
-                architecture=folder.model_type,
-            ),
+        return text_model(
+            folder,
+            found,
+            self._vocabulary,
+            template,
+            length=self._length,
+            sequences=options.sequences,
+            quantization=network.dtype,
             runtime=network.library.version,
-            device=str(device),
-            metadata={
-                "architecture": folder.architecture or folder.model_type,
-                "parameters": str(found.parameters),
-                "dtype": network.dtype,
-                "context_length": str(self._length),
-            },
+            device=device,
+            metadata={"dtype": network.dtype},
             notes=notes,
         )
 
@@ -175,14 +166,10 @@ class TransformersBackend(GenerationBackend):
         held: list[int] = [owner.nbytes for owner in owners if owner is not None]
         return sum(held) + (self._cache.size if self._cache is not None else 0)
 
-    def example(self) -> Generation:
-        """Two tokens, chosen greedily."""
-        return Generation(prompt="Hello", sampling=Sampling(temperature=0), max_tokens=2, ignore_eos=True)
-
     def add(self, request_id: int, request: Generation) -> None:
         vocabulary = self._vocabulary
         check_request(request, vocabulary.vocab_size)
-        _check_features(request)
+        check_features(request, self.name)
         request = bounded(request, self._length, lambda: vocabulary.longest_token)
         prompt = fitted(vocabulary.prompt_of(request), request, self._length, vocabulary.bos)
         limit = self._length
@@ -215,7 +202,7 @@ class TransformersBackend(GenerationBackend):
         return self._schedule.busy
 
     def count(self, request: Generation) -> int:
-        _check_features(request)
+        check_features(request, self.name)
         return len(self._vocabulary.prompt_of(request))
 
     def tokenize(self, text: str, *, add_bos: bool = True) -> list[int]:
@@ -237,17 +224,6 @@ class TransformersBackend(GenerationBackend):
     def _schedule(self) -> Scheduler:
         assert self._scheduler is not None, "load comes first"
         return self._scheduler
-
-
-def _check_features(request: Generation) -> None:
-    """Raises `InvalidInput` for what this runtime cannot do."""
-    for wanted, field, sentence in (
-        (bool(request.images), "images", "sees no images"),
-        (request.suffix is not None, "suffix", "does not fill gaps"),
-        (bool(request.adapters), "adapters", "has no adapters"),
-    ):
-        if wanted:
-            raise InvalidInput(f"This model is served by transformers, and {sentence}.", field=field)
 
 
 def _prefix_bytes(cell: int, length: int, options: TransformersGenerationOptions) -> int:

@@ -8,24 +8,19 @@ from typing import Any
 import numpy as np
 
 from backends.base import ModelFileError, Tensors, TensorSpec
-from backends.transformers.heads import Head
-from backends.transformers.image_head import PROCESSOR, preprocessing
-from backends.transformers.library import from_folder, reason
+from backends.transformers.image_head import PROCESSOR, PixelHead, preprocessing
 
 _THRESHOLD = 0.5
 """Least score of a box, which is the library's own choice."""
 
 
-class DetectHead(Head):
-    """Input ``pixel_values`` f32 [batch, channels, height, width].
-
-    Outputs, the best boxes of each image: ``boxes`` f32 [batch, boxes, 4] (left, top, right and bottom as fractions of
-    its sides), ``scores`` f32 and ``labels`` i64 [batch, boxes].
+class DetectHead(PixelHead):
+    """Outputs, the best boxes of each image: ``boxes`` f32 [batch, boxes, 4] (left, top, right and bottom as fractions
+    of its sides), ``scores`` f32 and ``labels`` i64 [batch, boxes].
     """
 
     task = "object-detection"
     loader = "AutoModelForObjectDetection"
-    optional = ()
 
     def prepare(self) -> None:
         """Reads the labels and the preprocessing, and finds how many boxes an image has."""
@@ -33,19 +28,18 @@ class DetectHead(Head):
         self.labels = self.folder.labels
         if not (self.folder.path / PROCESSOR).is_file():
             raise ModelFileError(f"{self.folder.name} has no {PROCESSOR}, which tells how images are prepared.")
-        self._processor = self._image_processor()
+        self._processor = self.processor()
         chosen, notes = preprocessing(self._processor)
         if chosen.pop("crop"):  # an object at the border is to be found, too
             chosen.pop("resize", None)
             notes = ("Images are squeezed into a square, where the library would leave their shape.",)
         self.notes = notes
         height, width = chosen["size"]
-        self._shape = (1, int(getattr(config, "num_channels", 3)), int(height), int(width))
+        self.takes(int(getattr(config, "num_channels", 3)), int(height), int(width))
         self.metadata = {
             "unimodel.preprocess": json.dumps({**chosen, "crop": False}),
             "unimodel.detection": json.dumps({"fractions": True, "threshold": _THRESHOLD}),
         }
-        self.inputs = (TensorSpec("pixel_values", "float32", ("batch", *self._shape[1:])),)
         count = len(self.predict(self.example())["scores"][0])
         self.outputs = (
             TensorSpec("boxes", "float32", ("batch", count, 4)),
@@ -53,14 +47,8 @@ class DetectHead(Head):
             TensorSpec("labels", "int64", ("batch", count)),
         )
 
-    def example(self) -> Tensors:
-        """Noise, the same every time."""
-        return {"pixel_values": np.random.default_rng(0).normal(0, 1, self._shape).astype(np.float32)}
-
     def predict(self, batch: Tensors) -> Tensors:
-        torch, network = self.network.torch, self.network
-        pixels = torch.from_numpy(batch["pixel_values"].copy()).to(network.device, getattr(torch, network.dtype))
-        outputs = network.compute(pixel_values=pixels)
+        outputs = self.compute(batch)
         outputs.logits, outputs.pred_boxes = outputs.logits.float().cpu(), outputs.pred_boxes.float().cpu()
         found = self._processor.post_process_object_detection(outputs, threshold=-1.0)
         rows = [
@@ -70,12 +58,8 @@ class DetectHead(Head):
         boxes, scores, labels = (np.stack(parts) for parts in zip(*rows, strict=True))
         return {"boxes": boxes.astype(np.float32), "scores": scores, "labels": labels}
 
-    def _image_processor(self) -> Any:
-        library = self.network.library
-        try:
-            processor = from_folder(library.transformers.AutoImageProcessor, self.folder.path, self.trusted)
-        except Exception as e:
-            raise ModelFileError(f"The image processor of {self.folder.name} cannot be loaded: {reason(e)}") from e
+    def processor(self) -> Any:
+        processor = super().processor()
         if not hasattr(processor, "post_process_object_detection"):
             raise ModelFileError(
                 f"The image processor of {self.folder.name}, {type(processor).__name__}, is not for finding objects."

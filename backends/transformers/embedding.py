@@ -20,6 +20,7 @@ from backends.base import (
     Tensors,
     TensorSpec,
 )
+from backends.probing import pooling_finding
 from backends.transformers import folder as folders
 from backends.transformers import pooling, weights
 from backends.transformers.folder import Folder
@@ -89,6 +90,7 @@ class TransformersEmbeddingBackend(TensorBackend):
         self._head.load(whole, plan, next(network.model.parameters()), trusted=self.trusted)
         self.threads = network.threads if device.kind == "cpu" else 0
         width = self._try(whole)
+        guessed = plan.guessed and options.pooling is None
         return ModelInfo(
             task="embedding",
             inputs=(TensorSpec("text", "string", ("batch",)),),
@@ -104,7 +106,8 @@ class TransformersEmbeddingBackend(TensorBackend):
                 "pooling": "+".join(plan.modes),
                 **({"prompt": self._prompt} if self._prompt else {}),
             },
-            notes=(_GUESSED,) if plan.guessed and options.pooling is None else (),
+            findings=() if guessed else (pooling_finding("+".join(plan.modes), options.pooling is not None),),
+            notes=(_GUESSED,) if guessed else (),
         )
 
     def example(self) -> Tensors:

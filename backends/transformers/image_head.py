@@ -1,4 +1,5 @@
-"""The head that classifies images. How an image becomes its input is told by ``preprocessor_config.json``."""
+"""Heads that look at images: what they share, and the one that classifies. How an image becomes their input is told by
+``preprocessor_config.json``."""
 
 from __future__ import annotations
 
@@ -16,12 +17,42 @@ _INTERPOLATIONS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"
 PROCESSOR = "preprocessor_config.json"
 
 
-class ImageHead(Head):
-    """Input ``pixel_values`` f32 [batch, channels, height, width]; output ``logits`` f32 [batch, classes]."""
+class PixelHead(Head):
+    """Base of the heads that look at images. Input ``pixel_values`` f32 [batch, channels, height, width]."""
+
+    optional = ()
+    _shape: tuple[int, int, int, int]
+    """Of one row of the input."""
+
+    def example(self) -> Tensors:
+        """Noise, the same every time."""
+        return {"pixel_values": np.random.default_rng(0).normal(0, 1, self._shape).astype(np.float32)}
+
+    def compute(self, batch: Tensors) -> Any:
+        """What the network makes of a batch."""
+        torch, network = self.network.torch, self.network
+        pixels = torch.from_numpy(batch["pixel_values"].copy()).to(network.device, getattr(torch, network.dtype))
+        return network.compute(pixel_values=pixels)
+
+    def takes(self, channels: int, height: int, width: int) -> None:
+        """Sets the shape of the input."""
+        self._shape = (1, channels, height, width)
+        self.inputs = (TensorSpec("pixel_values", "float32", ("batch", *self._shape[1:])),)
+
+    def processor(self) -> Any:
+        """The library's own, which prepares images. Raises `ModelFileError`."""
+        library = self.network.library
+        try:
+            return from_folder(library.transformers.AutoImageProcessor, self.folder.path, self.trusted)
+        except Exception as e:
+            raise ModelFileError(f"The image processor of {self.folder.name} cannot be loaded: {reason(e)}") from e
+
+
+class ImageHead(PixelHead):
+    """Output ``logits`` f32 [batch, classes]."""
 
     task = "image-classification"
     loader = "AutoModelForImageClassification"
-    optional = ()
 
     def prepare(self) -> None:
         """Reads the labels and the preprocessing."""
@@ -33,30 +64,16 @@ class ImageHead(Head):
         size: Any = getattr(config, "image_size", None)
         height, width = (size, size) if isinstance(size, int) else tuple(size or (224, 224))
         if (self.folder.path / PROCESSOR).is_file():
-            chosen, self.notes = preprocessing(self._processor())
+            chosen, self.notes = preprocessing(self.processor())
             height, width = chosen["size"]
             self.metadata = {"unimodel.preprocess": json.dumps(chosen)}
         else:
             self.notes = (f"The folder has no {PROCESSOR}, which tells how images are prepared.",)
-        self._shape = (1, channels, int(height), int(width))
-        self.inputs = (TensorSpec("pixel_values", "float32", ("batch", *self._shape[1:])),)
+        self.takes(channels, int(height), int(width))
         self.outputs = (TensorSpec("logits", "float32", ("batch", len(self.labels))),)
 
-    def example(self) -> Tensors:
-        """Noise, the same every time."""
-        return {"pixel_values": np.random.default_rng(0).normal(0, 1, self._shape).astype(np.float32)}
-
     def predict(self, batch: Tensors) -> Tensors:
-        torch, network = self.network.torch, self.network
-        pixels = torch.from_numpy(batch["pixel_values"].copy()).to(network.device, getattr(torch, network.dtype))
-        return {"logits": network.compute(pixel_values=pixels).logits.float().cpu().numpy()}
-
-    def _processor(self) -> Any:
-        library = self.network.library
-        try:
-            return from_folder(library.transformers.AutoImageProcessor, self.folder.path, self.trusted)
-        except Exception as e:
-            raise ModelFileError(f"The image processor of {self.folder.name} cannot be loaded: {reason(e)}") from e
+        return {"logits": self.compute(batch).logits.float().cpu().numpy()}
 
 
 def preprocessing(processor: Any) -> tuple[dict[str, Any], tuple[str, ...]]:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from backends.prefix_cache import Entry, PrefixCache
+from backends.prefix_cache import WORTHWHILE, Entry, PrefixCache
 from backends.transformers.decoder import Decoder
 from backends.transformers.sequences import Sequence
-
-_WORTHWHILE = 8
-"""Shorter beginnings of prompts are computed again. Those that chat templates alone give are longer."""
 
 
 class Prefixes:
@@ -20,7 +17,7 @@ class Prefixes:
     def keep(self, sequence: Sequence) -> None:
         """Caches what was computed for a sequence, unless that is there already."""
         tokens = sequence.tokens[: sequence.stored]
-        if len(tokens) < _WORTHWHILE or not self._cache.admits(tokens, None, self._decoder.nbytes_of(sequence)):
+        if len(tokens) < WORTHWHILE or not self._cache.admits(tokens, None, self._decoder.nbytes_of(sequence)):
             return
         state = self._decoder.state(sequence)
         self._cache.add(Entry(tokens.copy(), None, state, state.nbytes))
@@ -28,6 +25,6 @@ class Prefixes:
     def reuse(self, sequence: Sequence) -> None:
         """Gives a sequence for which nothing is computed what was computed of its tokens, but for the last one."""
         entry, length = self._cache.find(sequence.tokens[:-1], None)
-        if entry is not None and length >= _WORTHWHILE:
+        if entry is not None and length >= WORTHWHILE:
             self._cache.touch(entry)
             self._decoder.restore(sequence, entry.state, length)

@@ -6,9 +6,11 @@ from typing import Any
 
 import msgspec
 
-from backends.base import InvalidOption
+from backends.base import Device, GenerationInfo, InvalidOption, ModelInfo
 from backends.sampling import SamplingDefaults, check_sampling
 from backends.transformers.folder import Folder
+from backends.transformers.vocabulary import Vocabulary
+from backends.transformers.weights import Weights
 
 _DEFAULT_CONTEXT = 8192
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -69,6 +71,51 @@ def cell_bytes(folder: Folder, dtype: str | None) -> int:
     width = number("head_dim") or number("hidden_size", "n_embd") // max(1, heads)
     layers = number("num_hidden_layers", "n_layer")
     return 2 * layers * (number("num_key_value_heads") or heads) * width * _BYTES.get(dtype or "float32", 4)
+
+
+def text_model(
+    folder: Folder,
+    found: Weights,
+    vocabulary: Vocabulary,
+    template: str | None,
+    *,
+    length: int,
+    sequences: int,
+    quantization: str,
+    runtime: str,
+    device: Device,
+    notes: tuple[str, ...],
+    metadata: dict[str, str] | None = None,
+) -> ModelInfo:
+    """What is told of a folder that was loaded to generate text, whichever runtime computes it."""
+    if template is None:
+        note = "The folder has no chat template, so it is served for completion. Give one with chat_template."
+        notes = (*notes, note)
+    return ModelInfo(
+        task="completion" if template is None else "chat",
+        batchable=False,
+        unbatched_reason="Answers are generated token by token, all sequences together (continuous batching).",
+        streams=True,
+        generation=GenerationInfo(
+            context_length=length,
+            sequences=sequences,
+            chat_template=template,
+            bos=vocabulary.text(vocabulary.bos),
+            eos=vocabulary.text(vocabulary.eos),
+            parameters=found.parameters,
+            quantization=quantization,
+            architecture=folder.model_type,
+        ),
+        runtime=runtime,
+        device=str(device),
+        metadata={
+            "architecture": folder.architecture or folder.model_type,
+            "parameters": str(found.parameters),
+            **(metadata or {}),
+            "context_length": str(length),
+        },
+        notes=notes,
+    )
 
 
 def template_of(inner: Any) -> str | None:

@@ -15,6 +15,7 @@ from engine.tasks import boxes, labels, layouts
 from engine.tasks.base import Parameters
 from engine.tasks.boxes import Boxes, Layout
 from engine.tasks.image import ImageTask
+from engine.tasks.metadata import options_in
 from engine.tasks.pixels import Placement
 from engine.tasks.preprocess import LETTERBOX_GREY
 
@@ -42,7 +43,7 @@ class ObjectDetectionTask(ImageTask):
 
     def __init__(self, info: ModelInfo, options: ModelOptions) -> None:
         super().__init__(info, options)
-        own_options = layouts.own_options(info.metadata)
+        own_options = options_in(info.metadata, layouts.METADATA_KEY, DetectionOptions) or DetectionOptions()
         self.detection = _merged(own_options, options.detection)
         own = len(info.labels) if info.labels is not None else None
         self.labels = labels.load_labels(options.labels, info.labels, None)
@@ -96,10 +97,9 @@ class ObjectDetectionTask(ImageTask):
         found = boxes.best(found, overlap, most) if overlap < 1 else Boxes(*(part[:most] for part in found))
         corners = (found.corners - np.tile(placement.offset, 2)) / np.tile(placement.scale, 2)
         corners = corners.clip(0, np.tile(placement.size, 2)).astype(np.float64).round(2)
-        names = self.labels or ()
         return [
             {
-                "label": names[index] if 0 <= index < len(names) else str(index),
+                "label": labels.name_of(index, self.labels),
                 "index": index,
                 "score": score,
                 "box": dict(zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)),

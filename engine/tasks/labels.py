@@ -27,11 +27,12 @@ def ranked(scores: Array, labels: Sequence[str] | None, top_k: int) -> list[dict
     best = np.argsort(-scores, kind="stable")[:top_k]
     indices: list[int] = best.tolist()
     values: list[float] = scores[best].tolist()
-    names = labels or ()
-    return [
-        {"label": names[i] if i < len(names) else str(i), "index": i, "score": score}
-        for i, score in zip(indices, values, strict=True)
-    ]
+    return [{"label": name_of(i, labels), "index": i, "score": score} for i, score in zip(indices, values, strict=True)]
+
+
+def name_of(index: int, labels: Sequence[str] | None) -> str:
+    """The label of a class; its index for one without."""
+    return labels[index] if labels is not None and 0 <= index < len(labels) else str(index)
 
 
 def softmax(logits: Array, axis: int = -1) -> Array:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import msgspec
-
-from backends.base import InvalidOption, ModelFileError, ModelInfo, TensorSpec
+from backends.base import InvalidOption, ModelInfo, TensorSpec
 from engine.model_options import DetectionOptions
 from engine.tasks.boxes import Kind, Layout
 
@@ -173,13 +171,3 @@ def _one_of(name: str, value: str, known: Sequence[Any]) -> Any:
             f"detection.{name} must be one of {', '.join(known)}; got {value!r}.", field=f"config.detection.{name}"
         )
     return value
-
-
-def own_options(metadata: Mapping[str, str]) -> DetectionOptions:
-    """What a model's own files say of its outputs. Raises `ModelFileError`."""
-    if METADATA_KEY not in metadata:
-        return DetectionOptions()
-    try:
-        return msgspec.json.decode(metadata[METADATA_KEY], type=DetectionOptions)
-    except msgspec.DecodeError as e:
-        raise ModelFileError(f"The model's metadata {METADATA_KEY} is not valid: {e}.") from None

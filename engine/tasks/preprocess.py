@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from backends.base import Finding, InvalidOption, ModelFileError, Sure, TensorSpec
+from backends.base import Finding, InvalidOption, Sure, TensorSpec
 from engine.model_options import PreprocessOptions
 from engine.tasks import pixels
+from engine.tasks.metadata import options_in
 from engine.tasks.pixels import Geometry
 
 Array = np.ndarray[Any, Any]
@@ -130,11 +131,9 @@ def resolve(
 
 def _of_model(metadata: Mapping[str, str]) -> PreprocessOptions:
     """What the model's file says of its preprocessing."""
-    if METADATA_KEY in metadata:
-        try:
-            return msgspec.json.decode(metadata[METADATA_KEY], type=PreprocessOptions)
-        except msgspec.DecodeError as e:
-            raise ModelFileError(f"The model's metadata {METADATA_KEY} is not valid: {e}.") from None
+    own = options_in(metadata, METADATA_KEY, PreprocessOptions)
+    if own is not None:
+        return own
     return _ultralytics(metadata) if metadata.get("author") == "Ultralytics" else PreprocessOptions()
 
 
