@@ -54,6 +54,7 @@ class TransformersClassifyBackend(TensorBackend):
         self._network, self._head = network, head
         self.threads = network.threads if device.kind == "cpu" else 0
         self._try(folder)
+        network.pack(lambda: head.predict(head.example()))
         return ModelInfo(
             task=head.task,
             inputs=head.inputs,

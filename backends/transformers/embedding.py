@@ -90,6 +90,7 @@ class TransformersEmbeddingBackend(TensorBackend):
         self._head.load(whole, plan, next(network.model.parameters()), trusted=self.trusted)
         self.threads = network.threads if device.kind == "cpu" else 0
         width = self._try(whole)
+        network.pack(lambda: self.predict(self.example()))
         guessed = plan.guessed and options.pooling is None
         return ModelInfo(
             task="embedding",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from backends.base import BackendError, Device, InvalidOption, MissingRuntime, ModelFileError, OutOfMemory
+from backends.base import BackendError, Device, InvalidOption, MissingRuntime, ModelFileError, OutOfMemory, Tensors
 from backends.pytorch import bound_memory, limit_threads
 from backends.resources import cpu_threads
+from backends.transformers import packing
 from backends.transformers.folder import Folder, has_code, pickled
 from backends.transformers.options import TransformersOptions
 from backends.transformers.weights import Weights, check_room, room
@@ -85,6 +87,8 @@ class Network:
         self.threads = cpu_threads(device, options.threads)
         limit_threads(torch, self.threads)
         self.device = torch.device(str(device))
+        self._place = device
+        self._packed_bytes = 0
         self.dtype = dtype_of(options, weights, device)
         if weights.elements:
             check_room(folder, weights, self.dtype, device, more_bytes)
@@ -108,7 +112,16 @@ class Network:
     def nbytes(self) -> int:
         """Bytes of the weights."""
         tensors = {t.data_ptr(): t for t in (*self.model.parameters(), *self.model.buffers())}
-        return sum(t.numel() * t.element_size() for t in tensors.values())
+        return self._packed_bytes + sum(int(t.numel() * t.element_size()) for t in tensors.values())
+
+    def pack(self, answer: Callable[[], Tensors]) -> None:
+        """Lays the weights of linear layers out for the processor, if there is room; `answer` computes an example."""
+        if self.device.type != "cpu":
+            return
+        layers = packing.linear_layers(self.torch, self.model)
+        size, left = packing.nbytes(layers), room(self._place)
+        if (left is None or size < left) and packing.pack(self.torch, layers, answer):
+            self._packed_bytes = size
 
     def close(self) -> None:
         """Lets go of the weights, and of the memory of the GPU that PyTorch keeps for the next ones."""

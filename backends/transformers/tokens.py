@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -145,21 +146,31 @@ class Reader:
             yield group, self.tokenizer.features([rows[i] for i in group], self._network)
 
 
-def groups(lengths: Sequence[int], most: int, cost: int) -> Iterator[list[int]]:
+def groups(lengths: Sequence[int], most: int, cost: int) -> list[list[int]]:
     """Indices of rows by like length, with at most `most` tokens in a group unless it is a lone row.
 
-    A longer row joins as long as padding the others to its length costs less than a call of its own.
+    Of all ways to cut the sorted rows, the one with the fewest tokens, padding included, where a group costs as much as
+    `cost` tokens beside its own.
     """
-    group: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if group:
-            padding = len(group) * (lengths[i] - lengths[group[-1]])
-            if padding > cost or (len(group) + 1) * lengths[i] > most:
-                yield group
-                group = []
-        group.append(i)
-    if group:
-        yield group
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    least, begin = [0], [0]  # for the first rows, so many: what they cost, and where their last group begins
+    for end in range(1, len(order) + 1):
+        longest = lengths[order[end - 1]]
+        least.append(least[end - 1] + longest + cost)
+        begin.append(end - 1)
+        padding, bearable = 0, cost * (1 + math.log(end))  # if a group has more, some cut of it costs less
+        for start in range(end - 2, -1, -1):
+            tokens = (end - start) * longest
+            padding += longest - lengths[order[start]]
+            if tokens > most or padding > bearable:
+                break
+            if least[start] + tokens + cost < least[end]:
+                least[end], begin[end] = least[start] + tokens + cost, start
+    found, end = [], len(order)
+    while end:
+        found.append(order[begin[end] : end])
+        end = begin[end]
+    return found[::-1]
 
 
 def length_of(network: Network, tokenizer: Tokenizer, wanted: int | None, usual: int | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from backends import resources
 from backends.base import Device, InvalidInput, InvalidOption, ModelFileError, ModelInfo, OutOfMemory
@@ -264,8 +267,31 @@ def test_it_is_loaded_as_stored_if_it_only_fits_so(tmp_path: Path, monkeypatch: 
 
 def test_groups_are_of_like_length() -> None:
     lengths = [100, 5, 6, 99, 5, 300]
-    found = list(groups(lengths, most=400, cost=10))
+    found = groups(lengths, most=400, cost=10)
     assert found == [[1, 4, 2], [3, 0], [5]]
     assert sorted(i for group in groups([7] * 100, most=70, cost=10) for i in group) == list(range(100))
     assert max(len(group) for group in groups([7] * 100, most=70, cost=10)) == 10
-    assert list(groups([], most=10, cost=1)) == []
+    assert groups([], most=10, cost=1) == []
+
+
+@given(
+    lengths=st.lists(st.integers(1, 60), max_size=9),
+    most=st.sampled_from([40, 150, 5000]),
+    cost=st.sampled_from([0, 3, 20, 500]),
+)
+def test_no_other_groups_cost_less(lengths: list[int], most: int, cost: int) -> None:
+    def total(cut: list[list[int]]) -> int:
+        return sum(len(group) * max(lengths[i] for i in group) + cost for group in cut)
+
+    def fits(cut: list[list[int]]) -> bool:
+        return all(len(group) == 1 or len(group) * max(lengths[i] for i in group) <= most for group in cut)
+
+    found, order = groups(lengths, most, cost), sorted(range(len(lengths)), key=lambda i: lengths[i])
+    ways = [
+        [order[a:b] for a, b in itertools.pairwise([0, *ends, len(order)])]
+        for count in range(len(order))
+        for ends in itertools.combinations(range(1, len(order)), count)
+    ]
+    assert fits(found)
+    assert sorted(i for group in found for i in group) == list(range(len(lengths)))
+    assert total(found) == min((total(way) for way in ways if fits(way)), default=0)
