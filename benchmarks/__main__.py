@@ -14,11 +14,12 @@ from pathlib import Path
 
 from benchmarks import llm_servers, models, report, servers
 from benchmarks.harness import Options, Study
-from benchmarks.workloads import cold_start, compute, families, large_tensors, llm, memory, neighbours, overhead
+from benchmarks.workloads import cold_start, compute, families, large_tensors, llm, memory, neighbours, overhead, ragged
 
 WORKLOADS: dict[str, Callable[[Options], Study]] = {
     "overhead": overhead.run,
     "compute": compute.run,
+    "ragged": ragged.run,
     "large-tensors": large_tensors.run,
     "llm": llm.run,
     "cold-start": cold_start.run,

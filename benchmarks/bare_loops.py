@@ -9,12 +9,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from benchmarks.load import WrongAnswer
 
 SENTENCE = "A small boat waits on the river for the wind that comes over the hill."
 SNIPPET = "def add(a, b):\n    return a + b\n\nprint(add(2, 3))\n"
@@ -86,6 +90,15 @@ def transformers(file: Path, batch: int, threads: int) -> Call:
     return call
 
 
+def sorted_texts(file: Path, batch: int, threads: int) -> Call:
+    """So many texts of all lengths to vectors, as the peers of the workload ``ragged`` do."""
+    from benchmarks import texts
+    from benchmarks.peers.compute import Embedder
+
+    model, rows = Embedder(str(file), threads), texts.ragged(file, batch)
+    return lambda: model.predict(rows)
+
+
 def sklearn(file: Path, batch: int, threads: int) -> Call:  # noqa: ARG001
     """Texts, with a pipeline of scikit-learn."""
     import joblib
@@ -104,8 +117,18 @@ def xgboost(file: Path, batch: int, threads: int) -> Call:
 
 
 LOOPS: dict[str, Callable[[Path, int, int], Call]] = {
-    each.__name__: each for each in (onnx, torch, tensorflow, transformers, sklearn, xgboost)
+    each.__name__: each for each in (onnx, torch, tensorflow, transformers, sorted_texts, sklearn, xgboost)
 }
+
+
+def measured(name: str, file: Path, batch: int, threads: int, seconds: float) -> float:
+    """Rows a second of one loop, run in a process of its own. Raises `WrongAnswer` if that fails."""
+    flags = ["--file", str(file), "--batch", str(batch), "--threads", str(threads), "--seconds", str(seconds)]
+    command = [sys.executable, "-m", "benchmarks.bare_loops", name, *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 120, check=False)
+    if done.returncode:
+        raise WrongAnswer(f"the bare loop {name} failed: {done.stderr[-500:]!r}")
+    return float(done.stdout)
 
 
 def main() -> None:

@@ -109,6 +109,15 @@ def _llm() -> list[Bar]:
     ]
 
 
+def _ragged() -> list[Bar]:
+    metric = "c=64 throughput"
+    peers = ("mosec", "mosec+msgspec", "litserve", "mlserver")
+    return [
+        Bar("ragged", metric, ">=", 1.5, "unimodel unbatched"),
+        *(Bar("ragged", metric, ">=", 1.0, peer) for peer in peers),
+    ]
+
+
 def _families() -> list[Bar]:
     names = ("onnx", "torch", "tensorflow", "transformers-embedding", "sklearn", "xgboost")
     return [Bar("families", f"{name} throughput", ">=", 0.9, "bare loop") for name in names]
@@ -136,5 +145,6 @@ BARS: tuple[Bar, ...] = (
     Bar("memory", "growth", "<=", 2.0),
     Bar("neighbours", "together, as shares of what each does alone", ">=", 0.9, "threads=1"),
     *_families(),
+    *_ragged(),
     Bar("neighbours", "samples with more computing threads than cores", "<=", 1.0),
 )

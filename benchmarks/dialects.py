@@ -1,14 +1,15 @@
 """How each kind of server is asked for a prediction, and how its answer is read.
 
-A prediction of one row exists in three kinds: ``json`` (the row as JSON numbers), ``binary`` (the row as raw float32,
-wherever the server can take that) and ``image`` (a base64 JPEG in JSON; the answer is the best class).
+A prediction of one row exists in four kinds: ``json`` (the row as JSON numbers), ``binary`` (the row as raw float32,
+wherever the server can take that), ``image`` (a base64 JPEG in JSON; the answer is the best class) and ``text`` (a text
+in JSON; the answer is its vector).
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ import numpy as np
 from benchmarks.models import Array, Model, jpeg_base64
 from benchmarks.peers import compute
 
-Kind = Literal["json", "binary", "image"]
+Kind = Literal["json", "binary", "image", "text"]
 Headers = Mapping[str, str]
 """Header names are lower case."""
 
@@ -32,6 +33,8 @@ class Served:
     model: Model
     kind: Kind
     max_batch_size: int = 32
+    text: str = ""
+    """The input of the kind ``text``."""
 
     @property
     def route(self) -> str:
@@ -51,11 +54,19 @@ class Call:
 
 def expected(served: Served) -> Array:
     """The answer that every server must give, computed in this process: shape (…,) float32, or the best class (1,)."""
+    if served.kind == "text":
+        return expected_vectors([served])[0]
     model = compute.Model(str(served.model.path), threads=1)
     if served.kind == "image":
         scores = model.predict(compute.decode_image(jpeg_base64())[None])[0]
         return np.array([scores.argmax()])
     return np.asarray(model.predict(served.model.row())[0], np.float32)
+
+
+def expected_vectors(served: Sequence[Served]) -> Array:
+    """The same for many texts of one model, each computed alone."""
+    model = compute.Embedder(str(served[0].model.path), threads=1)
+    return np.concatenate([model.predict([each.text]) for each in served])
 
 
 def _json_row(model: Model, flat: bool = False) -> bytes:
@@ -69,6 +80,8 @@ def unimodel(served: Served) -> Call:
     path = f"/v1/models/{served.model.name}:predict"
     if served.kind == "image":
         return Call(path, JSON, _dump({"input": jpeg_base64()}), lambda b, _: _best(json.loads(b)["output"]))
+    if served.kind == "text":
+        return Call(path, JSON, _dump({"input": served.text}), lambda b, _: np.float32(json.loads(b)["output"]))
     if served.kind == "json":
         body = b'{"input": [%s]}' % _json_row(served.model)
         return Call(path, JSON, body, lambda b, _: _unimodel_row(json.loads(b)))
@@ -82,11 +95,25 @@ def unimodel(served: Served) -> Call:
     return Call(path, headers, row.tobytes(), _raw)
 
 
+def unimodel_texts(model: Model, texts: Sequence[str]) -> Call:
+    """Many texts in one request to UniModel's native API; the answer is a matrix."""
+    path = f"/v1/models/{model.name}:predict"
+    return Call(path, JSON, _dump({"input": texts}), lambda b, _: np.float32(json.loads(b)["output"]))
+
+
+def openai_texts(model: Model, texts: Sequence[str]) -> Call:
+    """The same as OpenAI's clients ask, which want vectors in base64."""
+    body = {"model": model.name, "input": texts, "encoding_format": "base64"}
+    return Call("/v1/embeddings", JSON, _dump(body), lambda b, _: _openai_vectors(json.loads(b)))
+
+
 def plain(served: Served) -> Call:
     """The peers whose request format is the author's: the bodies of UniModel's API, without headers for raw rows."""
     path = f"/{served.route}"
     if served.kind == "image":
         return Call(path, JSON, _dump({"input": jpeg_base64()}), lambda b, _: _best(json.loads(b)["output"]))
+    if served.kind == "text":
+        return Call(path, JSON, _dump({"input": served.text}), lambda b, _: _row(json.loads(b)["output"]))
     if served.kind == "json":
         body = b'{"input": [%s]}' % _json_row(served.model)
         return Call(path, JSON, body, lambda b, _: _row(json.loads(b)["output"]))
@@ -118,6 +145,9 @@ def mlserver(served: Served) -> Call:
     path = f"/v2/models/{served.route}/infer"
     if served.kind == "json":
         return Call(path, JSON, _v2_numbers(served), _v2_row)
+    if served.kind == "text":
+        tensor: dict[str, Any] = {"name": "input", "shape": [1], "datatype": "BYTES", "data": [served.text]}
+        return Call(path, JSON, _dump({"inputs": [tensor]}), _v2_row)
     image = served.kind == "image"
     data = jpeg_base64() if image else base64.b64encode(served.model.row().tobytes()).decode()
     tensor = {"name": "input", "shape": [1], "datatype": "BYTES", "data": [data]}
@@ -160,6 +190,10 @@ def _unimodel_row(body: dict[str, Any]) -> Array:
     if isinstance(first, dict):  # a classifier of tables: its label and the probability of each class
         first = list(first["probabilities"].values())
     return _row([first])
+
+
+def _openai_vectors(body: dict[str, Any]) -> Array:
+    return np.stack([np.frombuffer(base64.b64decode(each["embedding"]), np.float32) for each in body["data"]])
 
 
 def _raw(body: bytes, _headers: Headers) -> Array:

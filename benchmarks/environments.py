@@ -15,6 +15,9 @@ from benchmarks.models import cache
 RUNTIMES = ("onnxruntime==1.32.0", "scikit-learn==1.9.1", "pillow==13.0.0")
 """What every peer computes with; UniModel's own environment should hold the same versions (the report says)."""
 
+TEXT_RUNTIMES = ("torch==2.13.0", "transformers==5.24.0")
+"""The same, of those that embed texts."""
+
 _VERSIONS = (
     "import importlib.metadata as m, json;"
     "print(json.dumps({d.name.lower().replace('_', '-'): d.version for d in m.distributions()}))"
@@ -88,7 +91,8 @@ def unmet(wanted: Sequence[str], installed: dict[str, str]) -> list[str]:
     for requirement in wanted:
         name, _, pin = requirement.partition("==")
         name = name.partition("<")[0].partition("[")[0].lower()
-        if name not in installed or (pin and installed[name] != pin):
+        build = installed.get(name, "").partition("+")[0]  # such as +cpu: where the package came from, not its version
+        if not build or (pin and build != pin):
             missing.append(requirement)
     return missing
 
@@ -112,5 +116,8 @@ LLAMA_SERVER = Environment(
         + " -DLLAMA_OPENSSL=OFF",
         "LLAMA_CPP_BUILD_JOBS": str(os.cpu_count() or 1),
     },
+)
+MOSEC_TEXTS, LITSERVE_TEXTS, MLSERVER_TEXTS = (
+    Environment(f"{each.name}-texts", each.packages, runtimes=TEXT_RUNTIMES) for each in (MOSEC, LITSERVE, MLSERVER)
 )
 LLAMA_CPP_PYTHON = Environment("llama-cpp-python", ("llama-cpp-python[server]==0.3.36",), runtimes=())

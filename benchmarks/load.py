@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,10 +36,22 @@ class Load:
 
 _SCRIPT = """
 wrk.method = "POST"
-local file = io.open({body}, "rb")
-wrk.body = file:read("*a")
-file:close()
 {headers}
+local bodies = {{}}
+for i = 1, {count} do
+  local file = io.open({bodies} .. i, "rb")
+  bodies[i] = file:read("*a")
+  file:close()
+end
+if #bodies == 1 then
+  wrk.body = bodies[1]
+else
+  local turn = 0
+  request = function()
+    turn = turn % #bodies + 1
+    return wrk.format(nil, nil, nil, bodies[turn])
+  end
+end
 done = function(summary, latency)
   local e = summary.errors
   io.write(string.format(
@@ -49,16 +62,21 @@ end
 """
 
 
-def wrk(port: int, call: Call, connections: int, seconds: float) -> Load:
-    """Keeps `connections` requests in flight for `seconds`. Raises `WrongAnswer` if any was not answered with 2xx."""
+def wrk(port: int, calls: Call | Sequence[Call], connections: int, seconds: float) -> Load:
+    """Keeps `connections` requests in flight for `seconds`. Raises `WrongAnswer` if any was not answered with 2xx.
+
+    Several calls, of one path and with the same headers, are made in turn.
+    """
     program = shutil.which("wrk")
     if program is None:
         raise FileNotFoundError("wrk is not installed; install it with: apt-get install wrk")
     with tempfile.TemporaryDirectory(prefix="unimodel-bench-") as folder:
-        body, script = Path(folder, "body"), Path(folder, "load.lua")
-        body.write_bytes(call.body)
+        calls = [calls] if isinstance(calls, Call) else calls
+        call, script = calls[0], Path(folder, "load.lua")
+        for i, each in enumerate(calls, 1):
+            Path(folder, f"body-{i}").write_bytes(each.body)
         headers = "\n".join(f"wrk.headers[{json.dumps(k)}] = {json.dumps(v)}" for k, v in call.headers.items())
-        script.write_text(_SCRIPT.format(body=json.dumps(str(body)), headers=headers))
+        script.write_text(_SCRIPT.format(bodies=json.dumps(f"{folder}/body-"), count=len(calls), headers=headers))
         command = [program, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "60s"]
         command += ["-s", str(script), f"http://127.0.0.1:{port}{call.path}"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 90)

@@ -27,7 +27,7 @@ def cache() -> Path:
 
 @dataclass(frozen=True)
 class Model:
-    """One served model file. `shape` is that of one row, without the batch axis; inputs and outputs are float32."""
+    """One served model file or folder. `shape` is that of one row, without the batch axis; numbers are float32."""
 
     name: str
     file: str
@@ -80,6 +80,11 @@ def iris_xgboost() -> Model:
     return Model("iris-xgboost", "iris.ubj", (4,), _write_iris_xgboost)
 
 
+def minilm() -> Model:
+    """A Hugging Face folder that embeds: a text of up to 256 tokens -> [384]."""
+    return Model("minilm", "minilm", (), _copy_minilm)
+
+
 def resnet50() -> Model:
     """ResNet-50's graph with random weights and a free batch dimension: [N,3,224,224] -> probabilities [N,1000]."""
     return Model("resnet50", "resnet50.onnx", (3, 224, 224), _write_resnet50)
@@ -119,6 +124,12 @@ def _copy_efficientnet(path: Path) -> None:
     from scripts import fetch_models
 
     shutil.copy(fetch_models.fetch("efficientnet") / "model.onnx", path)
+
+
+def _copy_minilm(path: Path) -> None:
+    from scripts import fetch_models
+
+    shutil.copytree(fetch_models.fetch("minilm"), path, dirs_exist_ok=True)
 
 
 def _fitted_iris() -> Any:

@@ -9,6 +9,7 @@ from benchmarks.harness import Metric, Spread, Study
 
 COLOURS = {
     "unimodel": "#1f6feb",
+    "unimodel unbatched": "#9ec3f7",
     "mosec": "#e8912d",
     "mosec+msgspec": "#f6c998",
     "triton": "#76b900",

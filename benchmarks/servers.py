@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -176,7 +176,7 @@ class Peer:
     """What it takes as a request to end in order."""
 
     def versions(self) -> dict[str, str]:
-        names = [p.partition("=")[0].partition("<")[0] for p in self.environment.packages + environments.RUNTIMES]
+        names = [p.partition("=")[0].partition("<")[0] for p in self.environment.packages + self.environment.runtimes]
         installed = self.environment.versions()
         return {name: installed[name] for name in [*names, "numpy", "uvicorn"] if name in installed}
 
@@ -208,6 +208,23 @@ PEERS: tuple[Peer, ...] = (
     Peer("litserve", environments.LITSERVE, "litserve_server.py", dialects.plain, stop_signal=signal.SIGINT),
     Peer("mlserver", environments.MLSERVER, "mlserver_server.py", dialects.mlserver),
 )
+
+TEXT_PEERS: tuple[Peer, ...] = (
+    Peer("mosec", environments.MOSEC_TEXTS, "mosec_server.py", dialects.plain, _MOSEC_FLAGS),
+    Peer("mosec+msgspec", environments.MOSEC_TEXTS, "mosec_server.py", dialects.plain, (*_MOSEC_FLAGS, "--msgspec")),
+    Peer("litserve", environments.LITSERVE_TEXTS, "litserve_server.py", dialects.plain, stop_signal=signal.SIGINT),
+    Peer("mlserver", environments.MLSERVER_TEXTS, "mlserver_server.py", dialects.mlserver),
+)
+"""Those that embed texts, with transformers. Triton's Python stub is of another Python than the environments'."""
+
+
+class Unbatched(UniModel):
+    """The same server, told to compute each row alone."""
+
+    name = "unimodel unbatched"
+
+    def registrations(self, served: Sequence[Served]) -> list[dict[str, Any]]:
+        return registrations([replace(each, max_batch_size=1) for each in served])
 
 
 class Echo:
@@ -253,5 +270,5 @@ class Floor:
 
 FLOORS = (Floor("memcpy bound", with_model=True), Floor("bare transport", with_model=False))
 
-NAMES = (UniModel.name, *(peer.name for peer in PEERS), Echo.name, *(floor.name for floor in FLOORS))
+NAMES = (UniModel.name, Unbatched.name, *(peer.name for peer in PEERS), Echo.name, *(floor.name for floor in FLOORS))
 """Every system by the name that results and ``--systems`` have for it."""

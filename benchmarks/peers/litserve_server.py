@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import litserve as ls
 import numpy as np
-from compute import Model, Served, arguments, decode_image, top_5
+from compute import TEXT_WAIT, Model, Served, arguments, decode_image, top_5
 from fastapi import Body, Request, Response
 
 
@@ -13,7 +13,8 @@ class JsonRows(ls.LitAPI):  # type: ignore[misc]
 
     def __init__(self, served: Served, threads: int) -> None:
         self.served, self.threads = served, threads
-        super().__init__(max_batch_size=served.max_batch_size, batch_timeout=0.001, api_path=f"/{served.route}")
+        wait = TEXT_WAIT if served.kind == "text" else 0.001
+        super().__init__(max_batch_size=served.max_batch_size, batch_timeout=wait, api_path=f"/{served.route}")
 
     def setup(self, device: str) -> None:  # noqa: ARG002 - LitServe's signature
         self.model = Model(self.served.path, self.threads)
@@ -54,7 +55,17 @@ class ImageJson(JsonRows):
         return {"output": top_5(output)}
 
 
-APIS = {"json": JsonRows, "binary": BinaryRow, "image": ImageJson}
+class TextJson(JsonRows):
+    """{"input": text} -> {"output": [[…]]}"""
+
+    def decode_request(self, request: Request) -> Any:
+        return request["input"]
+
+    def batch(self, inputs: list[Any]) -> Any:
+        return inputs
+
+
+APIS = {"json": JsonRows, "binary": BinaryRow, "image": ImageJson, "text": TextJson}
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""MLServer has a scikit-learn runtime, and none for ONNX: this is one in its manner.
+"""MLServer has a scikit-learn runtime, and none for ONNX or this version of transformers: this is one in its manner.
 
 It has no raw tensors over REST, so binary rows come as one BYTES element in base64, its codec for bytes.
 """
@@ -26,6 +26,8 @@ class OnnxRuntime(MLModel):  # type: ignore[misc]
         tensor = payload.inputs[0]
         if self._served.kind == "json":
             rows = NumpyCodec.decode_input(tensor)
+        elif self._served.kind == "text":
+            rows = list(tensor.data)
         elif self._served.kind == "image":
             rows = np.stack([decode_image(encoded) for encoded in tensor.data])
         else:

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from compute import Served, arguments
+from compute import TEXT_WAIT, Served, arguments
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
             "name": served.route,
             "implementation": "mlserver_sklearn.SKLearnModel" if sklearn else "mlserver_runtime.OnnxRuntime",
             "max_batch_size": served.max_batch_size,
-            "max_batch_time": 0.001,
+            "max_batch_time": TEXT_WAIT if served.kind == "text" else 0.001,
             "parameters": {"uri": served.path, "extra": {"predict_fn": "predict_proba"} if sklearn else extra},
         }
         (folder / "model-settings.json").write_text(json.dumps(model))

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from compute import Model, Served, arguments, decode_image, top_5
+from compute import TEXT_WAIT, Model, Served, arguments, decode_image, top_5
 from mosec import Server, Worker
 
 
@@ -63,16 +63,34 @@ class ImageJson(JsonRows):
         return [{"output": top_5(row)} for row in self.model.predict(images)]
 
 
+class TextJson(JsonRows):
+    """{"input": text} -> {"output": [[…]]}"""
+
+    def forward(self, data: list[Any]) -> list[Any]:
+        return [{"output": [row]} for row in self.model.predict([body["input"] for body in data]).tolist()]
+
+
+class FastTextJson(TextJson, FastJsonRows):
+    """The same with msgspec."""
+
+
 def main() -> None:
     args = arguments()
-    workers = {"json": FastJsonRows if "--msgspec" in sys.argv else JsonRows, "binary": BinaryRow, "image": ImageJson}
+    fast = "--msgspec" in sys.argv
+    workers = {
+        "json": FastJsonRows if fast else JsonRows,
+        "binary": BinaryRow,
+        "image": ImageJson,
+        "text": FastTextJson if fast else TextJson,
+    }
     server = Server()
     served: Served
     for served in args.serve:
         server.append_worker(
             workers[served.kind],
             max_batch_size=served.max_batch_size,
-            max_wait_time=1,  # its least; a longer one only helps where batches rarely fill
+            # 1 is its least; a longer one only helps where batches rarely fill
+            max_wait_time=int(TEXT_WAIT * 1000) if served.kind == "text" else 1,
             timeout=120,
             env=[{"BENCH_SERVED": served.text, "BENCH_THREADS": str(args.threads)}],
             route=f"/{served.route}",

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -15,11 +12,10 @@ from typing import Any
 import numpy as np
 import psutil
 
-from benchmarks import load, models
+from benchmarks import bare_loops, load, models
 from benchmarks.bare_loops import SENTENCE, SNIPPET, image_rows
 from benchmarks.dialects import Call, Headers
 from benchmarks.harness import Metric, Options, Study, interleave
-from benchmarks.load import WrongAnswer
 from benchmarks.servers import System, UniModel, post
 
 BARE = "bare loop"
@@ -99,24 +95,11 @@ def run(options: Options) -> Study:
             if isinstance(system, UniModel):
                 rate = _served(system, family, threads, folder / family.name, options.seconds(5))
             else:
-                rate = _bare(family, threads, options.seconds(5))
+                rate = bare_loops.measured(family.loop, family.file(), family.batch, threads, options.seconds(5))
             study.add(family.metric, system.name, rate)
 
     interleave(study, options, [UniModel(), Bare()], measure)
     return study
-
-
-def _bare(family: Family, threads: int, seconds: float) -> float:
-    flags = ["--file", str(family.file()), "--batch", str(family.batch), "--threads", str(threads)]
-    command = [sys.executable, "-m", "benchmarks.bare_loops", family.loop, *flags, "--seconds", str(seconds)]
-    with tempfile.TemporaryFile() as log:
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=log, text=True, timeout=seconds + 120, check=False
-        )
-        if done.returncode:
-            log.seek(0)
-            raise WrongAnswer(f"the bare loop of {family.name} failed: {log.read()[-500:]!r}")
-    return float(done.stdout)
 
 
 def _unread(_: bytes, __: Headers) -> models.Array:
