@@ -18,13 +18,17 @@ from benchmarks.servers import TEXT_PEERS, Running, System, Unbatched, UniModel,
 
 TEXTS = 256
 CONNECTIONS = 64
-BATCH = 64
-"""``max_batch_size`` of every system that batches."""
+BATCH = 32
+"""``max_batch_size`` of every system that batches: UniModel's own when nothing is set."""
 LIST = 32
 """Texts of a request that has many."""
 CHECKED = 32
 """Texts whose answers are compared with the library's before and after the load, asked for all at once."""
 RATE = "texts/s"
+WARM_UP = 5.0
+"""Seconds, in any run: some answer nothing for the first ones."""
+LONG = 30.0
+"""Seconds of a full run: what is under way at its end is not counted, which is a batch or two."""
 
 
 class Bare:
@@ -47,14 +51,14 @@ def run(options: Options) -> Study:
 
     def measure(system: System | Bare, folder: Path) -> None:
         if isinstance(system, Bare):
-            rate = bare_loops.measured("sorted_texts", model.path, TEXTS, threads, options.seconds(15))
+            rate = bare_loops.measured("sorted_texts", model.path, TEXTS, threads, options.seconds(LONG))
             study.add(Metric(f"c={CONNECTIONS} throughput", RATE), system.name, rate)
             return
         with started(system, served[:1], threads, folder) as server:
             _check(server, checked, answers)
             calls = [server.call(each) for each in served]
-            load.wrk(server.port, calls, CONNECTIONS, options.seconds(3))  # warm-up
-            result = load.wrk(server.port, calls, CONNECTIONS, options.seconds(15))
+            load.wrk(server.port, calls, CONNECTIONS, WARM_UP)
+            result = load.wrk(server.port, calls, CONNECTIONS, options.seconds(LONG))
             study.add(Metric(f"c={CONNECTIONS} throughput", RATE), system.name, result.throughput)
             study.add(Metric(f"c={CONNECTIONS} p50", "ms"), system.name, result.p50_ms)
             if system.name == OURS:
@@ -91,5 +95,5 @@ def _lists(study: Study, server: Running, model: models.Model, rows: list[str], 
     answers = dialects.expected_vectors([Served(model, "text", text=text) for text in parts[0]])
     for name, calls in routes.items():
         load.check(server.port, calls[0], answers)
-        result = load.wrk(server.port, calls, 2, options.seconds(15))
+        result = load.wrk(server.port, calls, 2, options.seconds(LONG))
         study.add(Metric(f"{name} throughput", RATE), OURS, result.throughput * LIST)

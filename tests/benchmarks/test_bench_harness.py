@@ -159,6 +159,7 @@ def test_growth_compares_the_last_sixth_with_the_first() -> None:
 def test_unmet_requirements() -> None:
     installed = {"mosec": "0.9.8", "uvloop": "0.21.0"}
     assert unmet(["mosec==0.9.8", "uvloop<0.22", "mosec[server]==0.9.8"], installed) == []
+    assert unmet(["torch==2.13.0"], {"torch": "2.13.0+cpu"}) == []
     assert unmet(["mosec==0.9.9", "pillow==13.0.0", "python-multipart"], installed) == [
         "mosec==0.9.9",
         "pillow==13.0.0",
