@@ -17,7 +17,7 @@ from benchmarks.dialects import Served
 from benchmarks.harness import OURS, Metric, Options, Study, interleave
 from benchmarks.load import Load
 from benchmarks.servers import Running, System, UniModel, registrations, running
-from engine.worker.thread_names import POOL, ROWS
+from engine.worker.thread_names import RUN
 
 SAMPLE_SECONDS = 0.01
 CROWD = "samples with more computing threads than cores"
@@ -70,10 +70,9 @@ def run(options: Options) -> Study:
 
     interleave(study, options, [UniModel(), *(HandSet(n) for n in range(1, cores + 1))], measure)
     study.notes.append(
-        "Threads are sampled every 10 ms. Those that compute are the runtime's own that are runnable, for each model "
-        "that has such the thread that called it, and the threads for rows that are computed apart. Python's threads, "
-        "which pack and unpack the batches of one model while another computes, are not among them. The client runs on "
-        "the same cores."
+        "Threads are sampled every 10 ms. Those that compute are the runtime's own that are runnable, and those that "
+        "call it, in their turns. Before and after a turn a thread packs and unpacks the batch of one model while "
+        "another computes, for which it is not counted. The client runs on the same cores."
     )
     return study
 
@@ -97,17 +96,12 @@ def _at_once(
 
 
 def computing_threads(worker: int) -> int:
-    """Threads that compute or wait for a core now: a runtime's own, their callers, and those for rows apart."""
-    count, callers = 0, set()
+    """Threads that compute or wait for a core now: a runtime's own, and those that call it."""
+    count = 0
     for thread in Path(f"/proc/{worker}/task").iterdir():
         try:
-            name = (thread / "comm").read_text().strip()
-            runnable = (thread / "stat").read_text().rpartition(")")[2].split()[0] == "R"
+            if (thread / "comm").read_text().strip().endswith(RUN):
+                count += (thread / "stat").read_text().rpartition(")")[2].split()[0] == "R"
         except OSError:
             continue  # it has just ended
-        if runnable and name.endswith(POOL):
-            count += 1
-            callers.add(name)
-        elif runnable and name.endswith(ROWS):
-            count += 1
-    return count + len(callers)
+    return count

@@ -20,7 +20,6 @@ from backends.base import TensorBackend, Tensors
 from engine.scheduling.tuner import Speed
 from engine.worker import padding
 from engine.worker.gate import ModelGate
-from engine.worker.thread_names import ROWS, mark_thread
 
 _LEAST = 0.002
 """Seconds of computing below which waking threads costs more than it gives."""
@@ -41,7 +40,7 @@ class Calls:
         self._pool: ThreadPoolExecutor | None = None
         """For rows that are spread."""
         if backend.parallel and row_by_row and backend.threads > 1:
-            self._pool = ThreadPoolExecutor(backend.threads, initializer=mark_thread, initargs=(ROWS,))
+            self._pool = ThreadPoolExecutor(backend.threads)
         self._whole = Speed()
         """Of calls that have all threads."""
         self._alone = Speed()

@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from engine.worker.thread_names import RUN, mark_thread, restore_name
+
 OVERDUE = 0.2
 """Seconds after which a turn no longer keeps others out."""
 _SLICE = 0.05
@@ -39,11 +41,15 @@ class Turn:
     """In the time of the clock."""
     given: threading.Lock | None = None
     """For one that waits."""
+    thread_name: bytes = b""
+    """Of its thread, outside of turns."""
 
     def __enter__(self) -> None:
         self.model.gate.enter(self)
+        self.thread_name = mark_thread(RUN)
 
     def __exit__(self, *error: object) -> None:
+        restore_name(self.thread_name)
         self.model.gate.leave(self)
 
 

@@ -38,7 +38,7 @@ from engine.transport.messages import (
 )
 from engine.worker import loader
 from engine.worker.gate import Gate, ModelGate
-from engine.worker.thread_names import POOL, name_thread
+from engine.worker.thread_names import RUN, name_thread
 
 log = logging.getLogger("unimodel.worker")
 
@@ -94,7 +94,7 @@ def _serve_model(control: Channel, message: Load, gate: Gate, queue_fd: int, mem
 
 def _load_and_serve(control: Channel, message: Load, gate: ModelGate, queue: Channel, slots: Slots) -> None:
     try:
-        name_thread(message.key, POOL)  # the threads that the runtime makes inherit the name
+        name_thread(message.key, RUN)  # the threads that the runtime makes inherit the name
         model = loader.load(message, slots, gate)
         name_thread(message.key)
     except BaseException as e:

@@ -163,7 +163,7 @@ async def test_threads_are_named_after_their_model(bench: Bench) -> None:
     instance = await bench.load()
     tasks = Path(f"/proc/{bench.worker.pid}/task").iterdir()
     names = sorted((task / "comm").read_text().strip() for task in tasks)
-    assert [name for name in names if name.startswith(instance.key)] == ["m#1", "m#1/pool"]
+    assert [name for name in names if name.startswith(instance.key)] == ["m#1", "m#1/run"]
 
 
 async def test_answers_of_every_size(bench: Bench) -> None:
