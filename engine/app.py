@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import Route, Router
 
-from engine import openapi
+from engine import operations
 from engine.api.admin import Admin
 from engine.api.dialect import Endpoint
 from engine.api.http import Headers, Receive, Scope, Send, request_id, send_body, send_error
@@ -32,7 +32,7 @@ class App:
         admin = Admin(engine, config)
         routes = [
             Route(o.path, _Endpoint(admin, o.operation_id), methods=[o.method])
-            for o in openapi.OPERATIONS
+            for o in operations.OPERATIONS
             if o.tag != "prediction"
         ]
         for dialect in DIALECTS:

@@ -43,7 +43,7 @@ def _json(value: Any, status: int = 200) -> Reply:
 
 
 class Admin:
-    """The handlers, one for each operation of `engine.openapi.OPERATIONS` that is not a prediction."""
+    """The handlers, one for each operation of `engine.operations.OPERATIONS` that is not a prediction."""
 
     def __init__(self, engine: Engine, config: Mapping[str, Provenance]) -> None:
         self.engine = engine

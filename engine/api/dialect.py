@@ -38,7 +38,7 @@ from engine.api.streaming import EVENT_STREAM, send_events, while_connected
 from engine.core import Engine
 from engine.errors import InvalidRequest, UniModelError
 from engine.generation.completion import Completion, collect
-from engine.openapi import Operation
+from engine.operations import Operation
 from engine.pool import Entry
 from engine.transport.generation import Delta, GenerateRequest
 from engine.transport.transcription import TranscribeRequest, TranscriptDelta

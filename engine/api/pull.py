@@ -10,7 +10,7 @@ from engine.api.dialect import Call, Dialect, EventStream
 from engine.api.http import encode_json, error_body
 from engine.api.streaming import NDJSON
 from engine.errors import UniModelError
-from engine.openapi import Operation
+from engine.operations import Operation
 from engine.schema import Progress, PullRequest
 
 _PULL = Operation(

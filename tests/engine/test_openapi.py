@@ -12,7 +12,8 @@ import pytest
 
 from engine import errors, schema
 from engine.api import pull
-from engine.openapi import OPERATIONS, Operation, document
+from engine.openapi import document
+from engine.operations import OPERATIONS, Operation
 
 DOCUMENT = document("1.2.3")
 RESPONSES = {

@@ -25,7 +25,7 @@ from engine.api.dialect import Call, Dialect, EventStream, Reply
 from engine.api.parts import sentence
 from engine.api.streaming import EVENT_STREAM
 from engine.errors import InvalidInput, UniModelError
-from engine.openapi import ANSWER_ERRORS, Operation
+from engine.operations import ANSWER_ERRORS, Operation
 from engine.transport.generation import Delta
 
 _KINDS = {

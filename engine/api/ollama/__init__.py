@@ -15,7 +15,7 @@ from engine.api.ollama.handlers import Handlers
 from engine.api.parts import sentence
 from engine.api.streaming import NDJSON
 from engine.errors import UniModelError
-from engine.openapi import ANSWER_ERRORS, BODY_ERRORS, Operation
+from engine.operations import ANSWER_ERRORS, BODY_ERRORS, Operation
 
 _WRITES = (*BODY_ERRORS, e.Conflict, e.InsufficientStorage, e.Unavailable)
 _LOADS = (*_WRITES, e.ModelFileError, e.ModelError, e.MissingRuntime, e.InsufficientMemory)

@@ -27,7 +27,7 @@ from engine.api.openai.response_object import ResponseObject
 from engine.api.openai.response_request import ResponseRequest
 from engine.api.openai.responses import create_response
 from engine.api.streaming import EVENT_STREAM
-from engine.openapi import ANSWER_ERRORS, Operation, Parameter
+from engine.operations import ANSWER_ERRORS, Operation, Parameter
 
 __all__ = ["DIALECT"]
 
