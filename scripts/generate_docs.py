@@ -43,6 +43,7 @@ from backends.transformers.backend import TransformersGenerationOptions
 from backends.transformers.embedding import TransformersEmbeddingOptions
 from backends.transformers.heads import ClassifyOptions
 from backends.whisper.backend import WhisperOptions
+from backends.whisper_cpp.backend import WhisperCppOptions
 from engine import errors, openapi
 from engine.api.routes import OPERATIONS
 from engine.errors import ExitCode
@@ -414,6 +415,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "tensorflow-options": options_of(TensorFlowOptions),
     "tflite-options": options_of(TfliteOptions),
     "whisper-options": options_of(WhisperOptions),
+    "whisper-cpp-options": options_of(WhisperCppOptions),
     "routes": routes_of(*NATIVE),
     "openai-routes": routes_of("openai"),
     "ollama-routes": routes_of("ollama"),

@@ -56,6 +56,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "backends.rehearsal",
         "backends.resources",
         "backends.sampling",
+        "backends.speech",
         "backends.text",
         "backends.transcription",
     ),
@@ -70,6 +71,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "backends.pytorch": ("backends.base",),
     "backends.rehearsal": ("backends.base",),
     "backends.sampling": ("backends.base", "backends.generation"),
+    "backends.speech": ("backends.base", "backends.transcription"),
     "backends.text": (),
     "backends.transcription": ("backends.base",),
     "backends.python": ("backends.base", "backends.python", "unimodel.plugins"),
@@ -105,6 +107,7 @@ HEAVY = {
     "PIL", "ai_edge_litert", "av", "catboost", "ctranslate2", "faster_whisper", "huggingface_hub", "joblib", "keras",
     "lightgbm", "llama_cpp", "matplotlib", "onnx", "onnxruntime", "pandas", "safetensors", "scipy", "sklearn", "skops",
     "tensorflow", "tensorrt_llm", "tokenizers", "torch", "transformers", "vllm", "xgboost",
+    "_pywhispercpp", "pywhispercpp",
 }  # fmt: skip
 """Imported only inside functions, when a model needs them."""
 

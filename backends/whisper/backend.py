@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
 
+from backends import speech
 from backends.base import (
     NO_MATCH,
     BackendError,
     Device,
-    InvalidInput,
     InvalidOption,
     Match,
     MissingRuntime,
@@ -29,11 +28,6 @@ from backends.transcription import SAMPLE_RATE, Piece, Transcription, Transcript
 from backends.whisper import features, file, tokenizer
 from backends.whisper.rounds import Rounds
 from backends.whisper.transcriber import transcribe
-
-PROMPT_TOKENS = 223
-"""Of what was said before, so many are read, which is half of what a text has room for."""
-HOTWORD_TOKENS = 64
-"""They stand before those of the prompt, in each window."""
 
 
 class WhisperOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -118,7 +112,7 @@ class WhisperBackend(TranscriptionBackend):
     # --- requests ----------------------------------------------------------------------------------------------------
 
     def add(self, request_id: int, request: Transcription) -> None:
-        self._check(request)
+        speech.check(request, self._info, self._tokens)
         options = self._options
         self._rounds.start(
             request_id, lambda seat: transcribe(self._whisper, seat, request, options.beam_size, options.vad)
@@ -137,47 +131,17 @@ class WhisperBackend(TranscriptionBackend):
     def busy(self) -> bool:
         return self._rounds.busy
 
-    def _check(self, request: Transcription) -> None:
-        """Raises `InvalidInput` for what the model cannot do, where faster-whisper would do something else."""
-        known = self._info.languages
-        if request.language is not None and request.language not in known:
-            raise InvalidInput(_unknown_language(request.language, known), field="language")
-        if request.task == "translate" and not self._info.translates:
-            raise InvalidInput("This model knows English alone, so there is nothing to translate.", field="task")
-        if request.temperature is not None and not 0 <= request.temperature <= 1:
-            raise InvalidInput(f"temperature is from 0 to 1; got {request.temperature:g}.", field="temperature")
-        if request.beam_size is not None and not 1 <= request.beam_size <= 32:
-            raise InvalidInput(f"beam_size is from 1 to 32; got {request.beam_size}.", field="beam_size")
-        for field, text, limit in (
-            ("prompt", request.prompt, PROMPT_TOKENS),
-            ("hotwords", request.hotwords, HOTWORD_TOKENS),
-        ):
-            count = len(self._whisper.hf_tokenizer.encode(f" {text.strip()}", add_special_tokens=False).ids)
-            if count > limit:
-                raise InvalidInput(f"{field} may have {limit} tokens; these are {count}.", field=field)
-
-
-def _unknown_language(language: str, known: tuple[str, ...]) -> str:
-    if known == ("en",):
-        return f"This model knows English alone; got {language[:20]!r}. Leave the language out, or give 'en'."
-    close = difflib.get_close_matches(language.lower(), known, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return f"The language is a code such as 'en' or 'de' that the model knows; got {language[:20]!r}.{hint}"
+    def _tokens(self, text: str) -> int:
+        return len(self._whisper.hf_tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 # --- loading --------------------------------------------------------------------------------------------------------
 
 
 def _check_options(options: WhisperOptions) -> None:
-    bounds: tuple[tuple[Literal["threads", "batch_windows", "beam_size"], int], ...] = (
-        ("threads", 4096),
-        ("batch_windows", 256),
-        ("beam_size", 32),
-    )
-    for name, most in bounds:
-        given = getattr(options, name)
-        if given is not None and not 1 <= given <= most:
-            raise InvalidOption(f"Option {name} is from 1 to {most}; got {given}.", field=f"config.{name}")
+    speech.check_option("threads", options.threads, 4096)
+    speech.check_option("batch_windows", options.batch_windows, 256)
+    speech.check_option("beam_size", options.beam_size, speech.MOST_BEAMS)
 
 
 def _runtime() -> Any:

@@ -25,6 +25,7 @@ from tests import (
     models_torch,
     models_transformers,
     models_transformers_heads,
+    models_whisper_cpp,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -90,7 +91,10 @@ VALUES: dict[str, Callable[[], Path]] = {
     "python streams": lambda: Path(f"{PLUGINS / 'echo.py'}:StreamEcho"),
 }
 
-SPEECH: dict[str, Callable[[], Path]] = {"whisper tiny": models_speech.whisper}
+SPEECH: dict[str, Callable[[], Path]] = {
+    "whisper tiny": models_speech.whisper,
+    "whisper tiny, whisper.cpp": models_whisper_cpp.whisper_cpp,
+}
 
 FILES = TENSORS | PLUGIN_FILES
 TENSORS = TENSORS | FOLDERS | LARGE_FOLDERS

@@ -16,10 +16,11 @@ import pytest
 
 from backends.base import Device, InvalidInput, InvalidOption, ModelFileError, ModelInfo
 from backends.discovery import choose
-from backends.transcription import SAMPLE_RATE, Recording, Segment, Transcription
+from backends.transcription import SAMPLE_RATE, Transcription
 from backends.whisper import WhisperBackend, features, file, tokenizer
 from backends.whisper.backend import WhisperOptions
 from tests import models_speech
+from tests.hearing import Heard, hear, run
 from tests.models_speech import TEXTS
 
 CPU = Device("cpu", threads=2)
@@ -43,46 +44,6 @@ def original() -> Any:
     from faster_whisper import WhisperModel
 
     return WhisperModel(str(models_speech.whisper()), device="cpu", compute_type="int8", cpu_threads=2)
-
-
-class Heard:
-    """What came of one recording."""
-
-    def __init__(self) -> None:
-        self.recording: Recording | None = None
-        self.segments: list[Segment] = []
-        self.ended = False
-        self.error: Exception | None = None
-
-    @property
-    def text(self) -> str:
-        return "".join(segment.text for segment in self.segments).strip()
-
-
-def run(backend: WhisperBackend, requests: Sequence[Transcription]) -> list[Heard]:
-    """All requests at once, to their ends."""
-    heard = [Heard() for _ in requests]
-    for number, request in enumerate(requests):
-        backend.add(number, request)
-    while backend.busy:
-        if not backend.wait(1.0):
-            continue
-        for piece in backend.step():
-            one = heard[piece.id]
-            assert not one.ended
-            assert (piece.recording is not None) == (one.recording is None and piece.error is None)
-            one.recording = piece.recording or one.recording
-            one.segments.extend(piece.segments)
-            one.ended, one.error = piece.ended, piece.error
-    return heard
-
-
-def hear(backend: WhisperBackend, sound: np.ndarray[Any, Any], **wishes: Any) -> Heard:
-    (heard,) = run(backend, [Transcription(audio=lambda: sound, **wishes)])
-    if heard.error is not None:
-        raise heard.error
-    assert heard.ended
-    return heard
 
 
 def same(heard: Heard, segments: Sequence[Any]) -> None:

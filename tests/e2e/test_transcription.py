@@ -22,6 +22,7 @@ from serving import Server, wait_until
 
 from tests import models, models_speech
 from tests.models_speech import TEXTS
+from tests.models_whisper_cpp import whisper_cpp
 
 WAV = {"content-type": "audio/wav"}
 PATIENT = {"x-request-timeout-ms": "600000"}
@@ -344,3 +345,19 @@ def test_what_the_server_says_of_the_model(served: Server) -> None:
     assert (view["task"], view["backend"], view["streams"]) == ("transcription", "whisper", True)
     assert view["transcription"] == {"sequences": 8, "languages": ["en"], "translates": False}
     assert served.predict("whisper", view["example"])["duration"] == 0.1
+
+
+# --- whisper.cpp ----------------------------------------------------------------------------------------------------
+
+
+def test_a_file_of_whisper_cpp_is_heard_through_openais_client(served: Server, client: OpenAI) -> None:
+    served.register("ggml", whisper_cpp())
+    answer = client.audio.transcriptions.create(
+        model="ggml",
+        file=("talk.mp3", models_speech.encoded("0930", "mp3")),
+        response_format="verbose_json",
+        timestamp_granularities=["word", "segment"],
+    )
+    assert answer.text == TEXTS["0930"]
+    assert answer.words is not None
+    assert " ".join(word.word for word in answer.words) == TEXTS["0930"]
