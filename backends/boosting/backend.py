@@ -42,11 +42,9 @@ class Trees:
     labels: tuple[str, ...] | None = None
     """The names of the classes, of a classifier."""
     notes: tuple[str, ...] = ()
+    integers: bool = False
+    """Whether integers may be given in columns of texts, and mean their digits."""
     objective: str = ""
-
-    @abstractmethod
-    def example(self) -> list[float | str]:
-        """A row that the model takes."""
 
     @abstractmethod
     def predict(self, batch: Tensors) -> Tensors:
@@ -110,6 +108,8 @@ class BoostingBackend(TensorBackend):
             metadata["columns"] = json.dumps(trees.columns.names, ensure_ascii=False)
         if any(trees.columns.texts):
             metadata["missing"] = MISSING_TEXT
+        if trees.integers:
+            metadata["integers"] = "texts"
         return ModelInfo(
             task="tabular",
             inputs=trees.columns.specs,
@@ -131,7 +131,8 @@ class BoostingBackend(TensorBackend):
         return self._trees
 
     def example(self) -> Tensors:
-        return self.trees.columns.example(self.trees.example())
+        columns = self.trees.columns
+        return columns.example(columns.first())
 
     def predict(self, batch: Tensors) -> Tensors:
         try:

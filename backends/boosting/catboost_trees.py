@@ -43,6 +43,8 @@ class CatBoostBackend(BoostingBackend):
 
 
 class _CatBoostTrees(Trees):
+    integers = True  # to CatBoost they are the same, and the file does not tell what they were
+
     def __init__(self, model: Any, threads: int, path: Path) -> None:
         self._model = model
         self._threads = threads
@@ -61,9 +63,6 @@ class _CatBoostTrees(Trees):
         self._several = self.objective in ("MultiLogloss", "MultiCrossEntropy")
         if len(self._classes):
             self.labels = tuple(map(str, self._classes.tolist()))
-
-    def example(self) -> list[float | str]:
-        return ["" if text else 0.0 for text in self.columns.texts]
 
     def predict(self, batch: Tensors) -> Tensors:
         rows = self._rows(batch)

@@ -11,7 +11,7 @@ import numpy as np
 
 from backends.base import MissingRuntime, ModelFileError, Tensors
 from backends.boosting.backend import BoostingBackend, Trees, both, classified
-from backends.boosting.columns import MISSING_TEXT, Array, Columns
+from backends.boosting.columns import Codes, Columns, are_texts, codes_of
 
 _BEGIN = re.compile(r"tree\r?\nversion=v\d+\r?\n")
 _DEFAULT_NAMES = re.compile(r"Column_\d+")
@@ -48,51 +48,43 @@ class _LightGbmTrees(Trees):
         self._threads = threads
         self.objective = header.get("objective", "").partition(" ")[0] or "custom"
         names = header["feature_names"].split()
-        self._codes = _categories(booster, header, names)
-        texts = tuple(name in self._codes for name in names)
-        self.columns = Columns(texts, None if all(map(_DEFAULT_NAMES.fullmatch, names)) else tuple(names))
+        codes, self.notes = _categories(booster, header)
+        self.columns = Columns(
+            tuple(are_texts(codes.get(i, {})) for i in range(len(names))),
+            None if all(map(_DEFAULT_NAMES.fullmatch, names)) else tuple(names),
+            codes,
+        )
         classes = int(header["num_class"])
         self._probable = self.objective in _PROBABLE
         if self._probable:
             self._classes = np.arange(max(classes, 2), dtype=np.int64)
             self.labels = tuple(map(str, self._classes))
 
-    def example(self) -> list[float | str]:
-        return [next(iter(self._codes[name]), "") if name in self._codes else 0.0 for name in self.columns.keys]
-
     def predict(self, batch: Tensors) -> Tensors:
-        values = np.asarray(self._booster.predict(self._rows(batch), num_threads=self._threads))
+        values = np.asarray(self._booster.predict(self.columns.matrix(batch), num_threads=self._threads))
         if not self._probable:
             return {"output": values}
         return classified(both(values) if values.ndim == 1 else values, self._classes)
 
-    def _rows(self, batch: Tensors) -> Array:
-        if not self._codes:
-            return self.columns.matrix(batch)
-        columns = zip(self.columns.keys, self.columns.of(batch), strict=True)
-        return np.stack([self._numbers(name, column) for name, column in columns], axis=1)
 
-    def _numbers(self, name: str, column: Array) -> Array:
-        codes = self._codes.get(name)
-        if codes is None:
-            return np.asarray(column, np.float64)
-        # One that was not seen in training is missing, as it is for LightGBM with a data frame.
-        return np.array([np.nan if text == MISSING_TEXT else codes.get(text, np.nan) for text in column], np.float64)
+def _categories(booster: Any, header: dict[str, str]) -> tuple[dict[int, Codes], tuple[str, ...]]:
+    """The numbers of the categories by the places of their columns, and a note if the file does not tell the places.
 
-
-def _categories(booster: Any, header: dict[str, str], names: list[str]) -> dict[str, dict[str, int]]:
-    """The numbers of the categories of the columns that were strings in training, by their names."""
+    A data frame's categories stand in the file in the order of its columns, but not which columns these are.
+    """
     known: list[list[Any]] = booster.pandas_categorical or []
+    if not known:
+        return {}, ()
     infos = header["feature_infos"].split()
-    # A data frame's categories stand in the order of its columns; a column that was of no use is "none".
-    columns = [name for name, info in zip(names, infos, strict=True) if not info.startswith("[") and info != "none"]
-    if len(columns) != len(known):
-        return {}
-    return {
-        name: {text: number for number, text in enumerate(values)}
-        for name, values in zip(columns, known, strict=True)
-        if all(isinstance(value, str) for value in values)
-    }
+    by_use = [i for i, info in enumerate(infos) if not info.startswith("[") and info != "none"]  # which is: of no use
+    for places in (sorted(booster.params.get("categorical_feature") or ()), by_use):
+        if len(places) == len(known):
+            return {place: codes_of(values) for place, values in zip(places, known, strict=True)}, ()
+    shown = " and ".join(f"[{', '.join(map(str, values[:5]))}{', …' if values[5:] else ''}]" for values in known)
+    return {}, (
+        f"The file has categories ({shown}), but does not say of which columns: give their numbers, 0 for the first of "
+        "its list and so on.",
+    )
 
 
 def _checked(path: Path, text: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 
 from backends.base import MissingRuntime, ModelFileError, Tensors
 from backends.boosting.backend import BoostingBackend, Trees, both, classified, head_of
-from backends.boosting.columns import Columns
+from backends.boosting.columns import Codes, Columns, are_texts, codes_of
 
 _JSON = re.compile(rb'\s*\{\s*"(learner|version)"\s*:')
 _UBJSON = re.compile(rb"\{(L.{8}|l.{4}|I.{2}|[iU].)(learner|version)[\[{]", re.DOTALL)
@@ -53,12 +54,17 @@ class _XgboostTrees(Trees):
         self.objective = str(learner["objective"]["name"])
         count = int(booster.num_features())
         names = booster.feature_names
-        self.columns = Columns((False,) * count, tuple(names) if names else None)
-        types = booster.feature_types or ()
-        if categorical := [name for name, kind in zip(self.columns.keys, types, strict=False) if kind == "c"]:
+        codes = _categories(booster)
+        self.columns = Columns(
+            tuple(are_texts(codes.get(i, {})) for i in range(count)), tuple(names) if names else None, codes
+        )
+        places = [i for i, kind in enumerate(booster.feature_types or ()) if kind == "c" and i not in codes]
+        if unknown := [self.columns.keys[i] for i in places]:
             self.notes = (
-                f"The categories of {', '.join(categorical)} are given by their numbers: 0 for the first, and so on.",
+                f"The categories of {', '.join(unknown)} are given by their numbers: 0 for the first, and so on.",
             )
+        self._linear = learner["gradient_booster"]["name"] == "gblinear"
+        self._rounds = self._rounds_used(int(booster.num_boosted_rounds()))
         self._classes = np.arange(self._class_count(learner), dtype=np.int64)
         if len(self._classes):
             self.labels = tuple(map(str, self._classes))
@@ -69,11 +75,29 @@ class _XgboostTrees(Trees):
             return int(learner["learner_model_param"]["num_class"])
         return 2 if self.objective in ("binary:logistic", "binary:logitraw", "binary:hinge") else 0
 
-    def example(self) -> list[float | str]:
-        return [0.0] * len(self.columns.texts)
+    def _rounds_used(self, count: int) -> tuple[int, int]:
+        """Which of the rounds answer, (0, 0) for all: of a model that stopped early, as the library itself does it."""
+        attributes = self._booster.attributes()
+        if "best_iteration" not in attributes:
+            return 0, 0
+        best = int(attributes["best_iteration"]) + 1
+        if "scikit_learn" in attributes:
+            self.notes += (f"Training was stopped early: the first {best} of {count} rounds are used, up to the best.",)
+            return 0, best
+        self.notes += (
+            f"Training was stopped early, and all {count} rounds are used, as Booster.predict does; to serve the best "
+            f"ones alone, save booster[: {best}].",
+        )
+        return 0, 0
+
+    def _computed(self, batch: Tensors) -> Any:
+        rows = self.columns.matrix(batch)
+        if self._linear:  # which computes from XGBoost's own matrices only
+            return self._booster.predict(_runtime().DMatrix(rows), validate_features=False)
+        return self._booster.inplace_predict(rows, iteration_range=self._rounds, validate_features=False)
 
     def predict(self, batch: Tensors) -> Tensors:
-        values = self._booster.inplace_predict(self.columns.matrix(batch), validate_features=False)
+        values = self._computed(batch)
         if self.objective == "binary:logistic" and values.ndim == 1:
             return classified(both(values), self._classes)
         if self.objective == "binary:logistic":  # several targets, each of which may hold
@@ -85,6 +109,29 @@ class _XgboostTrees(Trees):
         if len(self._classes):
             return {"label": values.astype(np.int64)}
         return {"output": values}
+
+
+def _categories(booster: Any) -> dict[int, Codes]:
+    """The numbers of the categories by the places of their columns, where the file has them: since XGBoost 3.1."""
+    if "c" not in (booster.feature_types or ()):
+        return {}
+    model = json.loads(bytes(booster.save_raw("json")))["learner"]["gradient_booster"]
+    columns = model.get("gbtree", model).get("model", {}).get("cats", {}).get("enc", [])
+    return {i: codes for i, column in enumerate(columns) if (codes := codes_of(_values(column)))}
+
+
+def _values(column: dict[str, Any]) -> list[Any]:
+    """The categories of a column: numbers, or the bytes of texts that stand one behind the other.
+
+    Of texts beyond ASCII there are none: XGBoost 3.2 counts their characters, not their bytes, and so cuts them wrongly.
+    """
+    values: list[Any] = column["values"]
+    if "offsets" not in column:
+        return values
+    if not all(0 <= value < 128 for value in values):
+        return []
+    text = bytes(values).decode("ascii")
+    return [text[begin:end] for begin, end in itertools.pairwise(column["offsets"])]
 
 
 def _runtime() -> Any:

@@ -31,7 +31,8 @@ class TabularTask(TensorTask):
     ============== ==============================================================================
 
     A null is a missing value: NaN in a column of numbers, in a column of strings what the backend's metadata names as
-    ``missing``. A missing or an unknown column is an error.
+    ``missing``. Where its ``integers`` is ``texts``, integers stand for their digits in a column of strings. A missing
+    or an unknown column is an error.
 
     The answer to ``input`` is, for each row of a classifier with probabilities, its label and every class by name (the
     greatest ones alone when the request's parameters set `top_k`)::
@@ -54,6 +55,7 @@ class TabularTask(TensorTask):
             )
         self._names = _column_names(info, self._matrix)
         self._missing_text = info.metadata.get("missing")
+        self._integers = info.metadata.get("integers") == "texts"
         self._classes = _classes(info, options)
         """The names of the classes, when an answer shows the probabilities by name."""
         if self._classes is not None:
@@ -153,7 +155,8 @@ class TabularTask(TensorTask):
     def _array(self, cells: list[Any], dtype: str, where: Callable[[int], str]) -> Array:
         """One column as an array [batch]."""
         if dtype == "string":
-            return _strings(cells, self._missing_text, where)
+            texts = [str(cell) if type(cell) is int else cell for cell in cells] if self._integers else cells
+            return _strings(texts, self._missing_text, where)
         if dtype.startswith("float"):
             return _floats(cells, dtype, where)
         return codec.to_array(cells, TensorSpec("column", dtype, ("batch",)), where(0))[0]

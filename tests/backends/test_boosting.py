@@ -14,10 +14,12 @@ import pytest
 import xgboost
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
 
-from backends.base import Device, InvalidOption, ModelFileError, ModelInfo
+from backends.base import Device, InvalidInput, InvalidOption, ModelFileError, ModelInfo
 from backends.boosting import CatBoostBackend, LightGbmBackend, XgboostBackend
 from backends.boosting.backend import BoostingOptions
 from backends.boosting.columns import MISSING_TEXT
+from engine.model_options import ModelOptions
+from engine.tasks.tabular import TabularTask
 from tests import models_boosting
 
 CPU = Device("cpu", threads=2)
@@ -96,15 +98,96 @@ def test_xgboost_of_other_objectives(objective: str, more: dict[str, Any], outpu
         assert answer["output"].shape == (len(IRIS), 2)
 
 
-def test_xgboost_says_how_categories_are_given(tmp_path: Path) -> None:
-    frame = pd.DataFrame({"a": [1.0, 2, 3, 4] * 10, "k": pd.Categorical(["u", "v", "u", "w"] * 10)})
-    model = xgboost.XGBRegressor(n_estimators=3, enable_categorical=True, n_jobs=1).fit(frame, [0, 1, 0, 1] * 10)
+def categories() -> tuple[pd.DataFrame, np.ndarray[Any, Any]]:
+    """Categories that were texts and numbers, and one of no use, whose columns stand between numbers; and an answer."""
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "n": random.uniform(size=200),
+            "text": pd.Categorical(random.choice(["a", "b", "c"], 200)),
+            "number": pd.Categorical(random.choice([10, 20, 30], 200)),
+            "same": pd.Categorical(["s"] * 200),
+        }
+    )
+    return frame, ((frame["text"] == "b") ^ (frame["number"] == 20)).to_numpy(np.int64)
+
+
+def cells(frame: pd.DataFrame, *texts: str) -> dict[str, Any]:
+    """The columns as a request has them."""
+    return {n: frame[n].to_numpy(object if n in texts else np.float64) for n in frame}
+
+
+def test_xgboost_takes_categories_as_they_were_in_training(tmp_path: Path) -> None:
+    frame, target = categories()
+    model = xgboost.XGBClassifier(n_estimators=8, enable_categorical=True, n_jobs=1).fit(frame, target)
+    model.save_model(tmp_path / "m.ubj")
+    backend = XgboostBackend()
+    info = backend.load(tmp_path / "m.ubj", CPU, BoostingOptions())
+    assert [spec.dtype for spec in info.inputs] == ["float64", "string", "float64", "string"]
+    assert not info.notes
+    answer = backend.predict(cells(frame, "text", "same"))
+    np.testing.assert_array_equal(answer["probabilities"][:, 1], model.predict_proba(frame)[:, 1])
+    np.testing.assert_array_equal(answer["label"], target)
+    odd = backend.predict(cells(frame, "text", "same") | {"number": np.full(200, 15.0)})
+    gaps = backend.predict(cells(frame, "text", "same") | {"number": np.full(200, np.nan)})
+    np.testing.assert_array_equal(odd["probabilities"], gaps["probabilities"])
+
+
+def test_xgboost_of_categories_that_its_file_cuts_wrongly_says_how_they_are_given(tmp_path: Path) -> None:
+    frame, target = categories()
+    frame["text"] = frame["text"].cat.rename_categories({"a": "ä"})
+    model = xgboost.XGBClassifier(n_estimators=3, enable_categorical=True, n_jobs=1).fit(frame, target)
     model.save_model(tmp_path / "m.json")
+    info = XgboostBackend().load(tmp_path / "m.json", CPU, BoostingOptions())
+    assert [spec.dtype for spec in info.inputs] == ["float64", "float64", "float64", "string"]
+    assert info.notes == ("The categories of text are given by their numbers: 0 for the first, and so on.",)
+
+
+def test_xgboost_of_a_file_without_its_categories_says_how_they_are_given(tmp_path: Path) -> None:
+    frame, target = categories()
+    codes = frame.assign(**{name: frame[name].cat.codes for name in ("text", "number", "same")})
+    data = xgboost.DMatrix(codes.to_numpy(), target, feature_names=list(frame), feature_types=["float", "c", "c", "c"])
+    booster = xgboost.train({"objective": "binary:logistic", "nthread": 1}, data, 3)
+    booster.save_model(tmp_path / "m.json")
     backend = XgboostBackend()
     info = backend.load(tmp_path / "m.json", CPU, BoostingOptions())
-    assert "categories of k" in info.notes[0]
-    answer = backend.predict({"input": np.array([[1.0, 0], [2, 1]])})
-    np.testing.assert_array_equal(answer["output"], model.predict(frame[:2]))
+    assert info.notes == (
+        "The categories of text, number, same are given by their numbers: 0 for the first, and so on.",
+    )
+    answer = backend.predict({"input": codes.to_numpy(np.float64)})
+    np.testing.assert_array_equal(answer["probabilities"][:, 1], booster.predict(data))
+
+
+@pytest.mark.parametrize("suffix", [".json", ".ubj"])
+def test_xgboost_that_stopped_early_answers_as_the_library_does(suffix: str, tmp_path: Path) -> None:
+    features, target = load_breast_cancer(return_X_y=True)
+    model = xgboost.XGBClassifier(n_estimators=100, early_stopping_rounds=3, learning_rate=0.9, n_jobs=1)
+    model.fit(features[::2], target[::2], eval_set=[(features[1::2], target[1::2])], verbose=False)
+    rounds = model.get_booster().num_boosted_rounds()
+    assert model.best_iteration + 1 < rounds
+    model.save_model(tmp_path / f"m{suffix}")
+    backend = XgboostBackend()
+    info = backend.load(tmp_path / f"m{suffix}", CPU, BoostingOptions())
+    answer = backend.predict({"input": CANCER})
+    np.testing.assert_allclose(answer["probabilities"], model.predict_proba(CANCER), atol=1e-7)
+    assert f"the first {model.best_iteration + 1} of {rounds} rounds" in info.notes[0]
+
+    model.get_booster().set_attr(scikit_learn=None)  # as xgboost.train leaves it, whose predict uses all rounds
+    model.get_booster().save_model(tmp_path / f"n{suffix}")
+    info = backend.load(tmp_path / f"n{suffix}", CPU, BoostingOptions())
+    answer = backend.predict({"input": CANCER})
+    wanted = model.get_booster().predict(xgboost.DMatrix(CANCER))
+    np.testing.assert_allclose(answer["probabilities"][:, 1], wanted, atol=1e-7)
+    assert f"all {rounds} rounds" in info.notes[0]
+
+
+def test_xgboost_of_lines_instead_of_trees(tmp_path: Path) -> None:
+    features, target = load_iris(return_X_y=True)
+    model = xgboost.XGBClassifier(booster="gblinear", n_estimators=5, n_jobs=1).fit(features, target)
+    model.save_model(tmp_path / "m.json")
+    backend = XgboostBackend()
+    backend.load(tmp_path / "m.json", CPU, BoostingOptions())
+    np.testing.assert_array_equal(backend.predict({"input": IRIS})["probabilities"], model.predict_proba(IRIS))
 
 
 def test_lightgbm_of_several_classes() -> None:
@@ -141,6 +224,32 @@ def test_lightgbm_takes_categories_as_the_texts_that_they_are() -> None:
     np.testing.assert_array_equal(backend.predict(odd)["probabilities"], backend.predict(unseen)["probabilities"])
 
 
+def test_lightgbm_takes_categories_that_were_numbers_or_of_no_use(tmp_path: Path) -> None:
+    frame, target = categories()
+    model = lightgbm.LGBMClassifier(n_estimators=8, verbose=-1, n_jobs=1, min_child_samples=2).fit(frame, target)
+    model.booster_.save_model(tmp_path / "m.txt")
+    backend = LightGbmBackend()
+    info = backend.load(tmp_path / "m.txt", CPU, BoostingOptions())
+    assert [spec.dtype for spec in info.inputs] == ["float64", "string", "float64", "string"]
+    assert not info.notes
+    answer = backend.predict(cells(frame, "text", "same"))
+    np.testing.assert_allclose(answer["probabilities"], model.predict_proba(frame))
+    np.testing.assert_array_equal(answer["label"], target)
+
+
+def test_lightgbm_says_when_its_file_does_not_tell_where_its_categories_are(tmp_path: Path) -> None:
+    frame, target = categories()
+    frame["number"] = frame["number"].cat.as_ordered()  # which is no category to LightGBM, but is in the file
+    model = lightgbm.LGBMClassifier(n_estimators=3, verbose=-1, n_jobs=1).fit(frame, target)
+    model.booster_.save_model(tmp_path / "m.txt")
+    backend = LightGbmBackend()
+    info = backend.load(tmp_path / "m.txt", CPU, BoostingOptions())
+    assert "[a, b, c] and [10, 20, 30] and [s]" in info.notes[0]
+    codes = frame.assign(**{name: frame[name].cat.codes for name in ("text", "number", "same")})
+    answer = backend.predict({"input": codes.to_numpy(np.float64)})
+    np.testing.assert_allclose(answer["probabilities"], model.predict_proba(frame))
+
+
 def test_catboost_of_several_classes_has_their_names() -> None:
     backend, info = load("catboost_iris")
     wanted = catboost.CatBoostClassifier().load_model(str(models_boosting.path("catboost_iris")))
@@ -163,6 +272,24 @@ def test_catboost_takes_categories_as_the_texts_that_they_are() -> None:
     gaps = flowers() | {"shade": np.array([MISSING_TEXT] * len(FLOWERS), object)}
     frame = FLOWERS.assign(shade="nan")
     np.testing.assert_allclose(backend.predict(gaps)["probabilities"], wanted.predict_proba(frame))
+
+
+def test_catboost_takes_integers_that_were_categories(tmp_path: Path) -> None:
+    frame, target = categories()
+    frame = frame.astype({"text": str, "number": int, "same": str})
+    model = catboost.CatBoostClassifier(
+        iterations=5, cat_features=["text", "number", "same"], **models_boosting.QUIET
+    ).fit(frame, target)
+    model.save_model(str(tmp_path / "m.cbm"))
+    backend = CatBoostBackend()
+    info = backend.load(tmp_path / "m.cbm", CPU, BoostingOptions())
+    task = TabularTask(info, ModelOptions())
+    for number in (int, str):
+        rows = frame.astype({"number": number}).to_dict("records")
+        answer = backend.predict(task.decode("input", rows).tensors)
+        np.testing.assert_allclose(answer["probabilities"], model.predict_proba(frame))
+    with pytest.raises(InvalidInput, match=r"input\[0\]\.number must be text"):
+        task.decode("input", [{**rows[0], "number": 1.5}])
 
 
 @pytest.mark.parametrize("name", ["xgboost_diabetes", "lightgbm_diabetes", "catboost_diabetes", "catboost_counts"])
