@@ -117,6 +117,10 @@ PAIR = TensorSpec("text_pair", "string", ("batch",))
 """An optional input of models that classify texts: the second of two texts that are judged together."""
 
 
+EXAMPLE = "unimodel.example"
+"""The key of `ModelInfo.metadata` for the body, in JSON, of a request that a model takes which is not loaded."""
+
+
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What loading found out about a model. Everything here was read off the model, not asked of the user."""
 

@@ -121,7 +121,11 @@ def _numbers(value: Any, dtype: np.dtype[Any], where: str) -> np.ndarray[Any, An
     try:
         raw = np.asarray(value)
     except (ValueError, OverflowError):
-        raise InvalidInput(f"{where} is ragged: its inner lists differ in length or depth.", field=where) from None
+        raise InvalidInput(
+            f"{where} is ragged: its inner lists differ in length or depth. Send rows of different lengths in requests "
+            "of their own, which are batched.",
+            field=where,
+        ) from None
     kind, want = raw.dtype.kind, dtype.kind
     if raw.dtype == dtype:
         return raw

@@ -15,7 +15,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from backends import discovery
-from backends.base import BackendError, ModelInfo
+from backends.base import EXAMPLE, BackendError, Finding, ModelInfo
 from engine import digest, findings, model_options
 from engine.errors import (
     DeadlineExceeded,
@@ -37,6 +37,7 @@ from engine.settings import Settings
 from engine.telemetry.metrics import Metrics
 from engine.transport import transcription
 from engine.transport.generation import Delta, GenerateRequest, decode_deltas, encode_request
+from engine.transport.messages import Loaded
 from engine.transport.transcription import TranscribeRequest, TranscriptDelta
 from engine.types import Answer, ModelSpec, Request
 from engine.worker.instance import Stream
@@ -291,7 +292,7 @@ class Engine:
             entry, loaded = await self.pool.load_new(draft, options)
             try:
                 found = findings.of(request, backend, match, options, loaded)
-                spec = self._add(draft, loaded.task, msgspec.structs.replace(loaded.info, findings=found))
+                spec = self._add(draft, loaded.task, _remembered(loaded, found))
             except BaseException:
                 await self.pool.discard(entry)
                 raise
@@ -351,6 +352,17 @@ class Engine:
 
 
 T = TypeVar("T")
+
+_LONGEST_EXAMPLE = 1 << 16
+"""Bytes of an example that is kept with a registration."""
+
+
+def _remembered(loaded: Loaded, found: tuple[Finding, ...]) -> ModelInfo:
+    """What is stored of a model, to be shown also while it is not loaded."""
+    metadata = loaded.info.metadata
+    if 0 < len(loaded.example) <= _LONGEST_EXAMPLE:
+        metadata = {**metadata, EXAMPLE: loaded.example.decode()}
+    return msgspec.structs.replace(loaded.info, findings=found, metadata=metadata)
 
 
 def _translated(call: Callable[[], T]) -> T:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import psutil
 
-from backends.base import Finding, GenerationInfo, TensorSpec, TranscriptionInfo
+from backends.base import EXAMPLE, Finding, GenerationInfo, TensorSpec, TranscriptionInfo
 from engine import model_options, schema
 from engine.core import Engine
 from engine.pipelines import is_pipeline
@@ -25,10 +25,10 @@ def model_view(engine: Engine, spec: ModelSpec, *, with_example: bool = True) ->
     """One registered version. A list goes without the examples, which can be large."""
     entry = engine.pool.entries.get(spec.key)
     aliases = [a.alias for a in engine.registry.aliases() if a.model == spec.name and a.version in (None, spec.version)]
-    loaded = entry.dispatcher.loaded if entry is not None and with_example else None
-    example: bytes | str = loaded.example if loaded is not None else b""
-    if is_pipeline(spec):
-        example = spec.info.metadata.get("example", "")
+    example: bytes | str = b""
+    if with_example:
+        loaded = entry.dispatcher.loaded if entry is not None else None
+        example = loaded.example if loaded is not None else spec.info.metadata.get(EXAMPLE, "")
     return schema.ModelView(
         id=spec.name if engine.registry.get(spec.name) is spec else f"{spec.name}@{spec.version}",
         created=int(spec.created),

@@ -7,6 +7,7 @@ import shlex
 from typing import Any
 
 from engine.schema import ModelView
+from unimodel_cli.inputs import BODY_KEYS
 
 QUESTION = "What is artificial intelligence?"
 OPENING = "Once upon a time"
@@ -35,6 +36,8 @@ def first_call(view: ModelView) -> str | None:
     if body is None:
         return f"unimodel show {view.name} --example > body.json && unimodel predict {view.name} body.json"
     value = body["input"] if body.keys() == {"input"} else body
+    if isinstance(value, dict) and not value.keys().isdisjoint(BODY_KEYS):
+        value = body  # an input of that name alone would be taken for a body
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return f"unimodel predict {view.name} {shlex.quote(text)}"
 

@@ -123,7 +123,7 @@ def _categories(booster: Any) -> dict[int, Codes]:
 def _values(column: dict[str, Any]) -> list[Any]:
     """The categories of a column: numbers, or the bytes of texts that stand one behind the other.
 
-    Of texts beyond ASCII there are none: XGBoost 3.2 counts their characters, not their bytes, and so cuts them wrongly.
+    Of texts beyond ASCII there are none: XGBoost 3.2 counts their characters, not their bytes, and cuts them wrongly.
     """
     values: list[Any] = column["values"]
     if "offsets" not in column:

@@ -29,6 +29,7 @@ from backends.resources import cpu_threads, resident_bytes
 
 _HELD_TWICE = 1 << 30
 """Bytes of a model up to which it is held twice to spread its rows."""
+_SHOWN_CLASSES = 100
 _SLOW_ROW = 0.001
 """Seconds for a row from which that is worth it."""
 
@@ -173,6 +174,7 @@ class OnnxBackend(TensorBackend):
         elif names is None:
             names = labels.named(metadata)
         metadata = labels.others(metadata)
+        notes += [f"The columns of {name!r} are the classes {_listed(each)}." for name, each in self._classes.items()]
         return ModelInfo(
             task="tensor" if image is None else "image-classification",
             inputs=found.inputs,
@@ -276,6 +278,12 @@ def _providers(onnxruntime: Any, device: Device) -> list[Any]:
 
 
 # --- what the model is for ------------------------------------------------------------------------------------------
+
+
+def _listed(classes: tuple[str, ...]) -> str:
+    """The names of classes, as many as are read."""
+    more = f" and {len(classes) - _SHOWN_CLASSES} more" if len(classes) > _SHOWN_CLASSES else ""
+    return ", ".join(classes[:_SHOWN_CLASSES]) + more
 
 
 def _is_map(onnx_type: str, name: str) -> bool:

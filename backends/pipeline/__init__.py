@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from backends.base import NO_MATCH, Backend, Device, Match, ModelInfo
+from backends.base import EXAMPLE, NO_MATCH, Backend, Device, Match, ModelInfo
 
 if TYPE_CHECKING:
     from backends.pipeline.graph import Graph
@@ -50,6 +50,6 @@ def info_of(graph: Graph) -> ModelInfo:
         batchable=False,
         unbatched_reason="Each of its models makes batches of its own.",
         runtime="the server",
-        metadata={} if graph.example is None else {"example": msgspec.json.encode({"input": graph.example}).decode()},
+        metadata={} if graph.example is None else {EXAMPLE: msgspec.json.encode({"input": graph.example}).decode()},
         notes=(f"It calls {', '.join(graph.models)}.",),
     )

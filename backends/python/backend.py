@@ -73,7 +73,7 @@ class PythonBackend(base.ValueBackend):
         except InvalidInput as e:
             field = f"config.{e.field}" if e.field else "config"
             raise InvalidOption(f"{self._label}: {e.message}", field=field) from e
-        except (Exception, SystemExit) as e:
+        except BaseException as e:
             raise ModelFileError(f"{self._label}.load_model failed: {describe(e, config.path)}") from e
         return plugin
 
@@ -94,7 +94,7 @@ class PythonBackend(base.ValueBackend):
             try:
                 # Copies, since a plugin may take keys out of its input before it raises.
                 results = plugin.predict_batch([dict(body) for body in inputs])
-            except (Exception, SystemExit) as e:
+            except BaseException as e:
                 if len(inputs) == 1:
                     return [self._fault(e)]
             else:
@@ -114,7 +114,7 @@ class PythonBackend(base.ValueBackend):
         """The checked result of one request, or what it raised."""
         try:
             return self._as_json(compute(argument), method)
-        except (Exception, SystemExit) as e:
+        except BaseException as e:  # such as asyncio's CancelledError, which is no Exception, and would end the worker
             return self._fault(e)
 
     def stream(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -125,7 +125,9 @@ class PythonBackend(base.ValueBackend):
                     yield self._as_json(chunk, "stream")
             finally:  # the author's own clean-up runs as soon as the caller goes away
                 getattr(chunks, "close", lambda: None)()
-        except (Exception, SystemExit) as e:
+        except GeneratorExit:  # the caller went away
+            raise
+        except BaseException as e:
             raise self._fault(e) from e
 
     def close(self) -> None:
@@ -151,7 +153,9 @@ class PythonBackend(base.ValueBackend):
         try:
             plain: dict[str, Any] = _plain(value)
         except RecursionError:
-            raise BackendError(f"{self._label}.{method} gave a dict that contains itself.") from None
+            raise BackendError(
+                f"{self._label}.{method} gave a dict that contains itself, or nests too deeply."
+            ) from None
         except (TypeError, ValueError) as e:
             raise BackendError(f"{self._label}.{method} gave a value that JSON cannot hold: {e}.") from None
         return plain
@@ -167,7 +171,9 @@ class PythonBackend(base.ValueBackend):
             )
         if isinstance(error, Exception):
             return error
-        return BackendError(f"{self._label} called sys.exit() while it predicted.")
+        if isinstance(error, SystemExit):
+            return BackendError(f"{self._label} called sys.exit() while it predicted.")
+        return BackendError(f"{self._label} raised {describe(error, self._import.path)}")
 
 
 def _info(plugin_class: type[BasePlugin], device: Device, options: Mapping[str, Any]) -> ModelInfo:

@@ -70,6 +70,11 @@ def _array(torch: Any, value: Any, name: str, widen: bool) -> np.ndarray[Any, An
         raise ModelFileError(
             f"The model returns {type(value).__name__} as {name!r}, which cannot be served; return plain tensors."
         )
+    if value.is_complex():
+        raise ModelFileError(
+            f"The model returns complex numbers as {name!r}, which cannot be served; return their parts, such as with "
+            "torch.view_as_real."
+        )
     tensor = value.dequantize() if value.is_quantized else value
     tensor = tensor if tensor.layout == torch.strided else tensor.to_dense()
     if tensor.dtype == torch.bfloat16 or (widen and tensor.dtype == torch.float16):

@@ -476,6 +476,7 @@ def test_scores_in_dicts_become_a_table(save: Callable[..., Path], keys: dict[st
     assert info.batchable
     outputs = backend.predict({"x": np.array([[5, 0], [0, 5]], np.float32)})
     assert outputs["label"].tolist() == classes[:2]
+    assert info.notes == (f"The columns of 'probabilities' are the classes {', '.join(map(str, classes))}.",)
     assert outputs["probabilities"].argmax(axis=1).tolist() == [0, 1]
     np.testing.assert_allclose(outputs["probabilities"].sum(axis=1), 1, atol=1e-6)
 

@@ -435,7 +435,7 @@ def test_answers_become_json(tmp_path: Path, expression: str, expected: Any) -> 
         ("{'a': object()}", "My.predict gave a value that JSON cannot hold: a object."),
         ("{'a': self}", "My.predict gave a value that JSON cannot hold: a "),
         ("{(1, 2): 3}", "My.predict gave a value that JSON cannot hold: "),
-        ("(lambda d: d.update(d=d) or d)({})", "My.predict gave a dict that contains itself."),
+        ("(lambda d: d.update(d=d) or d)({})", "My.predict gave a dict that contains itself, or nests too deeply."),
     ],
 )
 def test_answers_that_are_no_json_name_the_type(tmp_path: Path, expression: str, message: str) -> None:
@@ -457,6 +457,24 @@ def test_invalid_input_is_the_clients_error() -> None:
     (error,) = backend.predict_values([{"input": 3}])
     assert isinstance(error, InvalidInput)
     assert (error.message, error.field) == ("input must be a sentence", "input")
+
+
+@pytest.mark.parametrize("error", ["asyncio.CancelledError('gone')", "KeyboardInterrupt", "GeneratorExit"])
+def test_no_exception_takes_the_worker_down(tmp_path: Path, error: str) -> None:
+    source = plugin(
+        f"""def predict(self, i): raise {error}
+    def stream(self, i):
+        yield {{}}
+        raise {error}"""
+    )
+    backend, _ = load(write(tmp_path / "p.py", f"import asyncio\n{source}"))
+    (fault,) = backend.predict_values([{}])
+    name = error.partition("(")[0].rpartition(".")[2]
+    assert isinstance(fault, BackendError)
+    assert f": {name}" in fault.message
+    if name != "GeneratorExit":
+        with pytest.raises(BackendError, match=name):
+            list(backend.stream({}))
 
 
 def test_sys_exit_does_not_take_the_worker_down(tmp_path: Path) -> None:

@@ -345,6 +345,16 @@ class Worded(nn.Module):
         return x, "yes"
 
 
+def test_complex_outputs_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    class Spectrum(nn.Module):
+        def forward(self, rows: Tensor) -> Tensor:
+            return torch.fft.rfft(rows)
+
+    torch.jit.save(torch.jit.script(Spectrum()), tmp_path / "m.pt")
+    with pytest.raises(ModelFileError, match=r"complex numbers as 'output'.*view_as_real"):
+        load(tmp_path / "m.pt")
+
+
 def test_outputs_that_are_no_tensors_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match=r"returns str as 'output_1'"):
         load(script(Worded(), tmp_path / "worded.pt"))

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from serving import Server
+from onnx import helper
+from serving import FLOAT, Server, onnx_model
 
 from engine.schema import ModelView
 from tests import (
@@ -79,6 +80,25 @@ def test_what_is_shown_works(server: Server, folder: Path, tmp_path: Path, name:
     assert answer["model"] == name
     program = f"{shown['Python']}\nassert 'error' not in answer, answer\nprint(answer)"
     assert run(server, folder, sys.executable, "-c", program).strip()
+
+
+def test_it_is_shown_of_a_model_that_is_not_loaded(server: Server, folder: Path) -> None:
+    server.register("cold", models_sklearn.path("iris"), trust=True)
+    warm = server.get("/v1/models/cold")["example"]
+    server.http.post("/v1/models/cold:unload").raise_for_status()
+    view = msgspec.convert(server.get("/v1/models/cold"), ModelView)
+    assert view.state == "unloaded"
+    assert view.example == warm
+    assert run(server, folder, "bash", "-euo", "pipefail", "-c", dict(calls(view, server.url))["Command line"]).strip()
+
+
+def test_inputs_that_are_named_like_a_part_of_a_body(server: Server, folder: Path, tmp_path: Path) -> None:
+    node = helper.make_node("Add", ["input", "parameters"], ["y"])
+    tensors: dict[str, tuple[int, list[int | str]]] = {n: (FLOAT, ["batch", 2]) for n in ("input", "parameters")}
+    path = onnx_model(tmp_path / "clash.onnx", [node], tensors, {"y": (FLOAT, ["batch", 2])})
+    server.register("clash", path)
+    shown = dict(calls(msgspec.convert(server.get("/v1/models/clash"), ModelView), server.url))
+    assert run(server, folder, "bash", "-euo", "pipefail", "-c", shown["Command line"]).strip()
 
 
 def test_what_is_not_known_is_not_made_up(server: Server, folder: Path) -> None:

@@ -76,7 +76,14 @@ def test_forms(form: Form, value: Any, specs: list[TensorSpec], tensors: dict[st
         ("input", [1, 2], [ROW], "input", "input must have shape [batch, 3]; got [1, 2]."),
         ("input", [[[1, 2, 3]]], [ROW], "input", "input must have shape [batch, 3]; got [1, 1, 3]."),
         ("input", [], [TEXT], "input", "input has no rows."),
-        ("input", [[1, 2, 3], [4]], [ROW], "input", "input is ragged: its inner lists differ in length or depth."),
+        (
+            "input",
+            [[1, 2, 3], [4]],
+            [ROW],
+            "input",
+            "input is ragged: its inner lists differ in length or depth. Send rows of different lengths in requests of "
+            "their own, which are batched.",
+        ),
         ("input", [1, "b", 3], [ROW], "input", "input must hold numbers (float32); got a string."),
         ("input", [1, None, 3], [ROW], "input", "input must hold numbers (float32); got null."),
         ("input", [1, {}, 3], [ROW], "input", "input must hold numbers (float32); got an object."),
