@@ -463,9 +463,9 @@ def test_invalid_input_is_the_clients_error() -> None:
 def test_no_exception_takes_the_worker_down(tmp_path: Path, error: str) -> None:
     source = plugin(
         f"""def predict(self, i): raise {error}
-    def stream(self, i):
-        yield {{}}
-        raise {error}"""
+def stream(self, i):
+    yield {{}}
+    raise {error}"""
     )
     backend, _ = load(write(tmp_path / "p.py", f"import asyncio\n{source}"))
     (fault,) = backend.predict_values([{}])
