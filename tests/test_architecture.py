@@ -45,6 +45,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "engine.model_options": ("engine.errors", "engine.settings"),
     "backends": (
         "backends.answers",
+        "backends.archives",
         "backends.base",
         "backends.chatter",
         "backends.generation",
@@ -62,6 +63,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "backends.base": (),
     "backends.answers": ("backends.generation", "backends.sampling", "backends.text"),
+    "backends.archives": ("backends.base",),
     "backends.chatter": (),
     "backends.generation": ("backends.base",),
     "backends.labels": (),

@@ -10,6 +10,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from backends import archives
 from backends.base import (
     NO_MATCH,
     BackendError,
@@ -25,6 +26,7 @@ _LIBRARIES = (b"sklearn", b"xgboost", b"lightgbm", b"catboost", b"imblearn")
 """Modules whose estimators speak scikit-learn's interface; their names stand near the start of a pickle."""
 
 _HEAD = 1 << 16
+_SCHEMA = "schema.json"
 _LZ4 = b"\x04\x22\x4d\x18"
 _TORCH = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20"
 """The start of PyTorch's old format, which is a pickle as well."""
@@ -57,7 +59,7 @@ def is_skops(path: Path) -> bool:
     """Whether `path` is a zip file with skops' schema inside."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return "schema.json" in archive.namelist()
+            return _SCHEMA in archive.namelist()
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
         return False
 
@@ -109,6 +111,8 @@ def _read_skops(path: Path, trusted: bool) -> Any:
         import skops.io
     except ImportError:
         raise MissingRuntime("skops", "sklearn") from None
+    with zipfile.ZipFile(path) as archive:
+        archives.check(archive, path.name, (_SCHEMA,))
     untrusted = skops.io.get_untrusted_types(file=path)
     if untrusted and not trusted:
         raise UntrustedFile(

@@ -9,6 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from backends import archives
 from backends.base import NO_MATCH, Match, ModelFileError
 from backends.tensorflow import saved_model
 
@@ -18,11 +19,6 @@ H5_SUFFIXES = (".h5", ".hdf5")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _HEAD = 1 << 16
 _CONFIG, _METADATA = "config.json", "metadata.json"
-_LARGEST_CONFIG = 64 << 20
-_BOMB = 64 << 20
-"""Bytes from which a part of an archive must not be more than `_RATIO` times as large as it is compressed. Keras does
-not compress them."""
-_RATIO = 100
 
 _CODE = {
     "Lambda": "a Lambda layer, which is Python code",
@@ -90,10 +86,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """The configuration in a Keras archive, after a look at what else is in there. Raises `ModelFileError`."""
     try:
         with zipfile.ZipFile(path) as archive:
-            for part in archive.infolist():
-                _check_part(path, part)
-            if archive.getinfo(_CONFIG).file_size > _LARGEST_CONFIG:
-                raise ModelFileError(f"{path.name} is damaged or malicious: its {_CONFIG} is larger than 64 MiB.")
+            archives.check(archive, path.name, (_CONFIG, _METADATA))
             config = json.loads(archive.read(_CONFIG))
     except OSError as e:
         raise ModelFileError(f"{path} cannot be read: {e.strerror}.") from None
@@ -102,16 +95,6 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ModelFileError(f"{path} is corrupt: its {_CONFIG} is no object. Copy it again.")
     return config
-
-
-def _check_part(path: Path, part: zipfile.ZipInfo) -> None:
-    if part.file_size > _BOMB and part.file_size > _RATIO * part.compress_size:
-        raise ModelFileError(
-            f"{path.name} is refused: {part.filename} in it would unpack to {part.file_size >> 20} MiB from "
-            f"{part.compress_size >> 10} KiB."
-        )
-    if part.filename.startswith("/") or ".." in part.filename.replace("\\", "/").split("/"):
-        raise ModelFileError(f"{path.name} is refused: {part.filename!r} in it would unpack outside its folder.")
 
 
 def code_in(config: Any) -> str | None:

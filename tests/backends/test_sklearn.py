@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import pickle
+import random
 import subprocess
 import sys
 import threading
 import types
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +177,40 @@ def test_a_truncated_file(tmp_path: Path, suffix: str) -> None:
     error = refused(file)
     assert isinstance(error, ModelFileError)
     assert "truncated or corrupt" in error.message or "not a pickle, joblib or skops file" in error.message
+
+
+@pytest.mark.parametrize("part", ["schema.json", "weights.npy"])
+def test_an_archive_that_would_unpack_to_too_much(tmp_path: Path, part: str) -> None:
+    file = tmp_path / "bomb.skops"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(part, bytes(100 << 20))
+        if part != "schema.json":
+            archive.writestr("schema.json", "{}")
+    assert refused(file).message == f"bomb.skops is refused: {part} in it would unpack to 100 MiB from 99 KiB."
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("schema.json", bytes(65 << 20))
+    assert refused(file).message == "bomb.skops is damaged or malicious: its schema.json is larger than 64 MiB."
+
+
+def test_an_archive_that_would_unpack_elsewhere(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "m.skops", "w") as archive:
+        archive.writestr("schema.json", "{}")
+        archive.writestr("../up.npy", b"")
+    assert "would unpack outside its folder" in refused(tmp_path / "m.skops").message
+
+
+def test_flipped_bits_never_do_more_than_fail(tmp_path: Path) -> None:
+    data = models_sklearn.path("iris", ".skops").read_bytes()
+    pick = random.Random(0)
+    file = tmp_path / "m.skops"
+    for _ in range(60):
+        damaged = bytearray(data)
+        damaged[pick.randrange(len(data))] ^= 1 << pick.randrange(8)
+        file.write_bytes(damaged)
+        if not SklearnBackend.sniff(file).confidence:
+            continue
+        with contextlib.suppress(BackendError):  # or it is a model that computes something else
+            load(file)
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
