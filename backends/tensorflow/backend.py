@@ -28,6 +28,8 @@ from backends.tensorflow.keras_file import KerasProgram
 from backends.tensorflow.program import Program, Slot
 from backends.tensorflow.saved_model import DEFAULT, SavedModel
 
+_AS_THEY_ARE = {"unimodel.preprocess": '{"mean": [0], "std": [1]}'}
+"""What is told of a model that itself brings pixels of 0 to 255 into the range it wants."""
 _PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFklEQVR42mM4YaOhYXOCQWOBza9fvwAjhgZLkGODKwAAAABJRU5ErkJggg=="
 """A tiny PNG: what an input in base64 holds in the example, as most of them are images."""
 
@@ -121,7 +123,8 @@ class TensorFlowBackend(TensorBackend):
     def _open(self, tf: Any, path: Path, kind: Kind, options: TensorFlowOptions) -> _Opened:
         if kind is not Kind.SAVED_MODEL:
             keras = KerasProgram(tf, path, kind, options.base64, trusted=self.trusted)
-            return _Opened(keras, {"format": f"{kind.value}, written by {keras.written_by}"})
+            metadata = {"format": f"{kind.value}, written by {keras.written_by}"}
+            return _Opened(keras, metadata | (_AS_THEY_ARE if keras.scales_pixels else {}))
         model = SavedModel(tf, path, options.tags)
         name = model.choose(options.signature)
         metadata = {"signature": name, "format": f"{kind.value}, written by {model.written_by}"}

@@ -20,6 +20,9 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 _HEAD = 1 << 16
 _CONFIG, _METADATA = "config.json", "metadata.json"
 
+_PIXEL_SCALE = 1 / 100
+"""What a layer that takes pixels multiplies them with at most: 1/127.5 and 1/255 are usual."""
+
 _CODE = {
     "Lambda": "a Lambda layer, which is Python code",
     "__lambda__": "a lambda, which is Python code",
@@ -99,16 +102,23 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def code_in(config: Any) -> str | None:
     """What in a configuration of Keras brings code, in words; `None` when nothing does."""
-    return next((_CODE[name] for name in _class_names(config) if name in _CODE), None)
+    return next((_CODE[part["class_name"]] for part in _objects(config) if part["class_name"] in _CODE), None)
 
 
-def _class_names(config: Any) -> Iterator[str]:
+def scales_pixels(config: Any) -> bool:
+    """Whether a layer of a configuration brings pixels of 0 to 255 into the range that the others take."""
+    scales = (part.get("config", {}).get("scale") for part in _objects(config) if part["class_name"] == "Rescaling")
+    return any(isinstance(scale, int | float) and abs(scale) <= _PIXEL_SCALE for scale in scales)
+
+
+def _objects(config: Any) -> Iterator[dict[str, Any]]:
+    """Layers and whatever else has a class."""
     waiting = [config]
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):
             if isinstance(value.get("class_name"), str):
-                yield value["class_name"]
+                yield value
             waiting += value.values()
         elif isinstance(value, list):
             waiting += value

@@ -21,7 +21,8 @@ class KerasProgram:
 
     def __init__(self, tf: Any, path: Path, kind: Kind, base64: tuple[str, ...], *, trusted: bool) -> None:
         keras = runtime.keras()
-        _check(path, kind, trusted)
+        self.scales_pixels = files.scales_pixels(_check(path, kind, trusted))
+        """Whether it is to be given pixels of 0 to 255 as they are."""
         model = _load(keras, path, trusted)
         self.written_by = f"Keras {_version(path, kind)}"
         tensors = list(getattr(model, "inputs", None) or ())
@@ -53,12 +54,13 @@ class KerasProgram:
         self._model = self._function = None
 
 
-def _check(path: Path, kind: Kind, trusted: bool) -> None:
-    """Raises `UntrustedFile` when the file brings code, and `ModelFileError` when it is not whole."""
+def _check(path: Path, kind: Kind, trusted: bool) -> Any:
+    """The configuration. Raises `UntrustedFile` if the file brings code, and `ModelFileError` if it is not whole."""
     config = files.read_config(path) if kind is Kind.KERAS else _h5_config(path)
     code = files.code_in(config)
     if code is not None and not trusted:
         raise UntrustedFile(f"{path.name} has {code}. If you trust its author, register it with --trust.")
+    return config
 
 
 def _load(keras: Any, path: Path, trusted: bool) -> Any:

@@ -28,6 +28,8 @@ from backends.base import (
 )
 from backends.tensorflow import TensorFlowBackend, TensorFlowOptions, errors, files
 from backends.tensorflow.graph import _OUTSIDE
+from engine import tasks
+from engine.model_options import ModelOptions
 from tests import models
 from tests.models_tensorflow import images, path
 
@@ -86,6 +88,23 @@ def test_a_classifier_answers_as_keras_does(name: str) -> None:
     np.testing.assert_allclose(scores, np.load(path("digits.npy")), rtol=1e-4, atol=1e-5)
     assert (scores.argmax(axis=1) == labels).mean() > 0.9
     backend.close()
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # of Keras, where it saves
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+@pytest.mark.parametrize("scale", [1 / 255, 2.0])
+def test_a_model_that_scales_pixels_itself_is_given_them_as_they_are(suffix: str, scale: float, tmp_path: Path) -> None:
+    import keras
+
+    inner = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Rescaling(scale), keras.layers.Conv2D(4, 3)])
+    layers = [keras.Input((8, 8, 3)), inner, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
+    keras.Sequential(layers).save(tmp_path / f"m{suffix}")
+    _, info = load(tmp_path / f"m{suffix}")
+    assert info.task == "image-classification"
+    found = {finding.subject: finding for finding in tasks.create(info.task, info, ModelOptions()).findings}
+    told = (found["pixel values"].value, found["pixel values"].sure)
+    assert (told == ("0 to 255", "certain")) == (scale < 1)
+    assert (told[1] == "guess") == (scale > 1)
 
 
 def test_several_named_inputs_and_outputs_of_keras() -> None:
