@@ -20,7 +20,7 @@ from backends.base import (
     TensorBackend,
     Tensors,
 )
-from backends.sklearn import estimators, files, inputs, outputs
+from backends.sklearn import boosted, estimators, files, inputs, outputs
 
 
 class SklearnOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -115,6 +115,10 @@ class SklearnBackend(TensorBackend):
         task = "tabular"
         if not self._inputs.is_text and any(spec.dtype == "string" for spec in self._inputs.specs):
             metadata["missing"] = inputs.MISSING_TEXT
+            if boosted.library(estimators.steps(self._model)[-1]) == "catboost":
+                metadata["integers"] = "texts"
+        if self._inputs.unused:
+            metadata["unused"] = json.dumps(self._inputs.unused, ensure_ascii=False)
         if self._inputs.is_text:
             task = "text-classification" if labels is not None else "tensor"
         return ModelInfo(

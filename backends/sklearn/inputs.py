@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from backends.base import InvalidOption, MissingRuntime, ModelFileError, Tensors, TensorSpec
+from backends.sklearn import boosted
 from backends.sklearn.estimators import parts, steps
 
 MISSING_TEXT = "\uffff"
@@ -30,6 +31,22 @@ class Column(NamedTuple):
 NUMBER = Column("float64", 0.0)
 
 
+class _Kinds(NamedTuple):
+    """What an estimator wants of a column beyond its values."""
+
+    categories: tuple[int, ...] = ()
+    """Places of columns that must be of pandas' kind for categories."""
+    missing: Any = np.nan
+    """A missing text."""
+
+    @classmethod
+    def of(cls, model: Any) -> _Kinds:
+        last = steps(model)[-1]
+        if boosted.library(last) == "catboost":
+            return cls(missing="nan")  # what it makes of a missing category
+        return cls(tuple(boosted.categories(model)))
+
+
 @dataclass(frozen=True)
 class Inputs:
     """What an estimator takes, and how the tensors of a request become it."""
@@ -40,6 +57,8 @@ class Inputs:
     names: tuple[str, ...] | None = None
     """The columns' names, if it was fitted on a data frame."""
     is_text: bool = False
+    unused: tuple[str, ...] = ()
+    """Names of columns that the estimator was fitted with and drops."""
 
 
 def find(model: Any, example: Mapping[str, Cell] | Sequence[Cell] | None) -> Inputs:
@@ -53,12 +72,15 @@ def find(model: Any, example: Mapping[str, Cell] | Sequence[Cell] | None) -> Inp
         return _text()
     names = _names(model)
     columns = _columns_of_example(example, names) if example is not None else _columns_of_model(model)
+    kinds = _Kinds.of(model)
     frame = names is not None and (needs_frame(model) or any(c.dtype == "string" for c in columns))
     if names is not None and not frame:
         forget_names(model)
     if len({column.dtype for column in columns}) == 1:
-        return _matrix(columns, names, frame)
-    return _separate(columns, names)
+        found = _matrix(columns, names, frame, kinds)
+    else:
+        found = _separate(columns, names, kinds)
+    return replace(found, unused=_unused(model, names))
 
 
 def is_text(model: Any) -> bool:
@@ -101,6 +123,22 @@ def needs_frame(model: Any) -> bool:
     )
 
 
+def _unused(model: Any, names: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The columns that no part of a leading column transformer is given."""
+    from sklearn.compose import ColumnTransformer
+
+    first = steps(model)[0]
+    if names is None or not isinstance(first, ColumnTransformer):
+        return ()
+    indices = first._transformer_to_input_indices
+    used = {index for name, part, _ in first.transformers_ if not _is_drop(part) for index in indices[name]}
+    return tuple(name for index, name in enumerate(names) if index not in used)
+
+
+def _is_drop(part: Any) -> bool:
+    return isinstance(part, str) and part == "drop"
+
+
 def forget_names(model: Any) -> None:
     """Lets `model` take arrays without a warning; they cost a third of a data frame's time on one row."""
     for part in parts(model):
@@ -122,7 +160,7 @@ def _delegates(estimator: Any) -> list[Any]:
 
 
 def _names(model: Any) -> tuple[str, ...] | None:
-    names = getattr(model, "feature_names_in_", None)
+    names = boosted.names(model) or getattr(model, "feature_names_in_", None)
     return None if names is None else tuple(str(name) for name in names)
 
 
@@ -140,7 +178,7 @@ def _columns_of_example(example: Mapping[str, Cell] | Sequence[Cell], names: tup
 
 
 def _columns_of_model(model: Any) -> list[Column]:
-    count = getattr(model, "n_features_in_", None)
+    count = boosted.count(model) or getattr(model, "n_features_in_", None)
     if count is None:
         count = next((n for step in steps(model) if (n := getattr(step, "n_features_in_", None)) is not None), None)
     if count is None:
@@ -187,6 +225,8 @@ def _seen_values(estimator: Any, count: int) -> list[Column | None]:
 
     if isinstance(estimator, CountVectorizer | HashingVectorizer):
         return [Column("string", EXAMPLE_TEXT)] * count
+    if known := boosted.categories(estimator):
+        return [_category(known[place]) if place in known else None for place in range(count)]
     categories = getattr(estimator, "categories_", None)
     if isinstance(categories, list) and len(categories) == count:
         return [_column(values) for values in categories]
@@ -196,6 +236,11 @@ def _seen_values(estimator: Any, count: int) -> list[Column | None]:
             exact = getattr(estimator, "strategy", None) in ("most_frequent", "constant")
             return [_column([value if exact else float(f"{value:.4g}")]) for value in values]
     return [None] * count
+
+
+def _category(value: Any) -> Column:
+    """The column that has this category, or unknown ones."""
+    return (None if value is None else _column([value])) or Column("string", "")
 
 
 def _column(values: Any) -> Column | None:
@@ -226,20 +271,20 @@ def _text() -> Inputs:
     )
 
 
-def _matrix(columns: list[Column], names: tuple[str, ...] | None, frame: bool) -> Inputs:
+def _matrix(columns: list[Column], names: tuple[str, ...] | None, frame: bool, kinds: _Kinds) -> Inputs:
     """One tensor [batch, columns]."""
     dtype = columns[0].dtype
     row = np.array([[column.example for column in columns]], dtype=object if dtype == "string" else dtype)
 
     def assemble(tensors: Tensors) -> Any:
         # A copy: some estimators work in place, and an identity step would hand out the shared memory of the request.
-        matrix = _with_missing(tensors["input"]) if dtype == "string" else np.array(tensors["input"])
-        return _frame(matrix, names) if frame else matrix
+        matrix = _with_missing(tensors["input"], kinds) if dtype == "string" else np.array(tensors["input"])
+        return _frame(matrix, names, kinds) if frame else matrix
 
     return Inputs((TensorSpec("input", dtype, ("batch", len(columns))),), {"input": row}, assemble, names)
 
 
-def _separate(columns: list[Column], names: tuple[str, ...] | None) -> Inputs:
+def _separate(columns: list[Column], names: tuple[str, ...] | None, kinds: _Kinds) -> Inputs:
     """One tensor [batch] a column. Columns without a name are called ``x0``, ``x1`` …, as scikit-learn does."""
     keys = names or tuple(f"x{i}" for i in range(len(columns)))
     specs = tuple(TensorSpec(key, column.dtype, ("batch",)) for key, column in zip(keys, columns, strict=True))
@@ -250,11 +295,13 @@ def _separate(columns: list[Column], names: tuple[str, ...] | None) -> Inputs:
 
     def assemble(tensors: Tensors) -> Any:
         values = {
-            spec.name: _with_missing(tensors[spec.name]) if spec.dtype == "string" else np.array(tensors[spec.name])
+            spec.name: _with_missing(tensors[spec.name], kinds)
+            if spec.dtype == "string"
+            else np.array(tensors[spec.name])
             for spec in specs
         }
         if names is not None:
-            return _frame(values, names)
+            return _frame(values, names, kinds)
         rows = np.empty((len(values[keys[0]]), len(keys)), dtype=object)
         for i, key in enumerate(keys):
             rows[:, i] = values[key]
@@ -263,14 +310,15 @@ def _separate(columns: list[Column], names: tuple[str, ...] | None) -> Inputs:
     return Inputs(specs, example, assemble, keys)
 
 
-def _with_missing(strings: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _with_missing(strings: np.ndarray[Any, Any], kinds: _Kinds) -> np.ndarray[Any, Any]:
     missing = strings == MISSING_TEXT
-    return np.where(missing, np.nan, strings) if missing.any() else strings
+    return np.where(missing, kinds.missing, strings) if missing.any() else strings
 
 
-def _frame(values: Any, names: tuple[str, ...] | None) -> Any:
+def _frame(values: Any, names: tuple[str, ...] | None, kinds: _Kinds) -> Any:
     try:
         import pandas as pd
     except ImportError:
         raise MissingRuntime("pandas", "sklearn") from None
-    return pd.DataFrame(values, columns=list(names or ()))
+    frame = pd.DataFrame(values, columns=list(names or ()))
+    return frame.astype({frame.columns[place]: "category" for place in kinds.categories}) if kinds.categories else frame

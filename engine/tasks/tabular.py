@@ -32,7 +32,8 @@ class TabularTask(TensorTask):
 
     A null is a missing value: NaN in a column of numbers, in a column of strings what the backend's metadata names as
     ``missing``. Where its ``integers`` is ``texts``, integers stand for their digits in a column of strings. A missing
-    or an unknown column is an error.
+    or an unknown column is an error; one that the metadata names as ``unused`` may be left out of records, and hold
+    anything.
 
     The answer to ``input`` is, for each row of a classifier with probabilities, its label and every class by name (the
     greatest ones alone when the request's parameters set `top_k`)::
@@ -55,6 +56,7 @@ class TabularTask(TensorTask):
             )
         self._names = _column_names(info, self._matrix)
         self._missing_text = info.metadata.get("missing")
+        self._unused = frozenset(json.loads(info.metadata.get("unused", "[]")))
         self._integers = info.metadata.get("integers") == "texts"
         self._classes = _classes(info, options)
         """The names of the classes, when an answer shows the probabilities by name."""
@@ -75,7 +77,7 @@ class TabularTask(TensorTask):
                 return self._from_columns(value, form)
             if form == "input":
                 self._check_record(value, form)
-                columns = [[value[name]] for name in self._names]
+                columns = [[value.get(name)] for name in self._names]
                 return Decoded(self._tensors(columns, lambda _, j: f"input.{self._names[j]}"), True)
         elif isinstance(value, list) and value and isinstance(value[0], dict):
             return self._from_records(value, form)
@@ -84,12 +86,13 @@ class TabularTask(TensorTask):
     def _from_records(self, records: list[Any], form: Form) -> Decoded:
         for i, record in enumerate(records):
             self._check_record(record, f"{form}[{i}]")
-        columns = [[record[name] for record in records] for name in self._names]
+        columns = [[record.get(name) for record in records] for name in self._names]
         return Decoded(self._tensors(columns, lambda i, j: f"{form}[{i}].{self._names[j]}"), False)
 
     def _from_columns(self, value: dict[str, Any], form: Form) -> Decoded:
         self._check_record(value, form)
-        columns = [value[name] for name in self._names]
+        some = next((cells for cells in value.values() if isinstance(cells, list)), [])
+        columns = [value.get(name, some) for name in self._names]  # what is left out is of no use
         for name, column in zip(self._names, columns, strict=True):
             if not isinstance(column, list) or len(column) != len(columns[0]):
                 raise InvalidInput(
@@ -131,7 +134,7 @@ class TabularTask(TensorTask):
                 close = difflib.get_close_matches(name, self._names, n=1, cutoff=0.5)
                 hint = f"Did you mean {close[0]!r}?" if close else f"The columns are {', '.join(self._names)}."
                 raise InvalidInput(f"{where} has an unknown column {name!r}. {hint}", field=f"{where}.{name}")
-        missing = [name for name in self._names if name not in record]
+        missing = [name for name in self._names if name not in record and name not in self._unused]
         if missing:
             names = ", ".join(map(repr, missing))
             raise InvalidInput(
@@ -143,6 +146,9 @@ class TabularTask(TensorTask):
         """`columns` (one list of cells for each column, in order) as the model's inputs."""
         if not columns or not columns[0]:
             raise InvalidInput("The request has no rows.", field=where(0, 0))
+        if self._unused:
+            named = zip(self._names, columns, strict=True)
+            columns = [[None] * len(cells) if name in self._unused else cells for name, cells in named]
         dtypes = [self._matrix.dtype] * len(columns) if self._matrix else [spec.dtype for spec in self.info.inputs]
         arrays = [
             self._array(cells, dtype, _in_column(where, j))
@@ -192,7 +198,9 @@ class TabularTask(TensorTask):
         """A record where the columns have names, else a row."""
         one = {name: array.tolist()[0] for name, array in row.items()}
         cells = one[self._matrix.name] if self._matrix else [one[name] for name in self._names]
-        return dict(zip(self._names, cells, strict=True)) if self._has_real_names else cells
+        if not self._has_real_names:
+            return cells
+        return {name: cell for name, cell in zip(self._names, cells, strict=True) if name not in self._unused}
 
 
 def _column_names(info: ModelInfo, matrix: TensorSpec | None) -> tuple[str, ...]:

@@ -16,7 +16,9 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import catboost
 import joblib
+import lightgbm
 import numpy as np
 import pandas as pd
 import pytest
@@ -52,7 +54,9 @@ from threadpoolctl import threadpool_info
 from backends.base import BackendError, Device, InvalidInput, InvalidOption, ModelFileError, ModelInfo
 from backends.sklearn import SklearnBackend
 from backends.sklearn.inputs import MISSING_TEXT
-from tests import models_sklearn
+from engine.model_options import ModelOptions
+from engine.tasks.tabular import TabularTask
+from tests import models_boosting, models_sklearn
 
 X, Y = load_iris(return_X_y=True)
 FRAME = load_iris(as_frame=True).data
@@ -581,6 +585,69 @@ def dates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     frame = pd.DataFrame({"day": ["1990-01-01", "2001-05-05"], "n": [1.0, 2.0]})
     model = make_pipeline(FunctionTransformer(year_of), LogisticRegression()).fit(frame, [0, 1])
     return models_sklearn.save(model, tmp_path / "dates.joblib")
+
+
+def categories() -> tuple[pd.DataFrame, pd.Series]:
+    """Numbers, and categories that were texts and numbers, and which rows hold."""
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "n": random.uniform(size=200),
+            "text": random.choice(["a", "b", "c"], 200),
+            "number": random.choice([10, 20, 30], 200),
+        }
+    )
+    return frame, (frame["text"] == "a") ^ (frame["number"] == 20)
+
+
+def test_categories_of_lightgbm(tmp_path: Path) -> None:
+    frame, target = categories()
+    frame = frame.astype({"text": "category", "number": "category"})
+    model = lightgbm.LGBMClassifier(n_estimators=8, min_child_samples=2, verbose=-1, n_jobs=1).fit(frame, target)
+    backend, info = serve(model, tmp_path)
+    assert {spec.name: spec.dtype for spec in info.inputs} == {"n": "float64", "text": "string", "number": "float64"}
+    rows = {name: frame[name].to_numpy(object if name == "text" else np.float64) for name in frame}
+    np.testing.assert_array_equal(backend.predict(rows)["probabilities"], model.predict_proba(frame))
+    unseen = rows | {"text": np.full(200, "purple", object)}
+    gaps = rows | {"text": np.full(200, MISSING_TEXT, object)}
+    np.testing.assert_array_equal(backend.predict(unseen)["probabilities"], backend.predict(gaps)["probabilities"])
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_categories_of_catboost(tmp_path: Path, named: bool) -> None:
+    frame, target = categories()
+    model = catboost.CatBoostClassifier(iterations=5, cat_features=[1, 2], **models_boosting.QUIET)
+    model.fit(frame if named else frame.to_numpy(object), target.astype(int))
+    backend, info = serve(model, tmp_path)
+    assert [spec.name for spec in info.inputs] == (list(frame) if named else ["x0", "x1", "x2"])
+    assert [spec.dtype for spec in info.inputs] == ["float64", "string", "string"]
+    task = TabularTask(info, ModelOptions())
+    wanted = model.predict_proba(frame)
+    np.testing.assert_array_equal(
+        backend.predict(task.decode("input", frame.to_numpy().tolist()).tensors)["probabilities"], wanted
+    )
+    gap = backend.predict(task.decode("input", [0.5, None, 10]).tensors)["probabilities"]
+    np.testing.assert_array_equal(gap, model.predict_proba([[0.5, "nan", 10]]))
+
+
+def test_columns_that_the_model_drops_may_hold_anything_or_be_left_out(tmp_path: Path) -> None:
+    frame, target = categories()
+    frame.insert(1, "name", "Mr. Smith")
+    transformer = make_column_transformer((OneHotEncoder(), ["text", "number"]), ("drop", ["n"]))
+    model = make_pipeline(transformer, LogisticRegression()).fit(frame, target)
+    backend, info = serve(model, tmp_path)
+    task = TabularTask(info, ModelOptions())
+    assert task.example(backend.example()).keys() == {"text", "number"}
+    wanted = model.predict_proba(frame[:3])
+    records = frame[:3].to_dict("records")
+    short = [{"text": record["text"], "number": record["number"]} for record in records]
+    for value in (records, short, frame[:3].to_numpy().tolist(), {n: [r[n] for r in short] for n in short[0]}):
+        answer = backend.predict(task.decode("input", value).tensors)
+        np.testing.assert_array_equal(answer["probabilities"], wanted)
+    with pytest.raises(InvalidInput, match="lacks the column 'text'"):
+        task.decode("input", [{"number": 10}])
+    with pytest.raises(InvalidInput, match="unknown column 'nam'"):
+        task.decode("input", [short[0] | {"nam": "x"}])
 
 
 def test_an_example_settles_the_columns(dates: Path) -> None:
