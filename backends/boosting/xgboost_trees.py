@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from backends.base import MissingRuntime, ModelFileError, Tensors
-from backends.boosting.backend import BoostingBackend, Trees, both, classified, head_of
+from backends.boosting import rehearsal
+from backends.boosting.backend import BoostingBackend, Trees, both, classified, first_sentence, head_of
 from backends.boosting.columns import Codes, Columns, are_texts, codes_of
 
 _JSON = re.compile(rb'\s*\{\s*"(learner|version)"\s*:')
@@ -40,11 +41,25 @@ class XgboostBackend(BoostingBackend):
             if _OLD.match(head):
                 old = " If it is in the old binary format, read it with XGBoost below 3.1, and save it as .ubj."
             raise ModelFileError(f"{path.name} is not an XGBoost model, or is truncated.{old}", field="model_path")
-        return _XgboostTrees(_runtime().Booster({"nthread": self.threads}, model_file=str(path)))
+        _runtime()  # that it is missing is better said here
+        rehearsal.check(path)
+        return _open(path, self.threads)
+
+    def try_out(self, path: Path) -> None:
+        """Reads the file and computes a row, which is not for the process of a worker: damaged ones crash it."""
+        try:
+            trees = _open(path, 1)
+            trees.predict(trees.columns.example(trees.columns.first()))
+        except Exception as e:
+            raise ModelFileError(f"{path.name} is truncated or corrupt: {first_sentence(e)}", field="model_path") from e
 
     @classmethod
     def version(cls) -> str:
         return str(_runtime().__version__)
+
+
+def _open(path: Path, threads: int) -> Trees:
+    return _XgboostTrees(_runtime().Booster({"nthread": threads}, model_file=str(path)))
 
 
 class _XgboostTrees(Trees):

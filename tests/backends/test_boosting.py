@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -321,6 +322,24 @@ def test_missing_numbers() -> None:
 def test_threads_that_make_no_sense(threads: int) -> None:
     with pytest.raises(InvalidOption, match="threads"):
         XgboostBackend().load(models_boosting.path("xgboost_iris"), CPU, BoostingOptions(threads=threads))
+
+
+@pytest.mark.parametrize(("suffix", "count"), [(".json", 2), (".ubj", 5)])
+def test_damaged_files_of_xgboost_end_no_process(suffix: str, count: int, tmp_path: Path) -> None:
+    data = models_boosting.path("xgboost_iris", suffix).read_bytes()
+    pick = random.Random(0)
+    crashes = 0
+    for _ in range(count):
+        damaged = bytearray(data)
+        for _ in range(3):
+            damaged[pick.randrange(len(data))] ^= 1 << pick.randrange(8)
+        (tmp_path / f"m{suffix}").write_bytes(damaged)
+        try:
+            XgboostBackend().load(tmp_path / f"m{suffix}", CPU, BoostingOptions())
+        except ModelFileError as e:
+            assert e.message.endswith(".")
+            crashes += "crashes XGBoost" in e.message
+    assert crashes or suffix == ".json"
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
