@@ -38,6 +38,9 @@ def choose_workers(seats: Sequence[Seat], wanted: str, replicas: int, supported:
     fitting = [s for s in seats if s.device.partition(":")[0] in kinds and _matches(s.device, wanted)]
     if not fitting:
         have = ", ".join(sorted({s.device for s in seats}))
+        if not any(s.device.partition(":")[0] in kinds for s in seats):
+            needs = " or ".join(sorted(kinds))
+            raise InvalidOption(f"The backend runs on {needs} alone; this server has {have}.", field="config.device")
         raise InvalidOption(f"No worker for device {wanted!r}; this server has {have}.", field="config.device")
     if wanted == "auto":
         fitting = [s for s in fitting if s.device != "cpu"] or fitting

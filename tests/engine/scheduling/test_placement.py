@@ -36,7 +36,8 @@ def test_choice(seats: list[Seat], wanted: str, replicas: int, supported: tuple[
     [
         (CPUS, "cuda", 1, BOTH, "config.device", "No worker for device 'cuda'; this server has cpu."),
         (CPUS + GPUS, "cuda:7", 1, BOTH, "config.device", "device 'cuda:7'; this server has cpu, cuda:0, cuda:1."),
-        (GPUS, "cuda", 1, ("cpu",), "config.device", "No worker for device 'cuda'"),
+        (GPUS, "cuda", 1, ("cpu",), "config.device", "The backend runs on cpu alone; this server has cuda:0, cuda:1."),
+        (CPUS, "auto", 1, ("cuda",), "config.device", "The backend runs on cuda alone; this server has cpu."),
         (CPUS, "tpu", 1, BOTH, "config.device", "No worker for device 'tpu'"),
         (CPUS, "cpu", 4, BOTH, "config.replicas", "replicas is 4, but only 3 workers fit device 'cpu'"),
         (CPUS + GPUS, "cuda:1", 2, BOTH, "config.replicas", "replicas is 2, but only 1 workers fit device 'cuda:1'"),
