@@ -13,6 +13,8 @@ PROMPT_TOKENS = 223
 HOTWORD_TOKENS = 64
 """They stand before those of the prompt, in each window."""
 MOST_BEAMS = 32
+UNKNOWN_LANGUAGE = "und"
+"""The code of a language that a model does not name."""
 
 
 def check(request: Transcription, info: TranscriptionInfo, count: Callable[[str], int]) -> None:
@@ -20,7 +22,7 @@ def check(request: Transcription, info: TranscriptionInfo, count: Callable[[str]
     if request.language is not None and request.language not in info.languages:
         raise InvalidInput(_unknown_language(request.language, info.languages), field="language")
     if request.task == "translate" and not info.translates:
-        raise InvalidInput("This model knows English alone, so there is nothing to translate.", field="task")
+        raise InvalidInput(f"{_knows(info.languages)}, so there is nothing to translate.", field="task")
     if request.temperature is not None and not 0 <= request.temperature <= 1:
         raise InvalidInput(f"temperature is from 0 to 1; got {request.temperature:g}.", field="temperature")
     if request.beam_size is not None and not 1 <= request.beam_size <= MOST_BEAMS:
@@ -40,9 +42,20 @@ def check_option(name: str, given: int | None, most: int) -> None:
         raise InvalidOption(f"Option {name} is from 1 to {most}; got {given}.", field=f"config.{name}")
 
 
+def _knows(languages: tuple[str, ...]) -> str:
+    if len(languages) > 1 or languages == (UNKNOWN_LANGUAGE,):
+        return "This model knows no translations"
+    return f"This model knows {'English' if languages == ('en',) else f'the language {languages[0]!r}'} alone"
+
+
 def _unknown_language(language: str, known: tuple[str, ...]) -> str:
-    if known == ("en",):
-        return f"This model knows English alone; got {language[:20]!r}. Leave the language out, or give 'en'."
+    if known == (UNKNOWN_LANGUAGE,):
+        return (
+            f"This model does not say which language it knows; got {language[:20]!r}. Leave the language out, or "
+            "register the model with --set language=CODE."
+        )
+    if len(known) == 1:
+        return f"{_knows(known)}; got {language[:20]!r}. Leave the language out, or give {known[0]!r}."
     close = difflib.get_close_matches(language.lower(), known, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"The language is a code such as 'en' or 'de' that the model knows; got {language[:20]!r}.{hint}"

@@ -26,16 +26,23 @@ _HEADS = {
     "ForImageClassification": "image-classification",
     "ForImageClassificationWithTeacher": "image-classification",
     "ForObjectDetection": "object-detection",
+    "ForCTC": "transcription",
 }
 """How the name of an architecture ends, and what it is for. A bare ``…Model`` that reads text embeds."""
 
 _OF_TEXTS = ("OwlViT", "Owlv2", "GroundingDino", "OmDetTurbo")
 """How architectures begin that find what a text names: they need more than the image."""
 
+_OF_SPEECH = (
+    "Canary", "CohereAsr", "FunAsrNano", "GraniteSpeech", "KyutaiSpeechToText", "Moonshine", "OmniASRForConditional",
+    "Qwen3ASR", "SeamlessM4TForSpeechTo", "Speech2Text", "SpeechEncoderDecoder", "VibeVoiceAsr", "Voxtral",
+)  # fmt: skip
+"""How architectures begin that write down speech in ways of their own."""
+
 _NOT_SERVED = {
-    "ForSpeechSeq2Seq": "writes down speech",
+    "ForSpeechSeq2Seq": "writes down speech, though neither as Whisper does nor by CTC",
+    "ForSpeechToText": "writes down speech, though neither as Whisper does nor by CTC",
     "ForConditionalGeneration": "makes a text of another input, such as a text to translate, a picture or speech",
-    "ForCTC": "writes down speech",
     "ForAudioClassification": "classifies sound",
     "ForSemanticSegmentation": "cuts pictures into regions",
     "ForDepthEstimation": "estimates depth in pictures",
@@ -48,7 +55,8 @@ _NOT_SERVED = {
 SERVED = (
     "models that generate text (…ForCausalLM), embed (…Model, or sentence-transformers' folders), classify texts, "
     "words or images (…ForSequenceClassification, …ForTokenClassification, …ForImageClassification), rank (one label), "
-    "fill gaps (…ForMaskedLM), find answers (…ForQuestionAnswering) and objects in images (…ForObjectDetection)"
+    "fill gaps (…ForMaskedLM), find answers (…ForQuestionAnswering) and objects in images (…ForObjectDetection), "
+    "or write down speech (WhisperForConditionalGeneration, …ForCTC)"
 )
 
 
@@ -81,7 +89,7 @@ class Folder:
     def task(self) -> str | None:
         """What the model is for, of those that are served; `None` for others."""
         if self.model_type == "whisper":
-            return None
+            return "transcription" if self.architecture == "WhisperForConditionalGeneration" else None
         if self.modules is not None:
             return "embedding"
         if self.architecture.startswith(_OF_TEXTS):
@@ -158,7 +166,8 @@ BACKENDS = {
     "generation": "transformers",
     "embedding": "transformers-embedding",
     "rerank": "transformers-classify",
-    **{task: "transformers-classify" for task in _HEADS.values() if task != "generation"},
+    "transcription": "transformers-speech",
+    **{task: "transformers-classify" for task in _HEADS.values() if task not in ("generation", "transcription")},
 }
 """The backend for each task."""
 
@@ -211,8 +220,8 @@ def _runs_code(folder: Folder) -> str | None:
 
 
 def _purpose(folder: Folder) -> str:
-    if folder.model_type == "whisper":
-        return "which writes down speech; convert it with ct2-transformers-converter for the whisper backend"
+    if folder.architecture.startswith(_OF_SPEECH):
+        return "which writes down speech, though neither as Whisper does nor by CTC; that is not served"
     if folder.architecture.startswith(_OF_TEXTS):
         return "which finds in a picture what a text names; that is not served"
     purpose = next((why for end, why in _NOT_SERVED.items() if folder.architecture.endswith(end)), None)

@@ -2,7 +2,7 @@
 
 ``backend.py`` serves them; ``transcriber.py`` runs faster-whisper's own transcription of one recording, and
 ``rounds.py`` computes together what those of all requests ask of the model. ``file.py`` recognises and checks a model's
-folder, ``tokenizer.py`` makes its tokenizer, ``features.py`` what the model hears of a recording.
+folder, ``tokenizer.py`` makes its tokenizer, ``features.py`` its extractor of features.
 """
 
 from backends.whisper.backend import WhisperBackend

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import msgspec
 import numpy as np
 
-from backends import speech
+from backends import mel, speech
 from backends.base import (
     NO_MATCH,
     BackendError,
@@ -75,7 +75,7 @@ class WhisperBackend(TranscriptionBackend):
         """Checks the folder, and opens it without any network. See `Backend.load` for the errors."""
         _check_options(options)
         shape = file.check(path)
-        features.check(file.preprocessor(path), shape.mels, str(path / file.PREPROCESSOR))
+        mel.check(file.preprocessor(path), shape.mels, str(path / file.PREPROCESSOR))
         faster_whisper = _runtime()
         self._options = options
         self.threads = min(options.threads or device.threads, device.threads) if device.kind == "cpu" else 0

@@ -1,8 +1,4 @@
-"""What a model hears of a recording: the energies of its mel bands, a hundred times a second.
-
-faster-whisper's own extractor takes the spectrum of the whole recording at once, for which an hour needs several GiB.
-This one gives the same features, and takes a minute after the other.
-"""
+"""faster-whisper's extractor of features, such that long recordings need little memory."""
 
 from __future__ import annotations
 
@@ -11,20 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.base import ModelFileError
-
-FIXED = {"sampling_rate": 16_000, "hop_length": 160, "n_fft": 400, "chunk_length": 30}
-"""What all models have in common; ``feature_size``, how many bands there are, differs."""
-
-_BLOCK = 6000
-"""Moments whose spectra are computed at once."""
-
-
-def check(settings: dict[str, Any], mels: int, name: str) -> None:
-    """Raises `ModelFileError` for a preprocessor that is no Whisper's, or of a model with other features."""
-    for key, value in {**FIXED, "feature_size": mels}.items():
-        if settings.get(key, value) != value:
-            raise ModelFileError(f"{name} has {key} {str(settings[key])[:20]}; this model needs {value}.")
+from backends import mel
 
 
 def extractor(mels: int) -> Any:
@@ -34,36 +17,8 @@ def extractor(mels: int) -> Any:
     class Extractor(FeatureExtractor):  # type: ignore[misc]  # the library has no types
         def __call__(self, waveform: NDArray[np.float32], padding: int = 160, chunk_length: int | None = None) -> Any:
             moments = (len(waveform) + padding) // self.hop_length
-            if chunk_length is not None or moments <= _BLOCK:
+            if chunk_length is not None or moments <= mel.BLOCK:
                 return super().__call__(waveform, padding=padding, chunk_length=chunk_length)
-            return _in_blocks(waveform, padding, moments, self.n_fft, self.hop_length, self.mel_filters)
+            return mel.in_blocks(waveform, padding, moments, self.mel_filters)
 
     return Extractor(feature_size=mels)
-
-
-def _in_blocks(
-    waveform: NDArray[np.float32], padding: int, moments: int, n_fft: int, hop: int, filters: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    window = np.hanning(n_fft + 1)[:-1].astype(np.float32)
-    features = np.empty((len(filters), moments), np.float32)
-    for begin in range(0, moments, _BLOCK):
-        end = min(begin + _BLOCK, moments)
-        start, stop = begin * hop - n_fft // 2, (end - 1) * hop + n_fft // 2  # a moment is in the middle of its window
-        sound = _around(waveform, padding, start, stop)
-        frames = np.lib.stride_tricks.sliding_window_view(sound, n_fft)[::hop]
-        power = np.abs(np.fft.rfft(frames * window).astype(np.complex64)) ** 2
-        features[:, begin:end] = np.log10(np.clip(filters @ power.T, a_min=1e-10, a_max=None))
-    np.maximum(features, features.max() - 8.0, out=features)
-    features += 4.0
-    features /= 4.0
-    return features
-
-
-def _around(waveform: NDArray[np.float32], padding: int, start: int, stop: int) -> NDArray[np.float32]:
-    """The samples ``[start, stop)`` of a recording with `padding` zeros behind it, which is mirrored at both ends."""
-    total = len(waveform) + padding
-    left, right = max(0, -start), max(0, stop - total)
-    inside = waveform[start + left : stop - right]
-    zeros = stop - right - (start + left) - len(inside)
-    sound = np.pad(inside, (0, zeros)) if zeros else inside
-    return np.pad(sound, (left, right), mode="reflect") if left or right else sound

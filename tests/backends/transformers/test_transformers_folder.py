@@ -61,7 +61,9 @@ def minimal(folder: Path, config: Any, *, weights: str = "model.safetensors", **
         ({"architectures": ["ViTForImageClassification"]}, "image-classification"),
         ({"architectures": ["ViTModel"], "image_size": 9}, None),
         ({"architectures": ["Wav2Vec2Model"], "vocab_size": 9, "feat_extract_norm": "group"}, None),
-        ({"architectures": ["WhisperForConditionalGeneration"], "model_type": "whisper"}, None),
+        ({"architectures": ["WhisperForConditionalGeneration"], "model_type": "whisper"}, "transcription"),
+        ({"architectures": ["WhisperForAudioClassification"], "model_type": "whisper"}, None),
+        ({"architectures": ["HubertForCTC"], "vocab_size": 9, "feat_extract_norm": "group"}, "transcription"),
         ({"architectures": []}, None),
         ({}, None),
     ],
@@ -73,7 +75,7 @@ def test_what_a_folder_is_for(config: dict[str, Any], task: str | None, tmp_path
     expected = folders.BACKENDS[task] if task is not None else None
     assert found == ({expected} & set(MINE) if expected else set())
     (folder / "modules.json").write_text("[]")
-    assert folders.read(folder).task == (None if config.get("model_type") == "whisper" else "embedding")
+    assert folders.read(folder).task == (task if config.get("model_type") == "whisper" else "embedding")
 
 
 def test_labels(tmp_path: Path) -> None:
@@ -96,8 +98,11 @@ def test_what_is_not_served_says_what_it_is(tmp_path: Path) -> None:
         with pytest.raises(ModelFileError, match=sentence):
             load(minimal(tmp_path / architecture, {"architectures": [architecture]}))
     whisper = {"architectures": ["WhisperForConditionalGeneration"], "model_type": "whisper"}
-    with pytest.raises(ModelFileError, match=r"writes down speech; convert it"):
+    with pytest.raises(ModelFileError, match="is for transcription; register it with --backend transformers-speech"):
         load(minimal(tmp_path / "whisper", whisper))
+    for other in ("MoonshineForConditionalGeneration", "SeamlessM4TForSpeechToText", "SpeechEncoderDecoderModel"):
+        with pytest.raises(ModelFileError, match="writes down speech, though neither as Whisper does nor by CTC"):
+            load(minimal(tmp_path / other, {"architectures": [other]}))
 
 
 # --- trust ----------------------------------------------------------------------------------------------------------
