@@ -55,6 +55,7 @@ class WhisperNetwork:
         self._network = network
         self._torch = network.torch
         self._model = model = network.model
+        folder.read(GENERATION)  # the library makes do without one that is corrupt
         told = model.generation_config
         self.tokens = vocabulary(folder, model.config, told, tokenizer)
         self.alignment_heads = _heads(folder, told, model.config)

@@ -278,8 +278,7 @@ def test_a_cancelled_recording_is_gone(case: str) -> None:
 @pytest.mark.parametrize("case", SPEECH)
 def test_truncated_files_of_a_folder_are_clear_errors(case: str, tmp_path: Path) -> None:
     source = ALL[case]()
-    optional = {"tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"}
-    for name in {file.name for file in source.iterdir()} - optional:
+    for name in (file.name for file in source.iterdir()):
         data = (source / name).read_bytes()
         for i, length in enumerate((0, 1, len(data) // 3, len(data) - 20)):
             folder = tmp_path / f"{name}-{i}"
@@ -292,6 +291,6 @@ def test_truncated_files_of_a_folder_are_clear_errors(case: str, tmp_path: Path)
             _, options = model_options.split({}, backend.Options)
             with pytest.raises(ModelFileError) as caught:
                 backend.load(folder, Device("cpu"), options)
-            assert str(folder) in caught.value.message
+            assert folder.name in caught.value.message
             assert caught.value.message.endswith(".")
             (folder / name).unlink()
