@@ -42,6 +42,7 @@ from backends.torch.options import TorchOptions
 from backends.transformers.backend import TransformersGenerationOptions
 from backends.transformers.embedding import TransformersEmbeddingOptions
 from backends.transformers.heads import ClassifyOptions
+from backends.transformers.speech import SpeechOptions
 from backends.whisper.backend import WhisperOptions
 from backends.whisper_cpp.backend import WhisperCppOptions
 from engine import errors, openapi
@@ -409,6 +410,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "transformers-options": options_of(TransformersGenerationOptions),
     "transformers-classify-options": options_of(ClassifyOptions),
     "transformers-embedding-options": options_of(TransformersEmbeddingOptions),
+    "transformers-speech-options": options_of(SpeechOptions),
     "vllm-options": options_of(VllmOptions),
     "tensorrt_llm-options": options_of(TensorRtLlmOptions),
     "boosting-options": options_of(BoostingOptions),

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends import speech
-from backends.base import InvalidInput, ModelFileError, TranscriptionInfo
+from backends.base import Finding, InvalidInput, ModelFileError, TranscriptionInfo
 from backends.pytorch import limit_threads
 from backends.transcription import (
     SAMPLE_RATE,
@@ -148,6 +148,11 @@ class CtcListener(Listener):
         self._padded = bool(getattr(self._extractor, "return_attention_mask", False))
         self._input = network.model.main_input_name
         self.info = TranscriptionInfo(sequences=windows, languages=(language or speech.UNKNOWN_LANGUAGE,))
+        self.findings = (
+            Finding("language", language, "given", "the option language", "--set language=CODE")
+            if language
+            else Finding("language", "unknown", "guess", "no file says it", "--set language=CODE"),
+        )
 
     def check(self, request: Transcription) -> None:
         speech.check(request, self.info, lambda _: 0)

@@ -10,7 +10,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from backends.base import InvalidInput, TranscriptionInfo
+from backends.base import Finding, InvalidInput, TranscriptionInfo
 from backends.transcription import Piece, Recording, Samples, Segment, Transcription
 
 
@@ -35,6 +35,8 @@ class Listener(ABC):
     """A model that writes down speech."""
 
     info: TranscriptionInfo
+    findings: tuple[Finding, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def check(self, request: Transcription) -> None:

@@ -99,6 +99,8 @@ class TransformersSpeechBackend(TranscriptionBackend):
                 "parameters": str(found.parameters),
                 "dtype": network.dtype,
             },
+            findings=listener.findings,
+            notes=listener.notes,
         )
 
     def example(self) -> Transcription:

@@ -62,6 +62,8 @@ class WhisperListener(Listener):
                 field="config.language",
             )
         self._usual = language or (None if known else "en")
+        if self._network.alignment_heads is None:
+            self.notes = (f"{GENERATION} has no alignment_heads, so the times of words are not known.",)
 
     def check(self, request: Transcription) -> None:
         speech.check(request, self.info, lambda text: len(self._tokens(text)))

@@ -24,6 +24,7 @@ from tests import (
     models_speech,
     models_tensorflow,
     models_torch,
+    models_transformers_speech,
     models_transformers,
 )
 from unimodel_cli.calls import calls
@@ -46,6 +47,7 @@ SHOWN: dict[str, Callable[[], Path]] = {
     "snippets": lambda: models.model("guesslang", "model"),
     "lite": lambda: models_tensorflow.path("digits.tflite"),
     "hears": models_speech.whisper,
+    "listens": models_transformers_speech.ctc,
 }
 
 HEADS = ("BertForTokenClassification", "BertForMaskedLM", "BertForQuestionAnswering", "BertForSequenceClassification")

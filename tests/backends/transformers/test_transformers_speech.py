@@ -315,8 +315,8 @@ def test_several_languages(tmp_path: Path) -> None:
     assert found.recording.language in info.transcription.languages
     assert 0 < found.recording.language_probability < 1
     assert any(len(set(call["languages"])) > 1 for call in calls) or len(calls) == len(wishes)
-    with pytest.raises(InvalidInput, match=r"got 'english'\. Did you mean"):
-        backend.add(9, Transcription(audio=lambda: sound, language="english"))
+    with pytest.raises(InvalidInput, match=r"got 'eng'\. Did you mean 'en'"):
+        backend.add(9, Transcription(audio=lambda: sound, language="eng"))
     backend.close()
     backend, _ = load(folder, language="de")
     assert hear(backend, sound, temperature=0.0).text == given[2].text
