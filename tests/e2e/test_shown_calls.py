@@ -24,8 +24,8 @@ from tests import (
     models_speech,
     models_tensorflow,
     models_torch,
-    models_transformers_speech,
     models_transformers,
+    models_transformers_speech,
 )
 from unimodel_cli.calls import calls
 

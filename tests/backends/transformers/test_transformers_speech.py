@@ -159,6 +159,18 @@ def test_a_long_recording_is_heard_as_the_library_hears_it(whisper: Transformers
     assert heard.segments[-1].seek > 0
 
 
+def test_features_of_a_long_recording_are_the_library_s(whisper: TransformersSpeechBackend) -> None:
+    listener: Any = whisper._recordings._listener  # type: ignore[union-attr]
+    sound = long_sound(70)
+    want = listener._extractor(
+        sound, sampling_rate=SAMPLE_RATE, truncation=False, padding="longest", return_tensors="np"
+    ).input_features[0]
+    got = listener._features(sound)
+    assert got.shape == want.shape == (80, 7000)
+    assert np.abs(got - want).max() < 1e-3
+    assert listener._features(sound[:SAMPLE_RATE]).shape == (80, 3000)
+
+
 def test_more_beams(whisper: TransformersSpeechBackend) -> None:
     sound = models_speech.sound("0930")
     want = pipeline(models_transformers_speech.whisper())(
