@@ -14,6 +14,7 @@ from engine.kit.answers import CheckView
 from engine.kit.trial import Report, Subject
 from engine.worker import interpreter
 from engine.worker.exits import Exit
+from engine.worker.group import kill_group
 
 _decode = msgspec.json.Decoder(CheckView).decode
 
@@ -49,7 +50,7 @@ def run(subject: str, timeout: float, report: Report) -> None:
         if running:
             report(CheckView(name=running, state="fail", message=f"It ended the process ({end})."))
     finally:
-        process.kill()
+        kill_group(process.pid)
         process.communicate()
 
 

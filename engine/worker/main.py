@@ -12,7 +12,6 @@ import faulthandler
 import gc
 import logging
 import os
-import signal
 import socket
 import sys
 import threading
@@ -38,6 +37,7 @@ from engine.transport.messages import (
 )
 from engine.worker import loader
 from engine.worker.gate import Gate, ModelGate
+from engine.worker.group import kill_group
 from engine.worker.thread_names import RUN, name_thread
 
 log = logging.getLogger("unimodel.worker")
@@ -72,7 +72,7 @@ def main() -> None:
 def _exit() -> NoReturn:
     """At once, as a thread may be deep in a runtime that cannot be interrupted, and with what the models started."""
     if os.getpgrp() == os.getpid():  # the server, which does this otherwise, may have been killed
-        os.killpg(0, signal.SIGKILL)
+        kill_group(os.getpid())
     os._exit(0)
 
 

@@ -7,10 +7,7 @@ One that dies again and again before it is of any use is replaced more and more 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
-import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -23,6 +20,7 @@ from engine.transport import channel, messages
 from engine.transport.channel import AsyncChannel
 from engine.transport.messages import Hello, Load, Loaded, LoadFailed
 from engine.worker.exits import Exit, oom_kills
+from engine.worker.group import kill_group
 from engine.worker.instance import Instance
 from engine.worker.interpreter import OWN, Interpreter
 from engine.worker.memory import MemoryLimit, MemoryWatch
@@ -235,7 +233,7 @@ class Worker:
         """Kills the process, and those that it started; it is replaced."""
         if self._process is not None and self._process.poll() is None:
             self._killed = True
-            _kill_group(self._process)
+            kill_group(self._process.pid)
 
     def _on_excess(self, held: int) -> None:
         """The process holds more memory than it may."""
@@ -269,7 +267,7 @@ class Worker:
         except TimeoutError:
             process.kill()
             process.wait()
-        _kill_group(process)
+        kill_group(process.pid)
         self._end_futures(ServerStopping("The server is stopping."))
         self._ready.set()
 
@@ -311,7 +309,7 @@ class Worker:
         self.load_is_the_cause = not self._note_who_was_at_work() and not self._was_killed_from_outside()
         if self._watch is not None:
             self._watch.stop()
-        _kill_group(self._process)
+        kill_group(self._process.pid)
         cause = str(self._exit(self._process))
         lived = time.monotonic() - self._born
         log.error("worker died", extra={"worker": self.name, "cause": cause, "lived_seconds": round(lived, 3)})
@@ -336,12 +334,6 @@ class Worker:
         for unload in self._unloads.values():
             if not unload.done():
                 unload.set_result(None)  # a dead process has unloaded everything
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Kills a process that leads a session of its own, and whatever it started there; it may have ended before."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _environment(device: Device, interpreter: Interpreter) -> dict[str, str]:

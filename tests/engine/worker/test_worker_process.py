@@ -308,7 +308,7 @@ async def test_a_worker_does_not_outlive_its_server(bench: Bench) -> None:
     assert bench.worker._control is not None
     bench.worker._control.close()
     await bench.until(lambda: process.poll() is not None)
-    assert process.returncode == -signal.SIGKILL
+    assert process.returncode == 0
     instance.close()
 
 
