@@ -372,6 +372,10 @@ class StepBackend(Backend, Generic[Asked, P]):
     The engine adds requests, and calls `step` as long as any is under way.
     """
 
+    out_of_process: ClassVar[bool] = False
+    """Whether other processes do its work. Then it is taken for hung when it has had no step to do for longer than
+    ``engine.hang_timeout_s``, so it has one, which may add nothing, whenever it hears of them."""
+
     @abstractmethod
     def example(self) -> Asked:
         """A short request. Drives the warm-up."""

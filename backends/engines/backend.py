@@ -6,6 +6,7 @@ prompt. Texts, stop texts, log probabilities and counts are made here, as for ev
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from abc import ABC, abstractmethod
@@ -79,6 +80,11 @@ class Engine(ABC):
         """Whether it has ended, and a new one must be started."""
         return False
 
+    async def answers(self) -> None:
+        """Returns when the engine has answered a question, as it does between two of its steps. One that cannot be
+        asked never does: that it does not hang shows in its tokens alone."""
+        await asyncio.Event().wait()
+
     @abstractmethod
     async def close(self) -> None:
         """Ends its processes."""
@@ -108,6 +114,7 @@ class _Request:
 class EngineBackend(GenerationBackend):
     """Owns an engine, and the answers that it is generating. `load` ends with `_serve`."""
 
+    out_of_process = True
     _engine: Engine | None = None
     _streams: Streams | None = None
     _vocabulary: Vocabulary
@@ -138,6 +145,7 @@ class EngineBackend(GenerationBackend):
             self.close()
             field = f"config.sampling.{e.field}" if e.field else "config.sampling"
             raise InvalidOption(e.message, field=field) from None
+        streams.watch(engine.answers)
 
     def add(self, request_id: int, request: Generation) -> None:
         vocabulary, engine, streams = self._vocabulary, self._running, self._pump

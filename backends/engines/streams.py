@@ -12,6 +12,8 @@ T = TypeVar("T")
 
 Key = tuple[int, int]
 """A request, and one of its choices."""
+_PULSE = 0.5
+"""Seconds between two questions to an engine whether it is alive."""
 
 
 class Output(NamedTuple):
@@ -32,9 +34,12 @@ class Streams:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="engine", daemon=True)
         self._tasks: dict[Key, asyncio.Task[None]] = {}
-        """Only touched on the loop."""
+        """Only touched on the loop, as is the next."""
+        self._watch: asyncio.Task[None] | None = None
         self._news = threading.Condition()
         self._arrived: list[tuple[Key, Output | Exception]] = []
+        self._alive = False
+        """Whether the engine has said that it is, since the last look at what has come."""
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -45,19 +50,24 @@ class Streams:
         """Begins a choice. Its outputs come one after the other; the last one is finished, or an exception."""
         self._loop.call_soon_threadsafe(self._start, key, outputs)
 
+    def watch(self, answers: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Asks the engine for signs of life while choices are under way, which are waited for as outputs are."""
+        self._loop.call_soon_threadsafe(self._begin_watch, answers)
+
     def cancel(self, key: Key) -> None:
         """Ends a choice, of which something may still come. One that has ended is none."""
         self._loop.call_soon_threadsafe(self._stop, key)
 
     def wait(self, seconds: float) -> bool:
-        """Whether anything has come, which is waited for at most so long."""
+        """Whether anything has come, if only a sign of life, which is waited for at most so long."""
         with self._news:
-            return bool(self._arrived) or (self._news.wait(seconds) and bool(self._arrived))
+            return self._news.wait_for(lambda: self._alive or bool(self._arrived), seconds)
 
     def take(self) -> list[tuple[Key, Output | Exception]]:
         """All that has come."""
         with self._news:
             arrived, self._arrived = self._arrived, []
+            self._alive = False
         return arrived
 
     def close(self) -> None:
@@ -78,6 +88,20 @@ class Streams:
     def _stop(self, key: Key) -> None:
         if key in self._tasks:
             self._tasks[key].cancel()
+
+    def _begin_watch(self, answers: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._watch = self._loop.create_task(self._ask(answers))
+
+    async def _ask(self, answers: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Ends at the first error, of which the choices tell more."""
+        with contextlib.suppress(Exception):
+            while True:
+                await asyncio.sleep(_PULSE)
+                if self._tasks:
+                    await answers()
+                    with self._news:
+                        self._alive = True
+                        self._news.notify()
 
     async def _pass_on(self, key: Key, outputs: Callable[[], AsyncGenerator[Output, None]]) -> None:
         try:

@@ -212,6 +212,9 @@ class VllmEngine(Engine):
     def dead(self) -> bool:
         return bool(self._inner.errored)
 
+    async def answers(self) -> None:
+        await self._inner.is_sleeping()  # it never is, but what computes must say so
+
     async def close(self) -> None:
         self._inner.shutdown(_PATIENCE)
 

@@ -29,7 +29,6 @@ from engine.transport.messages import (
     Load,
     LoadFailed,
     StartStream,
-    StepDone,
     Unloaded,
     decode_batch_down,
     decode_load,
@@ -42,12 +41,8 @@ from engine.worker.thread_names import RUN, name_thread
 
 log = logging.getLogger("unimodel.worker")
 
-_SIGN_OF_LIFE = 0.25
-"""Seconds of steps that added to no stream, such as those of a long prompt, after which the server is told that the
-model does not hang. Well below the least ``engine.hang_timeout_s``."""
 _LONGEST_PAUSE = 0.05
 """Seconds without a step after which messages, such as those that begin streams, wait for the next one."""
-_ALIVE = encode(StepDone([], []))
 
 
 def main() -> None:
@@ -133,8 +128,6 @@ def _serve_queue(queue: Channel, model: loader.LoadedModel) -> None:
         if streams.busy and (message is None or time.monotonic() >= due):
             streams.step()
             due = time.monotonic() + _LONGEST_PAUSE
-        if streams.busy and queue.silent_for > _SIGN_OF_LIFE:
-            queue.send(_ALIVE)
 
 
 def _failure(message: Load, error: BaseException) -> LoadFailed:

@@ -18,6 +18,10 @@ from engine.worker.gate import ModelGate
 
 _LONGEST_WAIT = 0.05
 """Seconds without anything to compute after which messages are looked at."""
+_SIGN_OF_LIFE = 0.25
+"""Seconds of steps that added to no answer, such as those of a long prompt, after which the server is told that the
+model does not hang. Well below the least ``engine.hang_timeout_s``."""
+_ALIVE = encode(StepDone([], []))
 _encode_deltas = msgspec.msgpack.Encoder().encode
 
 
@@ -79,9 +83,15 @@ class StepRunner(ABC, Generic[R, P]):
             self._channel.send(encode(StreamEnd(message.id)))
 
     def step(self) -> None:
-        """Computes once, and sends what that added."""
-        if not self._steps.wait(_LONGEST_WAIT):
-            return
+        """Computes once, and sends what that added; now and then, when that is nothing, that the model is alive."""
+        if self._steps.wait(_LONGEST_WAIT):
+            self._compute()
+        elif self._steps.out_of_process:
+            return  # it has heard nothing
+        if self.busy and self._channel.silent_for > _SIGN_OF_LIFE:
+            self._channel.send(_ALIVE)
+
+    def _compute(self) -> None:
         with self._gate.turn(self._steps.threads):
             pieces = self._steps.step()
         touched: dict[int, R] = {}

@@ -20,10 +20,11 @@ from backends.generation import Generation, GenerationBackend, Piece, Usage
 
 class Script(GenerationBackend):
     """Does what the words of its prompts say: `silence` is twenty steps without a piece, `hang` one without an end,
-    which is noted in the file that is named behind it; everything else it says."""
+    which is noted in the file that is named behind it, `deaf` no step at all; everything else it says."""
 
     name = "script"
     summary = "files that end in .script"
+    out_of_process = True
 
     @classmethod
     def sniff(cls, path):
@@ -38,6 +39,12 @@ class Script(GenerationBackend):
 
     def add(self, request_id, request):
         self.left[request_id] = request.prompt.replace("silence", ". " * 20).split()
+
+    def wait(self, seconds):
+        if not any(words[:1] == ["deaf"] for words in self.left.values()):
+            return True
+        time.sleep(seconds)
+        return False
 
     def step(self):
         time.sleep(0.1)
@@ -126,6 +133,13 @@ def test_an_answer_that_hangs_is_tried_once_more(served: Server) -> None:
     assert error["code"] == "worker_died"
     assert pid(served, "script") != before
     assert served.predict("script", {"input": "again"})["output"] == "again"
+
+
+def test_a_model_that_only_waits_is_a_hang(served: Server) -> None:
+    """As for an engine in another process that has stopped."""
+    before = pid(served, "script")
+    assert served.predict("script", {"input": "deaf"}, 502)["error"]["code"] == "worker_died"
+    assert pid(served, "script") != before
 
 
 def test_an_answer_that_hangs_in_the_middle_ends_with_an_error(served: Server) -> None:

@@ -102,3 +102,29 @@ def test_closing_ends_what_is_under_way() -> None:
     streams.close()
     assert ended.is_set()
     streams.close()
+
+
+def test_an_engine_is_alive_as_long_as_it_answers(streams: Streams) -> None:
+    answering = threading.Event()
+    answering.set()
+
+    async def answer() -> None:
+        while not answering.is_set():
+            await asyncio.sleep(0.01)
+
+    async def silent() -> AsyncGenerator[Output, None]:
+        await asyncio.sleep(600)
+        yield Output([1])
+
+    streams.watch(answer)
+    assert not streams.wait(1.0), "nothing is under way"
+    streams.open((0, 0), silent)
+    for _ in range(2):
+        assert streams.wait(10.0)
+        assert streams.take() == []
+    answering.clear()
+    streams.wait(1.0)  # for an answer that was on its way
+    streams.take()
+    assert not streams.wait(1.0)
+    answering.set()
+    assert streams.wait(10.0)

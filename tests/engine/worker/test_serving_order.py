@@ -17,7 +17,6 @@ class Flood:
     Each message takes a hundredth of a second.
     """
 
-    silent_for = 0.0
     busy = False
 
     def __init__(self, count: int) -> None:

@@ -136,7 +136,7 @@ def test_a_whole_answer_is_one_delta_after_word_that_it_has_begun(bench: Bench) 
 def test_nothing_is_computed_while_recordings_are_decoded(bench: Bench) -> None:
     bench.start(1)
     bench.runner.step()
-    assert bench.silent
+    assert bench.receive() == StepDone([], []), "a sign that it does not hang"
     assert bench.runner.busy
 
 
@@ -182,3 +182,14 @@ def test_a_recording_that_is_too_long_is_refused(bench: Bench) -> None:
     bench.start(1, audio=models_speech.wav(np.zeros(11 * 16_000, np.int16)))
     with pytest.raises(InvalidInput, match=r"11\.0 s or longer; max_audio_s allows 10 s"):
         bench.backend.requests[1].audio()
+
+
+def test_other_processes_that_are_silent_are_told_from_ones_that_live(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Scripted, "out_of_process", True)
+    bench.start(1)
+    bench.runner.step()
+    assert bench.server.receive(block=False) is None
+    bench.step()
+    assert bench.receive() == StepDone([], [])
