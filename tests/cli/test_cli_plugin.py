@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests import environments
@@ -169,6 +170,22 @@ def test_what_is_wrong_is_said(cli, fault, tmp_path):
     assert check in failed, report
     assert sentence in failed[check]
     assert "Traceback" not in done.stdout
+
+
+def test_what_a_model_started_ends_with_the_test(cli, tmp_path):
+    """It holds the outputs of the test's process, whose end is waited for."""
+    file, child = tmp_path / "model.py", tmp_path / "child"
+    file.write_text(
+        "import subprocess, time\nfrom unimodel.plugins import BasePlugin\nclass Model(BasePlugin):\n"
+        "    def load_model(self, config):\n        child = subprocess.Popen(['sleep', '600'])\n"
+        f"        open({str(child)!r}, 'w').write(str(child.pid))\n        time.sleep(600)\n"
+        "    def predict(self, body):\n        return {}\n"
+    )
+    done = cli("plugin", "test", file, "--timeout", "3")
+    assert done.returncode == 1
+    assert "longer than 3 s" in done.stdout
+    pid = int(child.read_text())
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def test_without_an_example_it_wants_a_body(cli, tmp_path):
