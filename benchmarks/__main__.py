@@ -44,6 +44,8 @@ def main() -> int:
         rounds=arguments.rounds or (1 if arguments.quick else 3),
         scale=0.3 if arguments.quick else 1.0,
         only=only,
+        parts=frozenset(arguments.parts.split(",")) if arguments.parts else None,
+        quick=arguments.quick,
     )
     # A smoke run must not replace the results of a full one.
     folder = arguments.output or (models.cache() / "quick" if arguments.quick else RESULTS)
@@ -76,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="one short round: proves that it runs, measures little")
     parser.add_argument("--rounds", type=int, help="rounds of A B A B …, at least 3 for a result [3]")
     parser.add_argument("--systems", help="comma-separated names of the systems to run [all]")
+    parser.add_argument("--parts", help="comma-separated names of the families to run, in the workload families [all]")
     parser.add_argument("--output", type=Path, help=f"folder of the results [{RESULTS}]")
     return parser
 

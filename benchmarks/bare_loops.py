@@ -1,7 +1,7 @@
 """What each family's own library does when nothing is around it: one call after the other, batches that are there.
 
-``python -m benchmarks.bare_loops NAME --file FILE --batch N --threads N --seconds S`` prints rows a second. It runs in
-a process of its own, so that no library's settings stay behind.
+``python -m benchmarks.bare_loops NAME --file FILE --batches 1,8 --threads N --seconds S`` prints a line of JSON: what
+is computed a second, for each batch size. It runs in a process of its own, so that no library's settings stay behind.
 """
 
 from __future__ import annotations
@@ -9,19 +9,23 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks import prompts, speech, tables
 from benchmarks.load import WrongAnswer
 
 SENTENCE = "A small boat waits on the river for the wind that comes over the hill."
 SNIPPET = "def add(a, b):\n    return a + b\n\nprint(add(2, 3))\n"
+TOKENS = 24
+"""Of each generated answer."""
 
 Call = Callable[[], object]
 """Computes one batch."""
@@ -99,6 +103,68 @@ def sorted_texts(file: Path, batch: int, threads: int) -> Call:
     return lambda: model.predict(rows)
 
 
+def tflite(file: Path, batch: int, threads: int) -> Call:
+    """A TensorFlow Lite model, with LiteRT."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=str(file), num_threads=threads)
+    given, answer = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+    interpreter.resize_tensor_input(given, (batch, 224, 224, 3))
+    interpreter.allocate_tensors()
+    rows = np.ascontiguousarray(image_rows(batch).transpose(0, 2, 3, 1))
+
+    def call() -> object:
+        interpreter.set_tensor(given, rows)
+        interpreter.invoke()
+        return interpreter.get_tensor(answer)
+
+    return call
+
+
+def generate(file: Path, batch: int, threads: int) -> Call:
+    """Greedy answers to a batch of prompts, with transformers: tokens, `generate`, texts."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.set_num_threads(threads)
+    tokenizer = AutoTokenizer.from_pretrained(file, local_files_only=True, padding_side="left")
+    model = AutoModelForCausalLM.from_pretrained(file, local_files_only=True, dtype=torch.float32).eval()
+    texts = [prompts.chatml(each) for each in prompts.several(prompts.distinct, 0, batch)]
+
+    def call() -> object:
+        with torch.inference_mode():
+            tokens = tokenizer(texts, padding=True, return_tensors="pt", add_special_tokens=False)
+            found = model.generate(**tokens, max_new_tokens=TOKENS, min_new_tokens=TOKENS, do_sample=False)
+            return tokenizer.batch_decode(found[:, tokens["input_ids"].shape[1] :])
+
+    return call
+
+
+def whisper(file: Path, batch: int, threads: int) -> Call:
+    """Recordings to text, with faster-whisper's own batches. Of each recording one window."""
+    from faster_whisper import BatchedInferencePipeline, WhisperModel, decode_audio
+
+    model = WhisperModel(str(file), device="cpu", compute_type="int8", cpu_threads=threads, local_files_only=True)
+    pipeline, clips = BatchedInferencePipeline(model), speech.clips(batch)
+    ends = np.cumsum([clip.seconds for clip in clips]).tolist()
+    windows = [{"start": end - clip.seconds, "end": end} for clip, end in zip(clips, ends, strict=True)]
+
+    def call() -> object:
+        sound = np.concatenate([decode_audio(io.BytesIO(clip.wav)) for clip in clips])
+        segments, _ = pipeline.transcribe(
+            sound,
+            language="en",
+            beam_size=speech.BEAM,
+            vad_filter=False,
+            clip_timestamps=windows,
+            without_timestamps=False,
+            batch_size=batch,
+        )
+        return [segment.text for segment in segments]
+
+    return call
+
+
 def sklearn(file: Path, batch: int, threads: int) -> Call:  # noqa: ARG001
     """Texts, with a pipeline of scikit-learn."""
     import joblib
@@ -107,28 +173,85 @@ def sklearn(file: Path, batch: int, threads: int) -> Call:  # noqa: ARG001
     return lambda: pipeline.predict_proba([SENTENCE] * batch)
 
 
+def forest(file: Path, batch: int, threads: int) -> Call:
+    """A table, with a random forest of scikit-learn."""
+    import joblib
+
+    model, rows = joblib.load(file).set_params(n_jobs=threads), tables.rows(batch)
+    vars(model).pop("feature_names_in_")  # else it warns of rows without names
+    return lambda: model.predict_proba(rows)
+
+
 def xgboost(file: Path, batch: int, threads: int) -> Call:
     """A table, with XGBoost."""
     import xgboost
 
-    booster = xgboost.Booster({"nthread": threads}, model_file=str(file))
-    rows = np.repeat(np.array([[5.1, 3.5, 1.4, 0.2]]), batch, axis=0)
-    return lambda: booster.inplace_predict(rows)
+    booster, rows = xgboost.Booster({"nthread": threads}, model_file=str(file)), tables.rows(batch)
+    return lambda: booster.inplace_predict(rows, validate_features=False)
+
+
+def lightgbm(file: Path, batch: int, threads: int) -> Call:
+    """A table, with LightGBM."""
+    import lightgbm
+
+    booster, rows = lightgbm.Booster(model_file=file), tables.rows(batch)
+    return lambda: booster.predict(rows, num_threads=threads)
+
+
+def catboost(file: Path, batch: int, threads: int) -> Call:
+    """A table, with CatBoost."""
+    import catboost
+
+    model, rows = catboost.CatBoost(), tables.rows(batch)
+    model.load_model(str(file))
+    return lambda: model.predict(rows, prediction_type="Probability", thread_count=threads)
 
 
 LOOPS: dict[str, Callable[[Path, int, int], Call]] = {
-    each.__name__: each for each in (onnx, torch, tensorflow, transformers, sorted_texts, sklearn, xgboost)
+    loop.__name__: loop
+    for loop in (
+        onnx,
+        torch,
+        tensorflow,
+        tflite,
+        transformers,
+        sorted_texts,
+        generate,
+        whisper,
+        sklearn,
+        forest,
+        xgboost,
+        lightgbm,
+        catboost,
+    )
 }
 
 
 def measured(name: str, file: Path, batch: int, threads: int, seconds: float) -> float:
     """Rows a second of one loop, run in a process of its own. Raises `WrongAnswer` if that fails."""
-    flags = ["--file", str(file), "--batch", str(batch), "--threads", str(threads), "--seconds", str(seconds)]
-    command = [sys.executable, "-m", "benchmarks.bare_loops", name, *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 120, check=False)
+    return rates(name, file, [batch], threads, seconds)[batch]
+
+
+def rates(name: str, file: Path, batches: Sequence[int], threads: int, seconds: float) -> dict[int, float]:
+    """The same for several batch sizes, in one process."""
+    flags = ["--file", str(file), "--batches", ",".join(map(str, batches)), "--threads", str(threads)]
+    command = [sys.executable, "-m", "benchmarks.bare_loops", name, *flags, "--seconds", str(seconds)]
+    limit = 120 + len(batches) * (seconds + 60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
     if done.returncode:
         raise WrongAnswer(f"the bare loop {name} failed: {done.stderr[-500:]!r}")
-    return float(done.stdout)
+    return {int(batch): rate for batch, rate in json.loads(done.stdout).items()}
+
+
+def rate(call: Call, rows: int, seconds: float) -> float:
+    """Rows a second of a call that has so many."""
+    call()
+    call()
+    begin, calls = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - begin) < seconds:
+        call()
+        calls += 1
+    return calls * rows / elapsed
 
 
 def main() -> None:
@@ -136,19 +259,16 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("name", choices=LOOPS)
     parser.add_argument("--file", type=Path, required=True)
-    parser.add_argument("--batch", type=int, required=True)
+    parser.add_argument("--batches", required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--seconds", type=float, required=True)
     arguments = parser.parse_args()
+    found = {}
     with contextlib.redirect_stdout(io.StringIO()):
-        call = LOOPS[arguments.name](arguments.file, arguments.batch, arguments.threads)
-        call()
-        call()
-        begin, calls = time.perf_counter(), 0
-        while (elapsed := time.perf_counter() - begin) < arguments.seconds:
-            call()
-            calls += 1
-    print(calls * arguments.batch / elapsed)
+        for batch in map(int, arguments.batches.split(",")):
+            call = LOOPS[arguments.name](arguments.file, batch, arguments.threads)
+            found[batch] = rate(call, batch, arguments.seconds)
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

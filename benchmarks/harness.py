@@ -30,6 +30,10 @@ class Options:
     """Seconds between two systems: what the last one left behind (closing sockets, unmapping) ends in them."""
     only: frozenset[str] | None = None
     """Names of the systems to run; `None` runs all."""
+    parts: frozenset[str] | None = None
+    """Names of what to measure, in a workload that has parts; `None` measures all."""
+    quick: bool = False
+    """Whether it is to be seen in a moment that all of it runs."""
 
     def seconds(self, full: float) -> float:
         """A duration that is `full` seconds in a full run; never under one second."""

@@ -51,10 +51,12 @@ class Serving:
     process: Process
     endless: Mapping[str, Any]
     """What a request says so that an answer goes on to its last token, however soon the model would end it."""
+    model: str = "chat"
+    """Its name."""
 
     def ask(self, conversations: Sequence[Conversation], tokens: int, connections: int) -> Answers:
         """Greedy answers of `tokens` tokens each. Raises `WrongAnswer`, also when one is shorter."""
-        body = {"model": "chat", "max_tokens": tokens, "temperature": 0, "stream": True, **self.endless}
+        body = {"model": self.model, "max_tokens": tokens, "temperature": 0, "stream": True, **self.endless}
         body["stream_options"] = {"include_usage": True}
         bodies = [{**body, "messages": conversation} for conversation in conversations]
         answers = stream(self.port, "/v1/chat/completions", bodies, connections)

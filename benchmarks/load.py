@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import socket
 import statistics
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -182,6 +184,48 @@ def check(port: int, call: Call, expected: Array) -> None:
         connection.close()
     if answer.shape != expected.shape or not np.allclose(answer, expected, rtol=1e-2, atol=1e-4):
         raise WrongAnswer(f"POST {call.path} gave {answer.ravel()[:5]}, but the model gives {expected.ravel()[:5]}")
+
+
+def steady(port: int, calls: Sequence[Call], connections: int, seconds: float, batch: int) -> float:
+    """Answers per second of a server that is in the midst of it, for models of which a batch takes long.
+
+    Several calls are made in turn. What counts is the time between an answer and another one, so many later that
+    whole batches of `batch` answers lie between them; the first second is a warm-up. Raises `WrongAnswer`.
+    """
+    requests, turns = [encode(call) for call in calls], itertools.count()
+    until = time.perf_counter() + 1 + seconds
+    times: list[float] = []
+    problems: list[str] = []
+
+    def ask() -> None:
+        connection = Connection(port, max(map(len, requests)))
+        try:
+            while time.perf_counter() < until and not problems:
+                status, _, body = connection.exchange(requests[next(turns) % len(requests)])
+                times.append(time.perf_counter())
+                if status != 200:
+                    problems.append(f"a request was answered with {status}: {bytes(body[:300])!r}")
+        except (OSError, WrongAnswer) as e:
+            problems.append(str(e))
+        finally:
+            connection.close()
+
+    clients = [threading.Thread(target=ask) for _ in range(connections)]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
+    if problems:
+        raise WrongAnswer(problems[0])
+    return between(sorted(t for t in times if until - seconds <= t < until), batch)
+
+
+def between(times: Sequence[float], batch: int) -> float:
+    """Answers per second between the first of `times` and the last that is whole batches later."""
+    whole = (len(times) - 1) // batch * batch
+    if whole <= 0:
+        raise WrongAnswer(f"{len(times)} answers came, which is less than two batches of {batch}")
+    return whole / (times[whole] - times[0])
 
 
 def one_by_one(port: int, call: Call, seconds: float, least: int) -> Load:

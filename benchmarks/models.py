@@ -10,6 +10,8 @@ import base64
 import io
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,9 +77,9 @@ def profanity() -> Model:
     return Model("profanity", "profanity.joblib", (), _write_profanity, trust=True)
 
 
-def iris_xgboost() -> Model:
-    """100 boosted trees of iris, in XGBoost's own format."""
-    return Model("iris-xgboost", "iris.ubj", (4,), _write_iris_xgboost)
+def mobilenet_lite() -> Model:
+    """MobileNetV2 with random weights, as Keras makes it, in TensorFlow Lite's format: NHWC."""
+    return Model("mobilenet-lite", "mobilenet.tflite", (224, 224, 3), _write_mobilenet_lite)
 
 
 def minilm() -> Model:
@@ -149,13 +151,15 @@ def _write_iris_joblib(path: Path) -> None:
     joblib.dump(_fitted_iris(), path)
 
 
-def _write_iris_xgboost(path: Path) -> None:
-    import xgboost
-    from sklearn.datasets import load_iris
-
-    data = load_iris()
-    trees = xgboost.XGBClassifier(n_estimators=100).fit(data.data.astype(np.float32), data.target)
-    path.write_bytes(trees.get_booster().save_raw("ubj"))
+def _write_mobilenet_lite(path: Path) -> None:
+    """In a process of its own, as TensorFlow's threads and messages would stay."""
+    code = (
+        "import pathlib, sys, keras, tensorflow as tf; keras.utils.set_random_seed(50); "
+        "model = keras.applications.MobileNetV2(weights=None); "
+        "pathlib.Path(sys.argv[1]).write_bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())"
+    )
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "KERAS_BACKEND": "tensorflow"}
+    subprocess.run([sys.executable, "-c", code, str(path)], env=environment, capture_output=True, check=True)
 
 
 def _write_profanity(path: Path) -> None:

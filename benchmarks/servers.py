@@ -94,17 +94,26 @@ def _status(port: int, call: Call) -> int:
 
 def post(port: int, path: str, body: dict[str, Any]) -> dict[str, Any]:
     """A POST of JSON to UniModel. Raises `WrongAnswer` when it is not answered with 2xx."""
+    answer: dict[str, Any] = json.loads(_exchange(port, "POST", path, json.dumps(body)))
+    return answer
+
+
+def delete(port: int, path: str) -> None:
+    """A DELETE at UniModel. Raises `WrongAnswer` when it is not answered with 2xx."""
+    _exchange(port, "DELETE", path)
+
+
+def _exchange(port: int, method: str, path: str, body: str | None = None) -> bytes:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=180)
     try:
-        connection.request("POST", path, json.dumps(body), {"content-type": "application/json"})
+        connection.request(method, path, body, {"content-type": "application/json"})
         response = connection.getresponse()
         data = response.read()
     finally:
         connection.close()
     if response.status >= 300:
-        raise load.WrongAnswer(f"POST {path} was answered with {response.status}: {data[:500]!r}")
-    answer: dict[str, Any] = json.loads(data)
-    return answer
+        raise load.WrongAnswer(f"{method} {path} was answered with {response.status}: {data[:500]!r}")
+    return data
 
 
 class UniModel:

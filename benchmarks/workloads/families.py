@@ -1,70 +1,32 @@
-"""Each family of models: how much of a bare loop in its own library is left when it is served, one row a request."""
+"""Each family of models: how much of a bare loop in its own library is left when it is served."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import psutil
 
-from benchmarks import bare_loops, load, models
-from benchmarks.bare_loops import SENTENCE, SNIPPET, image_rows
-from benchmarks.dialects import Call, Headers
+from benchmarks import servers
+from benchmarks.families import FAMILIES, QUICK, Family
 from benchmarks.harness import Metric, Options, Study, interleave
-from benchmarks.servers import System, UniModel, post
+from benchmarks.points import NAME
+from benchmarks.servers import System, UniModel
 
 BARE = "bare loop"
-
-
-@dataclass(frozen=True)
-class Family:
-    """A model, and a request for one row of it."""
-
-    name: str
-    """Of the backend."""
-    loop: str
-    """In `benchmarks.bare_loops`."""
-    batch: int
-    file: Callable[[], Path]
-    body: bytes
-    headers: dict[str, str]
-
-    @property
-    def metric(self) -> Metric:
-        """What is measured."""
-        return Metric(f"{self.name} throughput", "rows/s")
-
-
-def _json(value: Any) -> tuple[bytes, dict[str, str]]:
-    return json.dumps({"input": value}).encode(), {"content-type": "application/json"}
-
-
-def _image() -> tuple[bytes, dict[str, str]]:
-    shape = {"x-tensor-dtype": "float32", "x-tensor-shape": "1,3,224,224", "accept": "application/octet-stream"}
-    return image_rows(1).astype(np.float32).tobytes(), {"content-type": "application/octet-stream", **shape}
-
-
-def _fetched(name: str, file: str) -> Callable[[], Path]:
-    def path() -> Path:
-        from scripts import fetch_models
-
-        return fetch_models.fetch(name) / file
-
-    return path
-
-
-FAMILIES = (
-    Family("onnx", "onnx", 8, _fetched("efficientnet", "model.onnx"), *_image()),
-    Family("torch", "torch", 8, _fetched("efficientnet-torch", "model.pt"), *_image()),
-    Family("tensorflow", "tensorflow", 16, _fetched("guesslang", "model"), *_json(SNIPPET)),
-    Family("transformers-embedding", "transformers", 8, _fetched("minilm", ""), *_json(SENTENCE)),
-    Family("sklearn", "sklearn", 32, lambda: models.profanity().path, *_json(SENTENCE)),
-    Family("xgboost", "xgboost", 32, lambda: models.iris_xgboost().path, *_json([5.1, 3.5, 1.4, 0.2])),
+LIBRARIES = (
+    "onnxruntime",
+    "torch",
+    "ai-edge-litert",
+    "tensorflow-cpu",
+    "transformers",
+    "llama-cpp-python",
+    "faster-whisper",
+    "ctranslate2",
+    "scikit-learn",
+    "xgboost-cpu",
+    "lightgbm",
+    "catboost",
 )
 
 
@@ -74,48 +36,67 @@ class Bare:
     name = BARE
 
     def versions(self) -> dict[str, str]:
-        names = ("onnxruntime", "torch", "tensorflow-cpu", "transformers", "scikit-learn", "xgboost-cpu")
-        return {name: version(name) for name in names}
+        """Of those that are installed."""
+        found = {}
+        for name in LIBRARIES:
+            try:
+                found[name] = version(name)
+            except PackageNotFoundError:
+                continue  # its families are reported as missing
+        return found
 
 
 def run(options: Options) -> Study:
-    """Measures each family alone: its library in a process of its own, and then served."""
-    threads = psutil.cpu_count() or 1
-    study = Study(
-        "families", f"Every family against a bare loop in its own library, {threads} threads, one row a request"
-    )
-    study.notes.append(
-        "The loop and the server have the same batch size: "
-        + ", ".join(f"{family.name} {family.batch}" for family in FAMILIES)
-        + ". Twice as many requests are in flight. The client runs on the same cores, and the loop has none."
-    )
+    """Measures each family alone: served, and its library in a process of its own."""
+    cores = psutil.cpu_count() or 1
+    study = Study("families", f"Every family against a bare loop in its own library, {cores} cores")
+    families = _at_hand(study, options)
 
     def measure(system: System, folder: Path) -> None:
-        for family in FAMILIES:
-            if isinstance(system, UniModel):
-                rate = _served(system, family, threads, folder / family.name, options.seconds(5))
-            else:
-                rate = bare_loops.measured(family.loop, family.file(), family.batch, threads, options.seconds(5))
-            study.add(family.metric, system.name, rate)
+        for family in families:
+            rates = _served if isinstance(system, UniModel) else _bare
+            for metric, rate in rates(family, folder / family.name, options, cores).items():
+                study.add(metric, system.name, rate)
 
     interleave(study, options, [UniModel(), Bare()], measure)
+    sizes = ", ".join(f"{family.name} {'/'.join(map(str, family.batches))}" for family in families)
+    study.notes += [
+        f"The loop and the server have the same batch size: {sizes}; and the same number of threads: one for tables, "
+        f"for which UniModel takes no more by itself, else {cores}. Requests have one row where nothing is said.",
+        "Twice as many rows are in flight; answers of language models come in one wave, as those of the loop do. The "
+        "client runs on the same cores, and the loop has none.",
+    ]
     return study
 
 
-def _unread(_: bytes, __: Headers) -> models.Array:
-    return np.empty(0)
+def _at_hand(study: Study, options: Options) -> list[Family]:
+    """The families to measure; the others are told in the study."""
+    families = []
+    for family in FAMILIES:
+        if (options.parts and family.name not in options.parts) or (options.quick and family.name not in QUICK):
+            continue
+        if reason := family.lacks():
+            study.missing[family.name] = reason
+        else:
+            families.append(family)
+    return families
 
 
-def _served(system: UniModel, family: Family, threads: int, folder: Path, seconds: float) -> float:
-    server = system.start_empty(threads, folder)
+def _bare(family: Family, _: Path, options: Options, cores: int) -> dict[Metric, float]:
+    rates = family.bare_rates(options, cores)
+    return {family.metric(point): rates[point.batch] * point.per_row for point in family.points}
+
+
+def _served(family: Family, folder: Path, options: Options, cores: int) -> dict[Metric, float]:
+    server = UniModel().start_empty(cores, folder)
+    rates = {}
     try:
-        config = {"batching": {"max_batch_size": family.batch}}
-        request = {"name": "model", "model_path": str(family.file()), "config": config, "trust": True}
-        if family.headers["content-type"] != "application/json":
-            request["task"] = "tensor"
-        post(server.port, "/v1/models", request)
-        call = Call("/v1/models/model:predict", family.headers, family.body, _unread)
-        load.wrk(server.port, call, 2 * family.batch, 1)  # warm-up
-        return load.wrk(server.port, call, 2 * family.batch, seconds).throughput
+        for batch in family.batches:
+            servers.post(server.port, "/v1/models", family.registration(batch))
+            for point in family.points:
+                if point.batch == batch:
+                    rates[family.metric(point)] = point.rate(server, options.seconds(point.seconds))
+            servers.delete(server.port, f"/v1/models/{NAME}")
     finally:
         server.process.stop()
+    return rates
