@@ -321,6 +321,9 @@ class TensorBackend(Backend):
     parallel: bool = False
     """Whether it has `predict_on_one_thread`, known after `load`. Batches of several rows are then mostly computed by
     it: cores that each compute rows of their own need not wait for one another."""
+    rows_at_once: ClassVar[int] = 1
+    """So many rows of one request are computed in one call, though batches may be smaller where nobody says how large:
+    for models whose rows cost little against a call."""
 
     @abstractmethod
     def example(self) -> Tensors:

@@ -55,6 +55,7 @@ class BoostingBackend(TensorBackend):
     """Owns a model of boosted trees."""
 
     Options: ClassVar[type[msgspec.Struct]] = BoostingOptions
+    rows_at_once = 1024
 
     suffix: ClassVar[str] = ""
     """What alone lets a file be taken for one of these, though it does not begin like one."""

@@ -40,6 +40,7 @@ class SklearnBackend(TensorBackend):
     package = "sklearn"
     extra = "sklearn"
     Options: ClassVar[type[msgspec.Struct]] = SklearnOptions
+    rows_at_once = 1024
 
     trusted: bool = False
     """Whether the user allowed code from the file; the engine sets it before `load`."""

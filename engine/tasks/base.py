@@ -84,6 +84,10 @@ class TensorTask:
         """A parsed JSON value as tensors."""
         return codec.decode(form, value, self.info.inputs)
 
+    def decode_json(self, form: Form, data: bytes | memoryview) -> Decoded:
+        """JSON as tensors. Raises `msgspec.DecodeError` or `RecursionError` for what is none, too."""
+        return self.decode(form, msgspec.json.decode(data))
+
     def decode_bytes(self, data: memoryview, content_type: str) -> Decoded:  # noqa: ARG002
         """A raw request body, such as a JPEG file, as tensors."""
         raise InvalidInput(f"This model takes tensors; it cannot decode a body of type {content_type}.", field="input")
@@ -95,6 +99,10 @@ class TensorTask:
     def answer(self, form: Form, outputs: Tensors, single: bool, parameters: Parameters, origin: Any) -> Any:  # noqa: ARG002
         """As `encode`, for a request of which `decode` gave an `origin`, or `None`."""
         return self.encode(form, outputs, single, parameters)
+
+    def answer_json(self, form: Form, outputs: Tensors, single: bool, parameters: Parameters, origin: Any) -> bytes:
+        """As `answer`, in JSON."""
+        return msgspec.json.encode(self.answer(form, outputs, single, parameters, origin))
 
     def example(self, row: Tensors) -> Any:
         """A value for ``input`` that this model accepts, shown to users; `row` is the backend's example."""

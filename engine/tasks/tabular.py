@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from backends.base import InvalidInput, InvalidOption, ModelInfo, Tensors, TensorSpec
@@ -15,6 +16,7 @@ from engine.codec import Decoded, Form, kind_of
 from engine.model_options import ModelOptions
 from engine.tasks.base import Parameters, TensorTask
 from engine.tasks.labels import load_labels, ranked, told
+from engine.tasks.plain_table import PlainTable
 
 Array = np.ndarray[Any, Any]
 Where = Callable[[int, int], str]
@@ -63,9 +65,21 @@ class TabularTask(TensorTask):
         if self._classes is not None:
             self.findings = (told(self._classes, options.labels, len(self._classes)),)
         self.plain_answers = self._classes is None
+        self._answer_of = None if self._classes is None else _answers_of(self._classes)
+        self._plain: PlainTable | None = None
+        if PlainTable.suits(info.inputs, self._names):
+            self._plain = PlainTable(
+                info.inputs, self._names, has_names=self._has_real_names, missing=self._missing_text
+            )
+        self._known = frozenset(self._names)
         self._renamed = dict(zip(info.labels or (), self._classes or (), strict=False)) if options.labels else {}
 
     # --- requests -------------------------------------------------------------------------------------------------
+
+    def decode_json(self, form: Form, data: bytes | memoryview) -> Decoded:
+        """As `decode`; cells that are as they should be take the fast way."""
+        decoded = self._plain.decode(form, data) if self._plain is not None else None
+        return decoded if decoded is not None else super().decode_json(form, data)
 
     def decode(self, form: Form, value: Any) -> Decoded:
         """Rows, records or columns as tensors. Raises `InvalidInput` that names the cell or the column at fault."""
@@ -123,14 +137,15 @@ class TabularTask(TensorTask):
 
     def _check_record(self, record: Any, where: str) -> None:
         """Raises `InvalidInput` unless `record` has exactly the model's columns."""
+        if isinstance(record, dict) and record.keys() == self._known and self._has_real_names:
+            return
         if not isinstance(record, dict):
             raise InvalidInput(f"{where} must be a record, as the first is; got {kind_of(record)}.", field=where)
         if not self._has_real_names:
             wanted = self._wanted("input")
             raise InvalidInput(f"{where}: this model has no column names, so it takes {wanted}.", field=where)
-        known = set(self._names)
         for name in record:
-            if name not in known:
+            if name not in self._known:
                 close = difflib.get_close_matches(name, self._names, n=1, cutoff=0.5)
                 hint = f"Did you mean {close[0]!r}?" if close else f"The columns are {', '.join(self._names)}."
                 raise InvalidInput(f"{where} has an unknown column {name!r}. {hint}", field=f"{where}.{name}")
@@ -182,10 +197,7 @@ class TabularTask(TensorTask):
         """Labels and probabilities by name, or the plain outputs."""
         if form != "input" or self._classes is None:
             return codec.encode(form, outputs, single, self.info.outputs)
-        labels = outputs["label"].tolist()
-        if self._renamed:
-            labels = [self._renamed.get(str(label), label) for label in labels]
-        rows = outputs["probabilities"]
+        labels, rows = self._labels(outputs), outputs["probabilities"]
         if parameters.top_k is None:
             named = [dict(zip(self._classes, row, strict=True)) for row in rows.tolist()]
         else:
@@ -193,6 +205,17 @@ class TabularTask(TensorTask):
             named = [{each["label"]: each["score"] for each in row} for row in best]
         answers = [{"label": label, "probabilities": row} for label, row in zip(labels, named, strict=True)]
         return answers[0] if single else answers
+
+    def answer_json(self, form: Form, outputs: Tensors, single: bool, parameters: Parameters, origin: Any) -> bytes:
+        """The same. Structs take a fraction of the time of dictionaries."""
+        if form != "input" or self._answer_of is None or parameters.top_k is not None:
+            return super().answer_json(form, outputs, single, parameters, origin)
+        answers = self._answer_of(self._labels(outputs), outputs["probabilities"])
+        return msgspec.json.encode(answers[0] if single else answers)
+
+    def _labels(self, outputs: Tensors) -> list[Any]:
+        labels: list[Any] = outputs["label"].tolist()
+        return [self._renamed.get(str(label), label) for label in labels] if self._renamed else labels
 
     def example(self, row: Tensors) -> Any:
         """A record where the columns have names, else a row."""
@@ -221,6 +244,16 @@ def _classes(info: ModelInfo, options: ModelOptions) -> tuple[str, ...] | None:
     count = scores.shape[1] if isinstance(scores.shape[1], int) else None
     names = load_labels(options.labels, info.labels, count)
     return tuple(map(str, range(count))) if names is None and count is not None else names
+
+
+def _answers_of(classes: Sequence[str]) -> Callable[[list[Any], Array], list[Any]] | None:
+    """Makes structs of the labels and the probabilities of all classes; `None` for classes that share a name."""
+    if len(set(classes)) != len(classes):
+        return None
+    renamed = {f"c{i}": name for i, name in enumerate(classes)}
+    named = msgspec.defstruct("Probabilities", [(name, float) for name in renamed], rename=renamed, gc=False)
+    answer = msgspec.defstruct("Answer", [("label", Any), ("probabilities", named)], gc=False)
+    return lambda labels, rows: list(map(answer, labels, map(named, *rows.T.tolist())))
 
 
 def _in_column(where: Where, j: int) -> Callable[[int], str]:

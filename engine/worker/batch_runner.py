@@ -204,8 +204,7 @@ class BatchRunner:
                 work.tensors = {b.name: view(arena, b) for b in item.blocks}
             elif isinstance(item, JsonItem):
                 work.form = item.form
-                value = msgspec.json.decode(_body(item, arena))
-                work.tensors, work.single, work.origin = self.task.decode(item.form, value)
+                work.tensors, work.single, work.origin = self.task.decode_json(item.form, _body(item, arena))
             elif isinstance(item, BytesItem):
                 work.tensors, work.single, work.origin = self.task.decode_bytes(_body(item, arena), item.content_type)
             else:
@@ -313,8 +312,7 @@ class BatchRunner:
                 if not numeric:
                     raise InvalidInput("The outputs of this model are strings; ask for JSON.", field="accept")
                 return Answer(tensors=numeric)
-            value = self.task.answer(work.form, outputs, work.single, work.parameters, work.origin)
-            return Answer(json=msgspec.json.encode(value))
+            return Answer(json=self.task.answer_json(work.form, outputs, work.single, work.parameters, work.origin))
         except Exception as e:
             return Answer(error=describe(e, work.item.request_id))
 

@@ -73,7 +73,10 @@ def load(message: Load, slots: Slots, gate: ModelGate) -> LoadedModel:
         info = msgspec.structs.replace(info, batchable=False, unbatched_reason=batch_reason)
         task.info = info
     used_pad = None if padding_reason else pad
-    runner = BatchRunner(backend, task, slots, message.batch_rows, used_pad, gate, message.device.threads)
+    most = message.batch_rows
+    if options.batching.max_batch_size is None and batch_reason is None:
+        most = max(most, backend.rows_at_once)
+    runner = BatchRunner(backend, task, slots, most, used_pad, gate, message.device.threads)
     numeric = all(s.dtype != "string" for s in info.inputs)
     reply = Loaded(
         key=message.key,

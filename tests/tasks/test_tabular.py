@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from typing import Any
 
@@ -31,15 +32,28 @@ def task(name: str, **options: Any) -> TabularTask:
 
 
 def answer(name: str, value: Any, form: Any = "input", top_k: int | None = None, **options: Any) -> Any:
-    """The whole way of a request: decoded, computed, encoded."""
-    asked = task(name, **options)
+    """The whole way of a request: decoded, computed, encoded. The fast ways must come to the same."""
+    asked, parameters = task(name, **options), Parameters(top_k=top_k)
     tensors, single, _ = asked.decode(form, value)
-    return asked.encode(form, loaded(name)[0].predict(tensors), single, Parameters(top_k=top_k))
+    fast = asked.decode_json(form, json.dumps(value).encode())
+    assert fast.single == single
+    assert fast.tensors.keys() == tensors.keys()
+    for key, array in tensors.items():
+        np.testing.assert_array_equal(fast.tensors[key], array)
+        assert fast.tensors[key].dtype == array.dtype
+        assert fast.tensors[key].flags.c_contiguous
+    outputs = loaded(name)[0].predict(tensors)
+    found = asked.encode(form, outputs, single, parameters)
+    assert json.loads(asked.answer_json(form, outputs, single, parameters, None)) == json.loads(json.dumps(found))
+    return found
 
 
 def refused(name: str, value: Any, form: Any = "input") -> InvalidInput:
     with pytest.raises(InvalidInput) as caught:
         task(name).decode(form, value)
+    with pytest.raises(InvalidInput) as fast:
+        task(name).decode_json(form, json.dumps(value).encode())
+    assert (fast.value.message, fast.value.field) == (caught.value.message, caught.value.field)
     return caught.value
 
 

@@ -17,7 +17,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from backends.base import BackendError, Device
+from backends.base import BackendError, Device, Tensors
+from backends.sklearn import SklearnBackend
 from engine.errors import InvalidOption
 from engine.transport.batchqueue import Slots
 from engine.transport.messages import Load, RunBatch, decode_batch_down, decode_batch_up
@@ -209,6 +210,25 @@ def test_tables(loader: Loader, slots: Slots, name: str) -> None:
     example = json.loads(model.reply.example)["input"]
     alone = [ask(model, slots, e)[0] for e in (example, example)]
     assert ask(model, slots, example, example) == alone
+
+
+@pytest.mark.parametrize(("chosen", "sizes"), [(None, [1024, 476]), (1000, [1000, 500])])
+def test_many_rows_of_a_table_are_computed_in_few_calls(
+    loader: Loader, slots: Slots, monkeypatch: pytest.MonkeyPatch, chosen: int | None, sizes: list[int]
+) -> None:
+    config = {"batching": {"max_batch_size": chosen}} if chosen else {}
+    model = loader(models_sklearn.path("iris"), "sklearn", config=config, batch_rows=chosen or 8)
+    seen: list[int] = []
+    predict = SklearnBackend.predict
+
+    def counted(self: SklearnBackend, batch: Tensors) -> Tensors:
+        seen.append(len(batch["input"]))
+        return predict(self, batch)
+
+    monkeypatch.setattr(SklearnBackend, "predict", counted)
+    (answer,) = ask(model, slots, [[5.1, 3.5, 1.4, 0.2]] * 1500)
+    assert len(answer) == 1500
+    assert seen == sizes
 
 
 def test_a_table_that_knows_its_categories_only(loader: Loader, slots: Slots, tmp_path: Path) -> None:
