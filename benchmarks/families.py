@@ -153,5 +153,5 @@ FAMILIES = (
     _of_tables("lightgbm", "lightgbm", "lightgbm"),
     _of_tables("catboost", "catboost", "catboost"),
 )
-QUICK = frozenset({"onnx", "sklearn texts", "xgboost", "gguf"})
+QUICK = frozenset({"onnx", "sklearn texts", "xgboost"})
 """Those whose libraries are there in a moment."""

@@ -34,7 +34,8 @@ def draw(study: Study, path: Path) -> None:
         for metric in study.samples:
             by_unit.setdefault(metric.unit, []).append(metric)
     panels = len(by_unit) or 1
-    figure, axes = pyplot.subplots(panels, 1, figsize=(12, 3.8 * panels + 0.6), squeeze=False, layout="constrained")
+    width = max(12.0, 0.6 * max(map(len, by_unit.values()), default=0))
+    figure, axes = pyplot.subplots(panels, 1, figsize=(width, 3.8 * panels + 0.6), squeeze=False, layout="constrained")
     figure.suptitle(study.title)
     for axis, (unit, metrics) in zip(axes[:, 0], by_unit.items(), strict=False):
         _bars(axis, study, unit, metrics)

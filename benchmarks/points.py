@@ -1,7 +1,7 @@
 """The loads that the workload ``families`` puts on a served model, each beside a loop that computes as much at once.
 
-Twice as many requests are in flight as one batch takes, so that the next one waits when a batch is done. Answers that
-are generated come in one wave instead, as those of the loop do.
+Twice as many rows are in flight as one batch takes, and at least four requests, so that the next batch waits when one
+is done. Answers that are generated come in one wave instead, as those of the loop do.
 """
 
 from __future__ import annotations
@@ -70,10 +70,10 @@ class Rows:
 
     def rate(self, server: Running, seconds: float) -> float:
         """Rows a second."""
-        connections = 2 * self.batch // self.rows
+        connections = max(4, 2 * self.batch // self.rows)
         if self.slow:
             return load.steady(server.port, [self.call], connections, seconds, self.batch)
-        load.wrk(server.port, self.call, connections, 1)  # warm-up
+        load.one_by_one(server.port, self.call, 0.2, 2)  # warm-up
         return load.wrk(server.port, self.call, connections, seconds).throughput * self.rows
 
 

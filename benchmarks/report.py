@@ -44,7 +44,8 @@ def as_json(study: Study, options: Options, seconds: float, where: dict[str, Any
 def _verdict(verdict: Verdict) -> dict[str, Any]:
     got = verdict.got
     measured = {"median": got.median, "least": got.least, "greatest": got.greatest} if got else None
-    return {"bar": str(verdict.bar), "measured": measured, "met": verdict.met, "margin": verdict.margin}
+    told = {"bar": str(verdict.bar), "measured": measured, "met": verdict.met, "margin": verdict.margin}
+    return {**told, "reason": verdict.reason} if verdict.reason else told
 
 
 def as_text(study: Study) -> str:
@@ -57,6 +58,10 @@ def as_text(study: Study) -> str:
         got = verdict.got
         measured = f"{got.median:.2f} ({got.least:.2f} – {got.greatest:.2f})" if got else ""
         lines.append(f"  {verdict!s:16} {verdict.bar!s:62} {measured}")
+    reasons = dict.fromkeys(verdict.reason for verdict in judge(study) if verdict.reason)
+    for reason in reasons:
+        metrics = ", ".join(v.bar.metric for v in judge(study) if v.reason == reason)
+        lines.append(f"  missed, as {reason}: {metrics}")
     lines += [f"  missing: {name}: {reason}" for name, reason in study.missing.items()]
     lines += [f"  note: {note}" for note in study.notes]
     return "\n".join(lines)

@@ -349,8 +349,9 @@ def _study(study: dict[str, Any], file: Path) -> str:
     machine = study["machine"]
     blocks = [
         f"### {study['title']}",
-        f"`{study['workload']}`, {study['date'][:10]}, {study['rounds']} rounds; {machine['cpu']}, "
-        f"{machine['cores']} cores, {machine['memory_gb']} GB, {machine['system']}. {_versions(study['versions'])}",
+        f"`python -m benchmarks {study['workload']}`, {study['date'][:10]}, {study['rounds']} rounds; "
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB, {machine['system']}. "
+        f"{_versions(study['versions'])}",
     ]
     if study["bars"]:
         rows = ([bar["bar"], _spread(bar["measured"]), _verdict(bar)] for bar in study["bars"])
@@ -391,7 +392,10 @@ def _spread(got: dict[str, float] | None) -> str:
 
 
 def _verdict(bar: dict[str, Any]) -> str:
-    return "" if bar["met"] is None else f"{'met' if bar['met'] else 'missed'} by {abs(bar['margin']):.0%}"
+    if bar["met"] is None:
+        return ""
+    text = f"{'met' if bar['met'] else 'missed'} by {abs(bar['margin']):.0%}"
+    return f"{text}: {bar['reason']}" if "reason" in bar else text
 
 
 SECTIONS: dict[str, Callable[[], str]] = {

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
 
-from benchmarks import servers
+from benchmarks import servers, tables
 from benchmarks.families import FAMILIES, QUICK, Family
-from benchmarks.harness import Metric, Options, Study, interleave
+from benchmarks.harness import OURS, Metric, Options, Study, interleave
 from benchmarks.points import NAME
 from benchmarks.servers import System, UniModel
 
@@ -51,29 +52,39 @@ def run(options: Options) -> Study:
     cores = psutil.cpu_count() or 1
     study = Study("families", f"Every family against a bare loop in its own library, {cores} cores")
     families = _at_hand(study, options)
-
-    def measure(system: System, folder: Path) -> None:
-        for family in families:
-            rates = _served if isinstance(system, UniModel) else _bare
-            for metric, rate in rates(family, folder / family.name, options, cores).items():
-                study.add(metric, system.name, rate)
-
-    interleave(study, options, [UniModel(), Bare()], measure)
+    for family in families:
+        print(f"  {family.name}", file=sys.stderr, flush=True)
+        _compare(study, family, options, cores)
     sizes = ", ".join(f"{family.name} {'/'.join(map(str, family.batches))}" for family in families)
     study.notes += [
         f"The loop and the server have the same batch size: {sizes}; and the same number of threads: one for tables, "
         f"for which UniModel takes no more by itself, else {cores}. Requests have one row where nothing is said.",
-        "Twice as many rows are in flight; answers of language models come in one wave, as those of the loop do. The "
-        "client runs on the same cores, and the loop has none.",
+        "Twice as many rows are in flight, and at least four requests; answers of language models come in one wave, as "
+        "those of the loop do. The client runs on the same cores, and the loop has none.",
+        f"Tables have {len(tables.COLUMNS)} columns, and their models {tables.TREES} trees. Answers to JSON have the "
+        "label and each probability by its name; binary ones the probabilities alone.",
     ]
     return study
+
+
+def _compare(study: Study, family: Family, options: Options, cores: int) -> None:
+    """One family in all rounds: what is compared is measured one right after the other."""
+
+    def measure(system: System, folder: Path) -> None:
+        rates = _served(family, folder, options, cores) if system.name == OURS else _bare(family, options, cores)
+        for metric, rate in rates.items():
+            study.add(metric, system.name, rate)
+
+    interleave(study, options, [UniModel(), Bare()], measure)
+    if reason := study.missing.pop(BARE, None):  # the next family has another library
+        study.missing[f"{family.name}, {BARE}"] = reason
 
 
 def _at_hand(study: Study, options: Options) -> list[Family]:
     """The families to measure; the others are told in the study."""
     families = []
     for family in FAMILIES:
-        if (options.parts and family.name not in options.parts) or (options.quick and family.name not in QUICK):
+        if (wanted := options.parts or (QUICK if options.quick else None)) and family.name not in wanted:
             continue
         if reason := family.lacks():
             study.missing[family.name] = reason
@@ -82,7 +93,7 @@ def _at_hand(study: Study, options: Options) -> list[Family]:
     return families
 
 
-def _bare(family: Family, _: Path, options: Options, cores: int) -> dict[Metric, float]:
+def _bare(family: Family, options: Options, cores: int) -> dict[Metric, float]:
     rates = family.bare_rates(options, cores)
     return {family.metric(point): rates[point.batch] * point.per_row for point in family.points}
 

@@ -93,6 +93,13 @@ def test_judge_compares_a_value_with_its_limit() -> None:
     assert verdict.met is True
 
 
+def test_a_reason_is_told_where_a_bar_is_missed() -> None:
+    missed, met = (Verdict(Bar("w", "m", ">=", 1, reason="it is far"), Spread(v, v, v)) for v in (0.5, 2.0))
+    assert missed.reason == "it is far"
+    assert met.reason == ""
+    assert Verdict(missed.bar, None).reason == ""
+
+
 def test_no_bar_is_listed_twice() -> None:
     assert len({(b.workload, str(b)) for b in BARS}) == len(BARS)
 
