@@ -180,7 +180,7 @@ def parse_names(words: list[str], where: str) -> None:
 @each_document
 def test_inline_code_names_what_exists(document: Path) -> None:
     flags = {name for _, c in generate_docs.commands() for p in c.params for name in p.opts}
-    others = {"--version", "--help", "--quick"}
+    others = {"--version", "--help", "--quick", "--parts"}
     families = {family.name for family in all_metrics()} | {f"{f.name}_total" for f in all_metrics()}
     packages = {f.name for f in ROOT.iterdir() if (f / "__init__.py").exists()}
     for code in inline_code(document):
