@@ -81,7 +81,7 @@ def decode_json(error_free: Any, body: bytes | bytearray) -> Any:
         unknown = text.split("`")[1] if "unknown field" in text else None
         problem = f"{place}: {text[0].lower()}{text[1:]}" if place else text
         raise InvalidInput(f"{problem}.", field=place or unknown) from None
-    except msgspec.DecodeError as e:
+    except (msgspec.DecodeError, UnicodeDecodeError) as e:
         raise InvalidJSON(f"The body is not valid JSON: {e}.") from None
     except RecursionError:
         raise InvalidJSON("The JSON is nested too deeply.") from None
@@ -146,7 +146,7 @@ def _check_parameters(raw: bytes, loaded: Loaded) -> None:
     """Raises `InvalidInput` for parameters that are unknown, or mean nothing to this model."""
     try:
         parameters = msgspec.json.decode(raw, type=Parameters)
-    except msgspec.DecodeError as e:
+    except (msgspec.DecodeError, UnicodeDecodeError) as e:
         raise InvalidInput(f"parameters: {str(e).partition(' - at')[0]}.", field="parameters") from None
     given = [name for name in Parameters.__struct_fields__ if getattr(parameters, name) is not None]
     if given and loaded.plain_answers:

@@ -130,7 +130,7 @@ def _decoder(kind: Any) -> Decode:
     def read(data: bytes | memoryview) -> Any:
         try:
             return decode(data)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
 
     return read

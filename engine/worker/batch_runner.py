@@ -211,7 +211,7 @@ class BatchRunner:
                 raise InvalidInput("This model takes tensors.", field="input")
         except RecursionError:
             work.result = ErrorResult("invalid_json", "The JSON is nested too deeply.", "input")
-        except msgspec.DecodeError as e:
+        except (msgspec.DecodeError, UnicodeDecodeError) as e:
             work.result = ErrorResult("invalid_json", f"The body is not valid JSON: {e}.", "input")
         except Exception as e:
             work.result = describe(e, item.request_id)
@@ -330,7 +330,7 @@ def _decode_object(item: Item, arena: bytes | memoryview) -> dict[str, Any]:
         raise InvalidInput("This model takes a JSON body.", field="input")
     try:
         body = msgspec.json.decode(_body(item, arena))
-    except (msgspec.DecodeError, RecursionError) as e:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
         raise InvalidJSON(f"The body is not valid JSON: {e}.") from None
     if not isinstance(body, dict):
         raise InvalidInput("The body must be a JSON object.", field="input")

@@ -54,7 +54,7 @@ def test_a_null_is_nan() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [[[1, 2], [3]], [[1, "2"]], [[1, True]], [], [[]], {}, [{}], b"[[1, 2]", b"[[1, 1e999]]"]
+    "value", [[[1, 2], [3]], [[1, "2"]], [[1, True]], [], [[]], {}, [{}], b"[[1, 2]", b"[[1, 1e999]]", b'{"\xff": 1}']
 )
 def test_what_it_does_not_know_is_left_to_the_general_way(value: Any) -> None:
     assert read(table(), value) is None

@@ -259,11 +259,12 @@ def test_each_form_has_its_own_answer(form: Form, data: bytes, answer: Any) -> N
     [
         (JsonInput(b"[[1,2]]"), ("invalid_input", "input")),
         (JsonInput(b"[1,"), ("invalid_json", "input")),
+        (JsonInput(b'["\xff"]'), ("invalid_json", "input")),
         (JsonInput(b"[" * 100_000 + b"]" * 100_000), ("invalid_json", "input")),
         (JsonInput(b'{"no":1}', "instances"), ("invalid_input", "instances")),
         (BytesInput(b"\x89PNG", "image/png"), ("invalid_input", "input")),
     ],
-    ids=["shape", "not JSON", "deep", "form", "an image"],
+    ids=["shape", "not JSON", "bytes that are no text", "deep", "form", "an image"],
 )
 def test_a_body_that_does_not_fit_fails_alone(source: Input, error: tuple[str, str]) -> None:
     backend = Numeric()
@@ -435,13 +436,14 @@ def test_values_are_computed_together() -> None:
 
 
 def test_a_value_that_fails_fails_alone() -> None:
-    broken = [request(JsonInput(b)) for b in (b"[1]", b"{", b"[" * 100_000)]
+    broken = [request(JsonInput(b)) for b in (b"[1]", b"{", b'{"n":"\xff"}', b"[" * 100_000)]
     wrong = [request(BytesInput(b"\xff", "image/png")), rows([[1]])]
     answers = Setup(Values()).answers([body(n=1), body(n=13), *broken, *wrong, body(n=3)])
     assert (answers[0], answers[-1]) == ({"n": 2}, {"n": 6})
     assert [code(a) for a in answers[1:-1]] == [
         ("invalid_input", "n"),
         ("invalid_input", "input"),
+        ("invalid_json", None),
         ("invalid_json", None),
         ("invalid_json", None),
         ("invalid_input", "input"),
