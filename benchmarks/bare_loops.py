@@ -147,10 +147,11 @@ def whisper(file: Path, batch: int, threads: int) -> Call:
     model = WhisperModel(str(file), device="cpu", compute_type="int8", cpu_threads=threads, local_files_only=True)
     pipeline, clips = BatchedInferencePipeline(model), speech.clips(batch)
     ends = np.cumsum([clip.seconds for clip in clips]).tolist()
+    silence = np.zeros(1600, np.float32)  # the library minds windows that end, by rounding, behind the sound
     windows = [{"start": end - clip.seconds, "end": end} for clip, end in zip(clips, ends, strict=True)]
 
     def call() -> object:
-        sound = np.concatenate([decode_audio(io.BytesIO(clip.wav)) for clip in clips])
+        sound = np.concatenate([*(decode_audio(io.BytesIO(clip.wav)) for clip in clips), silence])
         segments, _ = pipeline.transcribe(
             sound,
             language="en",

@@ -127,7 +127,8 @@ def _ragged() -> list[Bar]:
 
 def _families() -> list[Bar]:
     one = "a request costs several times what the library takes for its row"
-    text = "numbers as text cost the worker's one thread about 2 µs a row beside the trees"
+    few = "what a request costs is not little against 64 rows"
+    text = "30 numbers in JSON cost the worker's thread about 2 µs a row, beside what the trees take"
     tables = ("sklearn forest", "xgboost", "lightgbm", "catboost")
     reasons = dict.fromkeys(
         ("onnx", "torch", "tflite", "tensorflow", "transformers-embedding", "sklearn texts", "whisper"), ""
@@ -135,9 +136,9 @@ def _families() -> list[Bar]:
     reasons |= {f"{name}, c={clients}": "" for name in ("transformers", "gguf") for clients in (1, 8)}
     for name in tables:
         reasons[f"{name}, 1 row"] = one
-        for rows in (64, 1024):
-            reasons |= {f"{name}, {rows} rows as {form}": text for form in ("JSON", "JSON columns")}
-            reasons[f"{name}, {rows} rows as binary"] = ""
+        reasons |= {f"{name}, 64 rows as {form}": few for form in ("JSON", "binary")}
+        reasons |= {f"{name}, 1024 rows as {form}": text for form in ("JSON", "JSON columns")}
+        reasons[f"{name}, 1024 rows as binary"] = ""
     return [Bar("families", name, ">=", 0.9, "bare loop", reason=reason) for name, reason in reasons.items()]
 
 

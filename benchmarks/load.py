@@ -20,6 +20,10 @@ import numpy as np
 from benchmarks.dialects import Call, Headers
 from benchmarks.models import Array
 
+_WARM_UP = 1.0
+_PATIENCE = 120.0
+"""Seconds for which a slow model is waited for."""
+
 
 class WrongAnswer(Exception):
     """A server answered with an error or with other numbers than the model gives. The benchmark is void."""
@@ -189,20 +193,27 @@ def check(port: int, call: Call, expected: Array) -> None:
 def steady(port: int, calls: Sequence[Call], connections: int, seconds: float, batch: int) -> float:
     """Answers per second of a server that is in the midst of it, for models of which a batch takes long.
 
-    Several calls are made in turn. What counts is the time between an answer and another one, so many later that
-    whole batches of `batch` answers lie between them; the first second is a warm-up. Raises `WrongAnswer`.
+    Several calls are made in turn, for `seconds`, or for longer if there are no two batches of answers by then. What
+    counts is the time between an answer and another one, so many later that whole batches of `batch` answers lie
+    between them; the first second is a warm-up, and so is a batch. Raises `WrongAnswer`.
     """
     requests, turns = [encode(call) for call in calls], itertools.count()
-    until = time.perf_counter() + 1 + seconds
+    warm = time.perf_counter() + _WARM_UP
     times: list[float] = []
+    """Of answers after the warm-up."""
     problems: list[str] = []
+
+    def goes_on(now: float) -> bool:
+        over = now - warm - seconds
+        return not problems and (over < 0 or (len(times) <= 3 * batch and over < _PATIENCE))
 
     def ask() -> None:
         connection = Connection(port, max(map(len, requests)))
         try:
-            while time.perf_counter() < until and not problems:
+            while goes_on(time.perf_counter()):
                 status, _, body = connection.exchange(requests[next(turns) % len(requests)])
-                times.append(time.perf_counter())
+                if (now := time.perf_counter()) >= warm:
+                    times.append(now)
                 if status != 200:
                     problems.append(f"a request was answered with {status}: {bytes(body[:300])!r}")
         except (OSError, WrongAnswer) as e:
@@ -217,7 +228,8 @@ def steady(port: int, calls: Sequence[Call], connections: int, seconds: float, b
         client.join()
     if problems:
         raise WrongAnswer(problems[0])
-    return between(sorted(t for t in times if until - seconds <= t < until), batch)
+    # What is answered when the first clients have stopped is left out: there are fewer in flight by then.
+    return between(sorted(times)[batch : len(times) - connections + 1], batch)
 
 
 def between(times: Sequence[float], batch: int) -> float:

@@ -83,7 +83,7 @@ class Recordings:
 
     batch: int
     name: str = ""
-    seconds: float = 8.0
+    seconds: float = 4.0
     unit: str = "seconds of speech/s"
 
     @cached_property
