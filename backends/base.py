@@ -54,6 +54,8 @@ class TensorSpec(msgspec.Struct, frozen=True):
     dtype: str
     shape: tuple[Dim, ...]
     batch_axis: int | None = 0
+    fill: str | float | None = None
+    """Of an output, what a row ends in where another row of its batch is longer; `None` if it has no such end."""
 
 
 class GenerationInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -122,6 +122,7 @@ class Decoder:
             inputs["position_ids"] = position_ids
         if "logits_to_keep" in self._takes:
             inputs["logits_to_keep"] = 1
+        self._network.use_threads()
         found = self._network.compute(**inputs, use_cache=True).logits[:, -1, : self._vocab_size]
         logits: Logits = found.float().cpu().numpy().copy()
         return logits

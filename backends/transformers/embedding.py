@@ -91,6 +91,8 @@ class TransformersEmbeddingBackend(TensorBackend):
         self.threads = network.threads if device.kind == "cpu" else 0
         width = self._try(whole)
         network.pack(lambda: self.predict(self.example()))
+        self._reader.join(self.predict, self.example())
+        self.parallel = network.parallel
         guessed = plan.guessed and options.pooling is None
         return ModelInfo(
             task="embedding",
@@ -117,17 +119,11 @@ class TransformersEmbeddingBackend(TensorBackend):
 
     def predict(self, batch: Tensors) -> Tensors:
         """Embeds a batch. Raises `InvalidInput` for a text that is empty or too long."""
-        texts = batch["text"].tolist()
-        wishes = batch[TRUNCATE.name].tolist() if TRUNCATE.name in batch else [None] * len(texts)
-        rows = [
-            self._encode(text, f"Text {i}" if len(texts) > 1 else "The text", wish)
-            for i, (text, wish) in enumerate(zip(texts, wishes, strict=True))
-        ]
-        parts: dict[int, Any] = {}
-        for group, features in self._reader.calls(rows):
-            parts.update(zip(group, self._vectors(features), strict=True))
-        vectors = np.stack([parts[i] for i in range(len(rows))])
-        return {"embedding": vectors, "tokens": np.array([len(row) for row in rows], np.int32)}
+        return self._predict(batch)
+
+    def predict_on_one_thread(self, batch: Tensors) -> Tensors:
+        """As `predict`, on the thread that calls."""
+        return self._predict(batch, threads=1)
 
     def memory(self) -> int:
         """Bytes of the weights."""
@@ -140,17 +136,29 @@ class TransformersEmbeddingBackend(TensorBackend):
         self._network = self._head = None
         vars(self).pop("_reader", None)
 
+    def _predict(self, batch: Tensors, threads: int | None = None) -> Tensors:
+        assert self._network is not None
+        self._network.use_threads(threads)
+        texts = batch["text"].tolist()
+        wishes = batch[TRUNCATE.name].tolist() if TRUNCATE.name in batch else [None] * len(texts)
+        rows = [
+            self._encode(text, f"Text {i}" if len(texts) > 1 else "The text", wish)
+            for i, (text, wish) in enumerate(zip(texts, wishes, strict=True))
+        ]
+        parts: dict[int, Any] = {}
+        for group, mask, (states,) in self._reader.compute(rows, "last_hidden_state"):
+            parts.update(zip(group, self._vectors(states, mask), strict=True))
+        vectors = np.stack([parts[i] for i in range(len(rows))])
+        return {"embedding": vectors, "tokens": np.array([len(row) for row in rows], np.int32)}
+
     def _encode(self, text: str, name: str, truncate: bool | None) -> Encoded:
         text = text.strip()  # as sentence-transformers does
         if self._prompt:
             text = self._prompt + text
         return self._reader.encode(text.lower() if self._lower else text, name, truncate)
 
-    def _vectors(self, features: dict[str, Any]) -> pooling.Vectors:
-        assert self._network is not None
+    def _vectors(self, states: Any, mask: Any) -> pooling.Vectors:
         assert self._head is not None
-        states = self._network.compute(**features).last_hidden_state
-        mask = features["attention_mask"]
         if self._skipped:
             mask = mask.clone()
             mask[:, : self._skipped] = 0

@@ -19,6 +19,8 @@ from backends.transformers.weights import Weights, check_room, room
 _NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|bad_alloc", re.IGNORECASE)
 _NEEDLESS = re.compile(r"(^|\.)pooler\.|position_ids$")
 """Weights that may be missing: nothing is made of them here."""
+_STRETCHING = ("dynamic", "longrope")
+"""Kinds of rotary positions that a model adapts while it computes."""
 
 
 class UntrustedFolder(BackendError):
@@ -85,9 +87,10 @@ class Network:
             )
         bound_memory(torch, device)
         self.threads = cpu_threads(device, options.threads)
-        limit_threads(torch, self.threads)
+        self.use_threads()
         self.device = torch.device(str(device))
         self._place = device
+        self._own_code = has_code(folder)
         self._packed_bytes = 0
         self.dtype = dtype_of(options, weights, device)
         if weights.elements:
@@ -114,6 +117,15 @@ class Network:
         tensors = {t.data_ptr(): t for t in (*self.model.parameters(), *self.model.buffers())}
         return self._packed_bytes + sum(int(t.numel() * t.element_size()) for t in tensors.values())
 
+    @property
+    def parallel(self) -> bool:
+        """Whether several threads may compute with it at once: on the CPU, where that keeps no core waiting, and if no
+        call changes it, as those do that stretch their positions to the longest text."""
+        stretched = any(
+            kind in str(getattr(module, "rope_type", "")) for module in self.model.modules() for kind in _STRETCHING
+        )
+        return self.device.type == "cpu" and self.threads > 1 and not stretched and not self._own_code
+
     def pack(self, answer: Callable[[], Tensors]) -> None:
         """Lays the weights of linear layers out for the processor, if there is room; `answer` computes an example."""
         if self.device.type != "cpu":
@@ -129,9 +141,12 @@ class Network:
         if self.device.type == "cuda":
             self.torch.cuda.empty_cache()
 
+    def use_threads(self, count: int | None = None) -> None:
+        """The calling thread computes with so many threads from now on; with all of the model's if not given."""
+        limit_threads(self.torch, count or self.threads)
+
     def compute(self, **inputs: Any) -> Any:
         """The outputs for tensors on the model's device. Raises `OutOfMemory` or `BackendError`."""
-        limit_threads(self.torch, self.threads)
         try:
             with self.torch.inference_mode():
                 return self.model(**inputs)

@@ -48,7 +48,7 @@ def pack(torch: Any, layers: list[Any], answer: Callable[[], Tensors]) -> bool:
     try:
         for layer in layers:
             _pack(torch, layer)
-        if _alike(before, answer()):
+        if alike(before, answer(), _TOLERANCE):
             return True
     except Exception:  # noqa: S110 - whatever it was, the layers as they were compute
         pass
@@ -71,12 +71,12 @@ def _linear(operator: Any, packed: Any, bias: Any, x: Any) -> Any:
     return operator(x, packed, bias, "none", [], "")
 
 
-def _alike(before: Tensors, after: Tensors) -> bool:
+def alike(before: Tensors, after: Tensors, tolerance: float) -> bool:
     """Whether two answers agree: numbers within what another order of sums changes, all else exactly."""
     return before.keys() == after.keys() and all(
         a.shape == b.shape
         and (
-            np.allclose(a, b, rtol=_TOLERANCE, atol=_TOLERANCE / 10)
+            np.allclose(a, b, rtol=tolerance, atol=tolerance / 10)
             if a.dtype.kind == "f"
             else bool(np.array_equal(a, b))
         )

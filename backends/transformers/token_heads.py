@@ -32,18 +32,26 @@ class Entity(NamedTuple):
     end: int
 
 
-class EntityHead(TextHead):
+class TokenHead(TextHead):
+    """Base of the heads that need an output for each token alone."""
+
+    def hasten(self) -> None:
+        """Does without padding, where the network can."""
+        self.reader.join(self.predict, self.example())
+
+
+class EntityHead(TokenHead):
     """Input ``text``; outputs of [batch, entities]: ``label``, ``word``, ``score``, ``start`` and ``end`` in
     characters; a row with fewer entities than others ends in empty labels. And ``tokens``."""
 
     task = "token-classification"
     loader = "AutoModelForTokenClassification"
     outputs = (
-        TensorSpec("label", "string", ("batch", "entities")),
-        TensorSpec("word", "string", ("batch", "entities")),
-        TensorSpec("score", "float32", ("batch", "entities")),
-        TensorSpec("start", "int32", ("batch", "entities")),
-        TensorSpec("end", "int32", ("batch", "entities")),
+        TensorSpec("label", "string", ("batch", "entities"), fill=""),
+        TensorSpec("word", "string", ("batch", "entities"), fill=""),
+        TensorSpec("score", "float32", ("batch", "entities"), fill=0),
+        TensorSpec("start", "int32", ("batch", "entities"), fill=-1),
+        TensorSpec("end", "int32", ("batch", "entities"), fill=-1),
         COUNTS,
     )
 
@@ -117,7 +125,7 @@ def _joined(group: Sequence[Entity]) -> Iterator[Entity]:
         yield Entity(_kind(group[0].label), score, group[0].start, group[-1].end)
 
 
-class GapHead(TextHead):
+class GapHead(TokenHead):
     """Input ``text``, which has the mask token in each gap; outputs of [batch, gaps, candidates], best first: ``word``,
     ``index`` (its token) and ``score``. A row with fewer gaps than others ends in empty words. And ``tokens``."""
 
@@ -133,9 +141,9 @@ class GapHead(TextHead):
         self._count = min(self.options.candidates, int(self.network.config.vocab_size))
         shape = ("batch", "gaps", self._count)
         self.outputs = (
-            TensorSpec("word", "string", shape),
-            TensorSpec("index", "int32", shape),
-            TensorSpec("score", "float32", shape),
+            TensorSpec("word", "string", shape, fill=""),
+            TensorSpec("index", "int32", shape, fill=-1),
+            TensorSpec("score", "float32", shape, fill=0),
             COUNTS,
         )
         self.metadata = {**self.metadata, "mask": self._mask_text}
@@ -172,7 +180,7 @@ class _Window:
     encoded: Encoded
 
 
-class AnswerHead(TextHead):
+class AnswerHead(TokenHead):
     """Inputs ``question`` and ``context``; outputs of [batch]: ``answer``, ``score``, ``start`` and ``end`` in
     characters of the context, and ``tokens``. A context that is too long is read through windows that overlap."""
 

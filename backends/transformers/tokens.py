@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.base import BackendError, InvalidInput, InvalidOption, ModelFileError
+from backends.base import BackendError, InvalidInput, InvalidOption, ModelFileError, Tensors
+from backends.transformers import joining
 from backends.transformers.folder import Folder
 from backends.transformers.library import Library, Network, from_folder, reason
 
@@ -60,6 +62,8 @@ class Tokenizer:
                 raise
             raise ModelFileError(f"The tokenizer of {folder.name} cannot be loaded: {reason(e)}") from e
         self.pad = int(self.inner.pad_token_id) if self.inner.pad_token_id is not None else 0
+        self._lock = threading.Lock()
+        """How texts are cut is a setting of the library's tokenizer, which each call sets anew."""
 
     def check_places(self, folder: Folder) -> None:
         """Raises `ModelFileError` if it cannot tell where in a text a token is."""
@@ -80,7 +84,8 @@ class Tokenizer:
         arguments: dict[str, Any] = {"return_offsets_mapping": True} if places else {}
         if limit is not None:
             arguments |= {"truncation": "only_second" if pair is not None else True, "max_length": limit}
-        found = self.inner(text, pair, verbose=False, **arguments)
+        with self._lock:
+            found = self.inner(text, pair, verbose=False, **arguments)
         return Encoded(
             found["input_ids"],
             found.get("token_type_ids") if "token_type_ids" in self._names else None,
@@ -105,6 +110,18 @@ class Tokenizer:
             named["token_type_ids"] = types
         return {name: network.torch.from_numpy(array).to(network.device) for name, array in named.items()}
 
+    def joined(self, rows: Sequence[Encoded], first: int, network: Network) -> dict[str, Any]:
+        """What the network takes for some rows as one sequence, without padding. The position of the first token of
+        each is `first`."""
+        named = {
+            "input_ids": [token for row in rows for token in row.ids],
+            "position_ids": [position for row in rows for position in range(first, first + len(row))],
+        }
+        if rows[0].types is not None:
+            named["token_type_ids"] = [kind for row in rows for kind in row.types or ()]
+        tensors = {name: network.torch.tensor([values], device=network.device) for name, values in named.items()}
+        return {**tensors, "text_lengths": list(map(len, rows))}
+
 
 class Reader:
     """Texts as tokens of bounded length, and the batches that they are computed in."""
@@ -115,6 +132,9 @@ class Reader:
         """Tokens of the longest text."""
         self._network = network
         self._truncate = truncate
+        self._first = _first_position(network)
+        self._joins = False
+        """Whether texts are computed in one sequence."""
 
     def encode(
         self, text: str, name: str, truncate: bool | None, *, pair: str | None = None, places: bool = False
@@ -139,11 +159,41 @@ class Reader:
             )
         return self.tokenizer.encode(text, pair, limit=self.length, places=places)
 
-    def calls(self, rows: Sequence[Encoded]) -> Iterator[tuple[list[int], dict[str, Any]]]:
-        """Which rows are computed together, and their tensors: rows of like length, so that little is padded."""
-        kind = self._network.device.type
-        for group in groups([len(row) for row in rows], _CALL_TOKENS[kind], _CALL_COST[kind]):
-            yield group, self.tokenizer.features([rows[i] for i in group], self._network)
+    def join(self, predict: Callable[[Tensors], Tensors], example: Tensors) -> None:
+        """Lets texts be computed without padding, if `predict` makes the same of the texts of an example then.
+
+        On a GPU, where many small calls are slow, they are padded.
+        """
+        model = self._network.model
+        if self._network.device.type != "cpu" or self._network.dtype != "float32" or not joining.can_try(model):
+            return
+
+        def join() -> None:
+            joining.attend_by_text(model)
+            self._joins = True
+
+        if not joining.stays_the_same(predict, example, join):
+            joining.attend_as_before(model)
+            self._joins = False
+
+    def compute(self, rows: Sequence[Encoded], *names: str) -> Iterator[tuple[list[int], Any, list[Any]]]:
+        """What the network makes of some rows: which of them were computed together, which of their tokens are their
+        own [rows, tokens], and the outputs of these names.
+
+        In a joined sequence only outputs for each token are those of a text.
+        """
+        network, lengths = self._network, [len(row) for row in rows]
+        if self._joins:
+            for group in joining.groups(lengths):
+                outputs = network.compute(**self.tokenizer.joined([rows[i] for i in group], self._first, network))
+                for i, own in zip(group, joining.places([lengths[i] for i in group]), strict=True):
+                    mask = network.torch.ones((1, lengths[i]), dtype=network.torch.int64)
+                    yield [i], mask, [getattr(outputs, name)[:, own] for name in names]
+            return
+        for group in groups(lengths, _CALL_TOKENS[network.device.type], _CALL_COST[network.device.type]):
+            features = self.tokenizer.features([rows[i] for i in group], network)
+            outputs = network.compute(**features)
+            yield group, features["attention_mask"], [getattr(outputs, name) for name in names]
 
 
 def groups(lengths: Sequence[int], most: int, cost: int) -> list[list[int]]:
@@ -186,9 +236,20 @@ def length_of(network: Network, tokenizer: Tokenizer, wanted: int | None, usual:
 
 
 def _positions(network: Network) -> int | None:
-    """How many positions a model knows. Some begin to count behind the number of their padding token."""
+    """How many positions a model knows."""
     most = getattr(network.config.get_text_config(), "max_position_embeddings", None)
+    for table in _counted_from_padding(network):
+        most = min(most or table.num_embeddings, table.num_embeddings - table.padding_idx - 1)
+    return int(most) if isinstance(most, int) and most > 0 else None
+
+
+def _first_position(network: Network) -> int:
+    """The number of the first position of a text."""
+    return max((int(table.padding_idx) + 1 for table in _counted_from_padding(network)), default=0)
+
+
+def _counted_from_padding(network: Network) -> Iterator[Any]:
+    """Tables of positions that begin to count behind the number of their padding token."""
     for name, module in network.model.named_modules():
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
-            most = min(most or module.num_embeddings, module.num_embeddings - module.padding_idx - 1)
-    return int(most) if isinstance(most, int) and most > 0 else None
+            yield module

@@ -81,7 +81,7 @@ class BatchRunner:
         self._calls: Calls | None = None
         """Of a backend that takes tensors."""
         if isinstance(backend, TensorBackend):
-            self._calls = Calls(backend, gate, chunk_rows, row_by_row=self._row_by_row)
+            self._calls = Calls(backend, gate, chunk_rows, task.info.outputs)
         self._decoders = ThreadPoolExecutor(threads) if task.decodes_in_parallel and threads > 1 else None
 
     def run(self, batch: RunBatch) -> bytes:

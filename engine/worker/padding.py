@@ -14,6 +14,7 @@ import numpy as np
 from backends.base import ModelInfo, Tensors, TensorSpec
 from engine.model_options import PaddingOptions
 
+Array = np.ndarray[Any, Any]
 Sizes = dict[str, int]
 """Free dimension name to its size in one request."""
 
@@ -42,6 +43,17 @@ def concatenate(parts: Sequence[Tensors]) -> Tensors:
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
 
+def fill_up(arrays: Sequence[Array], shape: Sequence[int], value: str | float) -> Array:
+    """Rows one below the other, each brought to the size of `shape` by a value at its ends."""
+    out = np.full((sum(map(len, arrays)), *shape), value, arrays[0].dtype)
+    row = 0
+    for array in arrays:
+        window: tuple[Any, ...] = (slice(row, row + len(array)), *(slice(0, n) for n in array.shape[1:]))
+        out[window] = array
+        row += len(array)
+    return out
+
+
 class Padding:
     """Pads and cuts for one model."""
 
@@ -61,16 +73,9 @@ class Padding:
             arrays = [p[spec.name] for p in parts]
             option = self.options.get(spec.name, PaddingOptions())
             shape = list(arrays[0].shape)
-            shape[0] = sum(len(a) for a in arrays)
             for axis, _ in free_dims(spec):
                 shape[axis] = bucket(max(a.shape[axis] for a in arrays), option.buckets)
-            out = np.full(shape, option.value, arrays[0].dtype)
-            row = 0
-            for a in arrays:
-                window: tuple[Any, ...] = (slice(row, row + len(a)), *(slice(0, n) for n in a.shape[1:]))
-                out[window] = a
-                row += len(a)
-            stacked[spec.name] = out
+            stacked[spec.name] = fill_up(arrays, shape[1:], option.value)
         return stacked
 
     def unpad(self, rows: Tensors, sizes: Sizes) -> Tensors:

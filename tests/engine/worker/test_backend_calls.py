@@ -8,11 +8,12 @@ import time
 import numpy as np
 import pytest
 
-from backends.base import InvalidInput, Tensors
+from backends.base import InvalidInput, Tensors, TensorSpec
 from engine.worker.calls import Calls
 from engine.worker.gate import Gate
 from tests.engine.worker.backends_for_tests import Numeric
 
+OUTPUTS = (TensorSpec("y", "float32", ("batch", 3)),)
 SECONDS = 0.004
 """That a row takes on one thread."""
 
@@ -63,7 +64,7 @@ def test_the_way_that_is_faster_is_taken() -> None:
     for gain, spread in ((1.0, True), (8.0, False)):
         backend = Spreading(gain)
         with Gate(2).model() as gate:
-            calls = Calls(backend, gate, 64, row_by_row=True)
+            calls = Calls(backend, gate, 64, OUTPUTS)
             run(calls, 8, 14)
             backend.alone.clear()
             run(calls, 8, 6)
@@ -73,7 +74,7 @@ def test_the_way_that_is_faster_is_taken() -> None:
 def test_rows_are_computed_on_as_many_threads_as_the_model_has() -> None:
     backend = Spreading()
     with Gate(4).model() as gate:
-        run(Calls(backend, gate, 64, row_by_row=True), 7, 6)
+        run(Calls(backend, gate, 64, OUTPUTS), 7, 6)
     assert backend.most_at_once == 2
     assert {len(call["x"]) for call in backend.alone} == {3, 4}
 
@@ -81,7 +82,7 @@ def test_rows_are_computed_on_as_many_threads_as_the_model_has() -> None:
 def test_a_row_alone_gets_all_threads() -> None:
     backend = Spreading()
     with Gate(2).model() as gate:
-        run(Calls(backend, gate, 64, row_by_row=True), 1, 6)
+        run(Calls(backend, gate, 64, OUTPUTS), 1, 6)
     assert not backend.alone
 
 
@@ -98,7 +99,7 @@ def test_beside_another_model_that_computes_a_model_takes_its_share(count: int) 
                     inside.set()
                     time.sleep(0.001)
 
-        calls = Calls(backend, own, 64, row_by_row=True)
+        calls = Calls(backend, own, 64, OUTPUTS)
         run(calls, count, 2)  # its speed is known
         thread = threading.Thread(target=compute)
         thread.start()
@@ -117,7 +118,7 @@ def test_beside_another_model_that_computes_a_model_takes_its_share(count: int) 
 def test_an_error_waits_for_all_that_read_the_inputs() -> None:
     backend = Spreading()
     with Gate(2).model() as gate:
-        calls = Calls(backend, gate, 64, row_by_row=True)
+        calls = Calls(backend, gate, 64, OUTPUTS)
         run(calls, 8, 14)
         bad = rows(8)
         bad["x"][0] = 13
@@ -131,5 +132,5 @@ def test_an_error_waits_for_all_that_read_the_inputs() -> None:
 def test_outputs_that_are_not_made_row_by_row_are_computed_whole() -> None:
     backend = Spreading()
     with Gate(2).model() as gate:
-        run(Calls(backend, gate, 64, row_by_row=False), 8, 6)
+        run(Calls(backend, gate, 64, (TensorSpec("y", "float32", (3, "batch"), batch_axis=1),)), 8, 6)
     assert not backend.alone
