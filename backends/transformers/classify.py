@@ -55,7 +55,7 @@ class TransformersClassifyBackend(TensorBackend):
         self.threads = network.threads if device.kind == "cpu" else 0
         self._try(folder)
         network.pack(lambda: head.predict(head.example()))
-        head.hasten()
+        head.settle()
         self.parallel = network.parallel
         return ModelInfo(
             task=head.task,

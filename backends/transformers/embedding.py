@@ -91,7 +91,7 @@ class TransformersEmbeddingBackend(TensorBackend):
         self.threads = network.threads if device.kind == "cpu" else 0
         width = self._try(whole)
         network.pack(lambda: self.predict(self.example()))
-        self._reader.join(self.predict, self.example())
+        self._reader.settle(self.predict, self.example(), join=True)
         self.parallel = network.parallel
         guessed = plan.guessed and options.pooling is None
         return ModelInfo(

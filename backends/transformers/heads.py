@@ -68,14 +68,16 @@ class Head(ABC):
     def predict(self, batch: Tensors) -> Tensors:
         """As `TensorBackend.predict`."""
 
-    def hasten(self) -> None:  # noqa: B027 - not every head can
-        """Looks for faster ways to the same answers, once the head has been found to work."""
+    def settle(self) -> None:  # noqa: B027 - not every head has to
+        """Finds out how rows can be computed together, once the head has been found to work."""
 
 
 class TextHead(Head):
     """Base of the heads that read texts."""
 
     reader: Reader
+    for_each_token: ClassVar[bool] = False
+    """Whether the network's outputs are for each token, instead of for each text."""
 
     def prepare(self) -> None:
         """Makes the reader."""
@@ -84,6 +86,10 @@ class TextHead(Head):
         length = length_of(self.network, tokenizer, self.options.max_context_length)
         self.reader = Reader(tokenizer, self.network, length, self.options.truncate)
         self.metadata = {"context_length": str(length)}
+
+    def settle(self) -> None:
+        """Joins texts or pads them."""
+        self.reader.settle(self.predict, self.example(), join=self.for_each_token)
 
     def example(self) -> Tensors:
         """A short sentence."""

@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from backends.base import Tensors
+from backends.base import TRUNCATE, Tensors
 from backends.transformers.packing import alike
+
+Array = np.ndarray[Any, Any]
 
 _NAME = "unimodel_texts"
 """Of the function, in the library's table of them."""
@@ -70,18 +72,36 @@ def can_try(model: Any) -> bool:
     return getattr(model.config, "_attn_implementation", None) == "sdpa"
 
 
-def stays_the_same(predict: Callable[[Tensors], Tensors], example: Tensors, join: Callable[[], None]) -> bool:
-    """Whether an answer for three texts is the same after `join` as before."""
-    batch = {
-        name: np.array([" ".join([text] * times) for times in _TIMES for text in texts], object)
-        for name, texts in example.items()
-    }
-    try:
-        before = predict(batch)
-        join()
-        return alike(before, predict(batch), _TOLERANCE)
-    except Exception:  # whatever it was, texts can be padded
-        return False
+class Trial:
+    """Three texts of different lengths, and the answers for each of them alone."""
+
+    def __init__(self, predict: Callable[[Tensors], Tensors], example: Tensors) -> None:
+        """Makes the texts from those of an example. Raises what `predict` does."""
+        self._predict = predict
+        rows = [{name: _repeated(texts, times) for name, texts in example.items()} for times in _TIMES]
+        cut = {TRUNCATE.name: np.array([True])}
+        self._batch = {name: np.concatenate([{**row, **cut}[name] for row in rows]) for name in {**rows[0], **cut}}
+        self._alone = [predict({**row, **cut}) for row in rows]
+
+    def passes(self) -> bool:
+        """Whether the answers are the same when the texts are computed together."""
+        try:
+            together = self._predict(self._batch)
+        except Exception:  # whatever it was, another way may do
+            return False
+        return all(
+            alike(alone, {name: _row(together[name], i, array.shape) for name, array in alone.items()}, _TOLERANCE)
+            for i, alone in enumerate(self._alone)
+        )
+
+
+def _repeated(texts: Array, times: int) -> Array:
+    return np.array([" ".join([text] * times) for text in texts], object)
+
+
+def _row(array: Array, i: int, shape: tuple[int, ...]) -> Array:
+    """A row without its filling."""
+    return array[i : i + 1][tuple(slice(size) for size in shape)]
 
 
 def groups(lengths: Sequence[int]) -> Iterator[list[int]]:

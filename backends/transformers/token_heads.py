@@ -35,9 +35,7 @@ class Entity(NamedTuple):
 class TokenHead(TextHead):
     """Base of the heads that need an output for each token alone."""
 
-    def hasten(self) -> None:
-        """Does without padding, where the network can."""
-        self.reader.join(self.predict, self.example())
+    for_each_token = True
 
 
 class EntityHead(TokenHead):

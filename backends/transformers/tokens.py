@@ -135,6 +135,8 @@ class Reader:
         self._first = _first_position(network)
         self._joins = False
         """Whether texts are computed in one sequence."""
+        self._pads = True
+        """Whether texts are padded to be computed together."""
 
     def encode(
         self, text: str, name: str, truncate: bool | None, *, pair: str | None = None, places: bool = False
@@ -159,22 +161,27 @@ class Reader:
             )
         return self.tokenizer.encode(text, pair, limit=self.length, places=places)
 
-    def join(self, predict: Callable[[Tensors], Tensors], example: Tensors) -> None:
-        """Lets texts be computed without padding, if `predict` makes the same of the texts of an example then.
+    def settle(self, predict: Callable[[Tensors], Tensors], example: Tensors, *, join: bool) -> None:
+        """Finds out how texts can be computed together, such that `predict` answers as for each alone: joined, if
+        outputs for each token are all that is needed; else padded; else they are not.
 
-        On a GPU, where many small calls are slow, they are padded.
+        On a GPU, where many small calls are slow, they are not joined. In 16 bits answers cannot be compared.
         """
-        model = self._network.model
-        if self._network.device.type != "cpu" or self._network.dtype != "float32" or not joining.can_try(model):
+        network = self._network
+        if network.dtype != "float32":
             return
-
-        def join() -> None:
-            joining.attend_by_text(model)
+        try:
+            trial = joining.Trial(predict, example)
+        except BackendError:  # texts that are very short are all that it takes
+            return
+        if join and network.device.type == "cpu" and joining.can_try(network.model):
+            joining.attend_by_text(network.model)
             self._joins = True
-
-        if not joining.stays_the_same(predict, example, join):
-            joining.attend_as_before(model)
+            if trial.passes():
+                return
+            joining.attend_as_before(network.model)
             self._joins = False
+        self._pads = trial.passes()
 
     def compute(self, rows: Sequence[Encoded], *names: str) -> Iterator[tuple[list[int], Any, list[Any]]]:
         """What the network makes of some rows: which of them were computed together, which of their tokens are their
@@ -190,7 +197,9 @@ class Reader:
                     mask = network.torch.ones((1, lengths[i]), dtype=network.torch.int64)
                     yield [i], mask, [getattr(outputs, name)[:, own] for name in names]
             return
-        for group in groups(lengths, _CALL_TOKENS[network.device.type], _CALL_COST[network.device.type]):
+        kind = network.device.type
+        cost = _CALL_COST[kind] if self._pads else 0
+        for group in groups(lengths, _CALL_TOKENS[kind], cost):
             features = self.tokenizer.features([rows[i] for i in group], network)
             outputs = network.compute(**features)
             yield group, features["attention_mask"], [getattr(outputs, name) for name in names]
