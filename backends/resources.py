@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from backends.base import Device, InvalidOption
 
 _MB = 1_000_000
+_HELD_TWICE = 1 << 30
+"""Bytes of a model up to which it is held twice to spread its rows."""
+_SLOW_ROW = 0.001
+"""Seconds for a row from which that is worth it."""
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -18,6 +23,16 @@ def cpu_threads(device: Device, wanted: int | None) -> int:
     if wanted is not None and wanted < 1:
         raise InvalidOption(f"threads must be at least 1; got {wanted}.", field="config.threads")
     return min(wanted or device.threads, device.threads)
+
+
+def spreads_rows(wanted: bool | None, memory: int, row: Callable[[], object]) -> bool:
+    """Whether the rows of a batch are to be spread over the threads, where a runtime has to hold the model of so many
+    bytes twice for it: as is `wanted`, else if it is not too large, and slow enough. `row` computes one."""
+    if wanted is not None or memory > _HELD_TWICE:
+        return bool(wanted)
+    begin = time.perf_counter()
+    row()
+    return time.perf_counter() - begin > _SLOW_ROW
 
 
 @contextmanager

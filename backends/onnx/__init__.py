@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -25,13 +24,9 @@ from backends.onnx import errors, file
 from backends.onnx.file import Kind
 from backends.onnx.types import dtype_of
 from backends.probing import Input, Signature, image_classes, looks_like_images, probe
-from backends.resources import cpu_threads, resident_bytes
+from backends.resources import cpu_threads, resident_bytes, spreads_rows
 
-_HELD_TWICE = 1 << 30
-"""Bytes of a model up to which it is held twice to spread its rows."""
 _SHOWN_CLASSES = 100
-_SLOW_ROW = 0.001
-"""Seconds for a row from which that is worth it."""
 
 
 class OnnxOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -112,7 +107,8 @@ class OnnxBackend(TensorBackend):
         self._example = signature.example
         size = sum(each.stat().st_size for each in self.parts(path) or (path,))
         self._memory = max(size, resident_bytes() - before if device.kind == "cpu" else 0)
-        if self.threads > 1 and signature.unbatched_reason is None and self._spreads(options):
+        batches = self.threads > 1 and signature.unbatched_reason is None
+        if batches and spreads_rows(options.spread_rows, self._memory, lambda: self.predict(signature.example)):
             self._one_thread = _open(onnxruntime, path, kind, device, options, 1)
             self._memory *= 2
             self.parallel = True
@@ -146,16 +142,6 @@ class OnnxBackend(TensorBackend):
     def close(self) -> None:
         """Frees the sessions, and with them the weights and the arenas."""
         self._session = self._one_thread = None
-
-    def _spreads(self, options: OnnxOptions) -> bool:
-        """Whether spreading rows is worth a second session."""
-        if options.spread_rows is not None:
-            return options.spread_rows
-        if self._memory > _HELD_TWICE:
-            return False
-        begin = time.perf_counter()
-        self.predict(self._example)
-        return time.perf_counter() - begin > _SLOW_ROW
 
     def _table(self, name: str, rows: list[dict[Any, float]]) -> np.ndarray[Any, Any]:
         """Scores by class, one dict a row (scikit-learn's ZipMap), as an array [rows, classes]."""

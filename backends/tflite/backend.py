@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from queue import SimpleQueue
 
 import msgspec
 
@@ -17,7 +18,7 @@ from backends.base import (
     Tensors,
 )
 from backends.probing import Input, Signature, image_classes, looks_like_images, probe, signature_finding
-from backends.resources import cpu_threads
+from backends.resources import cpu_threads, resident_bytes, spreads_rows
 from backends.tflite import file, model, rehearsal
 from backends.tflite.model import DEFAULT, LiteModel
 from backends.tflite.tensors import Quantized
@@ -33,12 +34,18 @@ class TfliteOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quantized: Quantized = "auto"
     """Whether quantized inputs and outputs are given and taken as the numbers that they stand for (`float`) or as they
     are (`raw`). `auto` is `float`, except that an image of uint8 is taken as it is."""
+    spread_rows: bool | None = None
+    """Whether the rows of a batch may be spread over the threads, each of which then has an interpreter of its own; if
+    not given, for a model of at most 1 GiB whose rows take more than a millisecond."""
     dims: dict[str, int] = {}
     """Sizes of free dimensions for the example row, for a model that does not run on the ones that are tried."""
 
 
 class TfliteBackend(TensorBackend):
-    """Owns one model in LiteRT."""
+    """Owns one model in LiteRT: an interpreter of several threads, and for spread rows one for each thread.
+
+    Interpreters share the file, which is mapped to memory, but not what they make of its weights.
+    """
 
     name = "tflite"
     summary = "TensorFlow Lite models (.tflite)"
@@ -47,6 +54,8 @@ class TfliteBackend(TensorBackend):
     Options = TfliteOptions
 
     _model: LiteModel | None = None
+    _lone: SimpleQueue[LiteModel] | None = None
+    """Interpreters that compute on the thread that calls them, as far as they are idle."""
 
     @classmethod
     def sniff(cls, path: Path) -> Match:
@@ -66,6 +75,9 @@ class TfliteBackend(TensorBackend):
         cpu_threads(device, options.threads)  # before anything is tried
         _look(path)
         signature = self.open(path, device, options, free_batch=rehearsal.free_batch(path, options))
+        batches = self.threads > 1 and signature.unbatched_reason is None
+        if batches and spreads_rows(options.spread_rows, self._memory, lambda: self.predict(signature.example)):
+            self._open_lone(path, options, signature.example)
         return self._info(signature, path, options.signature is not None)
 
     def open(self, path: Path, device: Device, options: TfliteOptions, *, free_batch: bool) -> Signature:
@@ -97,13 +109,32 @@ class TfliteBackend(TensorBackend):
         assert self._model is not None
         return self._model.run(batch)
 
+    def predict_on_one_thread(self, batch: Tensors) -> Tensors:
+        """As `predict`, in an interpreter of one thread."""
+        assert self._lone is not None
+        lone = self._lone.get()
+        try:
+            return lone.run(batch)
+        finally:
+            self._lone.put(lone)
+
     def memory(self) -> int:
-        """The size of the file and of a row."""
+        """The size of the file and of a row, and what the process grew by for spread rows."""
         return self._memory
 
     def close(self) -> None:
-        """Frees the interpreter, and with it the weights."""
-        self._model = None
+        """Frees the interpreters, and with them the weights."""
+        self._model = self._lone = None
+
+    def _open_lone(self, path: Path, options: TfliteOptions, example: Tensors) -> None:
+        before = resident_bytes()
+        self._lone = SimpleQueue()
+        for _ in range(self.threads):
+            lone = LiteModel(path, 1, options.signature, options.quantized)
+            lone.run(example)
+            self._lone.put(lone)
+        self._memory += max(0, resident_bytes() - before)
+        self.parallel = True
 
     def _info(self, found: Signature, path: Path, given: bool) -> ModelInfo:
         assert self._model is not None

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,26 @@ def test_a_call_knows_nothing_of_the_one_before() -> None:
     assert np.abs(first).max() > 0.01
 
 
+@pytest.mark.parametrize("name", ["digits.tflite", "digits_int8.tflite"])
+def test_rows_that_are_spread_over_threads(name: str) -> None:
+    backend, info = load(path(name), spread_rows=True)
+    plain, _ = load(path(name), spread_rows=False)
+    assert (backend.parallel, plain.parallel) == (True, False)
+    assert backend.memory() >= plain.memory()
+    pixels, _ = images()
+    batches = [{"image": pixels[i : i + 1 + i % 5]} for i in range(40)]
+    if info.inputs[0].dtype == "uint8":
+        batches = [{"image": np.rint(batch["image"] * 255).astype(np.uint8)} for batch in batches]
+    with ThreadPoolExecutor(4) as pool:  # more than there are interpreters
+        found = list(pool.map(backend.predict_on_one_thread, batches))
+    for batch, scores in zip(batches, found, strict=True):
+        for output, array in plain.predict(batch).items():
+            np.testing.assert_allclose(scores[output], array, rtol=1e-4, atol=1e-5)
+    with pytest.raises(InvalidInput):
+        backend.predict_on_one_thread({"image": np.zeros((1, 3, 3, 1), np.float32)})
+    assert len(backend.predict_on_one_thread(batches[4]).popitem()[1]) == 5
+
+
 def test_what_the_model_refuses_is_the_callers_fault() -> None:
     backend, _ = load(path("digits.tflite"))
     with pytest.raises(InvalidInput, match=r"^The model refused its input: .*\.$"):
@@ -258,8 +279,9 @@ def test_a_file_that_hangs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_model_that_crashes_on_two_rows_is_served_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
     endings = iter(("died", "well"))
     monkeypatch.setattr(rehearsal, "rehearse", lambda *_, **__: rehearsal.Outcome(next(endings), ""))
-    _, info = load(path("one.tflite"))
+    backend, info = load(path("one.tflite"), spread_rows=True)
     assert (info.batchable, info.inputs[0].shape) == (False, (1, 4))
+    assert not backend.parallel
 
 
 @pytest.mark.parametrize(
