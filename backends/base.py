@@ -29,6 +29,7 @@ Task = Literal[
     "tensor",
     "image-classification",
     "object-detection",
+    "image-segmentation",
     "tabular",
     "text-classification",
     "token-classification",
@@ -117,6 +118,10 @@ TRUNCATE = TensorSpec("truncate", "bool", ("batch",))
 """An optional input of models that read texts: whether a text that is too long is cut, instead of being an error."""
 PAIR = TensorSpec("text_pair", "string", ("batch",))
 """An optional input of models that classify texts: the second of two texts that are judged together."""
+
+PIXEL_MASK = TensorSpec("pixel_mask", "int64", ("batch", "height", "width"))
+"""An optional input of models that look at images of any size: 1 where a picture is, and 0 where it was made larger to
+be as large as another of its batch."""
 
 
 EXAMPLE = "unimodel.example"

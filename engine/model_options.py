@@ -54,7 +54,7 @@ class PreprocessOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     """How an encoded image becomes the model's input tensor. `None` means found by probing, or the common choice."""
 
     size: int | tuple[int, int] | None = None
-    """Height and width fed to the model."""
+    """Height and width fed to the model; one number is both."""
     resize: int | None = None
     """Length that the short side is scaled to before the centre crop."""
     crop: bool | None = None
@@ -71,6 +71,13 @@ class PreprocessOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     """``nchw`` or ``nhwc``; found from the signature."""
     border: int | None = None
     """Keeps the shape of an image and shows all of it, between borders of this grey of 0–255 (letterbox)."""
+    longest: int | None = None
+    """Keeps the shape of an image, of models that take any size: its short side becomes `preprocess.size`, or less
+    where the long one would be longer than this."""
+    multiple: int | None = None
+    """With `preprocess.longest`: both sides become multiples of this, by leaving out the rest."""
+    multiple_up: bool | None = None
+    """Whether they become the next larger multiples instead."""
 
 
 class DetectionOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -102,6 +109,28 @@ class DetectionOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The number of the first class."""
 
 
+class SegmentationOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the outputs of a model that segments images are, and which regions an answer has. `None` means found by
+    probing."""
+
+    mask_threshold: float | None = None
+    """Least probability of a pixel of a mask, unless the request's parameters say; 0.5 when not given. Of models that
+    give each pixel to one class it is not asked."""
+    threshold: float | None = None
+    """Least score of a region, of models that score each (Mask2Former and its kin), unless the request's parameters
+    say; 0.9 when not given. Of YOLO's models, `detection.threshold` is that."""
+    layout: str | None = None
+    """``classes`` (a map of scores for each class, of which the best one counts), ``masks`` (a map for each class, by
+    itself) or ``numbers`` (one map with the number of each pixel's class)."""
+    output: str | None = None
+    """Name of the output with the maps; the first that could be one when not given."""
+    channels: str | None = None
+    """``first`` or ``last``: whether the axis of classes is before height and width, or behind them."""
+    activation: str | None = None
+    """What makes probabilities of a map's values: ``none``, ``sigmoid`` or ``softmax``; the values tell when it is not
+    given."""
+
+
 class ModelOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """All options that the engine itself understands."""
 
@@ -128,6 +157,7 @@ class ModelOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Whether scores are passed through softmax; found by probing (outputs that do not sum to 1 are logits)."""
     preprocess: PreprocessOptions = PreprocessOptions()
     detection: DetectionOptions = DetectionOptions()
+    segmentation: SegmentationOptions = SegmentationOptions()
     max_audio_s: float = 14_400.0
     """Seconds that a recording may have which is to be transcribed; a longer one is refused. An hour takes the worker
     about 400 MB while it is read, and then 110 MB until its text is there."""
@@ -213,12 +243,14 @@ def split(config: dict[str, Any], backend_options: BackendOptions) -> tuple[Mode
     ):
         if value is not None and value < least:
             raise InvalidOption(f"Model option {name} must be at least {least}; got {value}.", field=f"config.{name}")
-    for name in ("threshold", "overlap"):
-        part = getattr(options.detection, name)
+    for name, part in (
+        ("detection.threshold", options.detection.threshold),
+        ("detection.overlap", options.detection.overlap),
+        ("segmentation.threshold", options.segmentation.threshold),
+        ("segmentation.mask_threshold", options.segmentation.mask_threshold),
+    ):
         if part is not None and not 0 <= part <= 1:
-            raise InvalidOption(
-                f"Model option detection.{name} must be from 0 to 1; got {part:g}.", field=f"config.detection.{name}"
-            )
+            raise InvalidOption(f"Model option {name} must be from 0 to 1; got {part:g}.", field=f"config.{name}")
     for name in OF_ISOLATED:
         if getattr(options, name) is not None and not options.isolated:
             raise InvalidOption(

@@ -1,5 +1,5 @@
-"""Hugging Face folders that classify texts, pairs, tokens or images, fill gaps, or find answers or objects: each kind
-with a head of its own."""
+"""Hugging Face folders that classify texts, pairs, tokens or images, fill gaps, or find answers, objects or regions:
+each kind with a head of its own."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from backends.transformers.folder import Folder
 from backends.transformers.heads import ClassHead, ClassifyOptions, Head, RankHead
 from backends.transformers.image_head import ImageHead
 from backends.transformers.library import Network
+from backends.transformers.segment_head import RegionHead, SegmentHead
 from backends.transformers.token_heads import AnswerHead, EntityHead, GapHead
 
 _HEADS: dict[str, type[Head]] = {
-    head.task: head for head in (ClassHead, RankHead, EntityHead, GapHead, AnswerHead, ImageHead, DetectHead)
+    head.task: head
+    for head in (ClassHead, RankHead, EntityHead, GapHead, AnswerHead, ImageHead, DetectHead, SegmentHead)
 }
 
 
@@ -28,7 +30,8 @@ class TransformersClassifyBackend(TensorBackend):
 
     name = "transformers-classify"
     summary = (
-        "models in Hugging Face folders that classify texts, words or images, rank, fill gaps, find answers or objects"
+        "models in Hugging Face folders that classify texts, words or images, rank, fill gaps, find answers, objects "
+        "or regions"
     )
     package = "transformers"
     extra = "transformers"
@@ -48,6 +51,8 @@ class TransformersClassifyBackend(TensorBackend):
         options.check()
         folder = folders.read(path)
         head_class = _HEADS[folders.check_task(folder, *_HEADS)]
+        if head_class is SegmentHead and not folder.architecture.endswith("ForSemanticSegmentation"):
+            head_class = RegionHead
         found = weights.find(folder)
         network = Network(folder, found, head_class.loader, device, options, trusted=self.trusted)
         head = head_class(folder, network, options, trusted=self.trusted)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from backends.base import ModelFileError, Tensors, TensorSpec
-from backends.transformers.image_head import PROCESSOR, PixelHead, preprocessing
+from backends.transformers.image_head import PixelHead
 
 _THRESHOLD = 0.5
 """Least score of a box, which is the library's own choice."""
@@ -24,23 +24,12 @@ class DetectHead(PixelHead):
 
     def prepare(self) -> None:
         """Reads the labels and the preprocessing, and finds how many boxes an image has."""
-        config = self.network.config
         self.labels = self.folder.labels
-        if not (self.folder.path / PROCESSOR).is_file():
-            raise ModelFileError(f"{self.folder.name} has no {PROCESSOR}, which tells how images are prepared.")
         self._processor = self.processor()
-        chosen, notes = preprocessing(self._processor)
-        if chosen.pop("crop"):  # an object at the border is to be found, too
-            chosen.pop("resize", None)
-            notes = ("Images are squeezed into a square, where the library would leave their shape.",)
-        self.notes = notes
-        height, width = chosen["size"]
-        self.takes(int(getattr(config, "num_channels", 3)), int(height), int(width))
-        self.metadata = {
-            "unimodel.preprocess": json.dumps({**chosen, "crop": False}),
-            "unimodel.detection": json.dumps({"fractions": True, "threshold": _THRESHOLD}),
-        }
-        count = len(self.predict(self.example())["scores"][0])
+        free = self.sees_whole(self._processor)
+        self.metadata["unimodel.detection"] = json.dumps({"fractions": True, "threshold": _THRESHOLD})
+        found = len(self.predict(self.example())["scores"][0])
+        count: int | str = "boxes" if free else found  # of images of any size there may be any number
         self.outputs = (
             TensorSpec("boxes", "float32", ("batch", count, 4)),
             TensorSpec("scores", "float32", ("batch", count)),

@@ -27,6 +27,10 @@ _HEADS = {
     "ForImageClassificationWithTeacher": "image-classification",
     "ForObjectDetection": "object-detection",
     "ForCTC": "transcription",
+    "ForSemanticSegmentation": "image-segmentation",
+    "Mask2FormerForUniversalSegmentation": "image-segmentation",
+    "MaskFormerForInstanceSegmentation": "image-segmentation",
+    "DetrForSegmentation": "image-segmentation",
 }
 """How the name of an architecture ends, and what it is for. A bare ``…Model`` that reads text embeds."""
 
@@ -44,7 +48,8 @@ _NOT_SERVED = {
     "ForSpeechToText": "writes down speech, though neither as Whisper does nor by CTC",
     "ForConditionalGeneration": "makes a text of another input, such as a text to translate, a picture or speech",
     "ForAudioClassification": "classifies sound",
-    "ForSemanticSegmentation": "cuts pictures into regions",
+    "ForUniversalSegmentation": "cuts pictures into regions in a way of its own",
+    "ForInstanceSegmentation": "cuts pictures into regions in a way of its own",
     "ForDepthEstimation": "estimates depth in pictures",
     "ForMultipleChoice": "chooses among answers",
     "ForNextSentencePrediction": "says whether a sentence follows another",
@@ -55,8 +60,9 @@ _NOT_SERVED = {
 SERVED = (
     "models that generate text (…ForCausalLM), embed (…Model, or sentence-transformers' folders), classify texts, "
     "words or images (…ForSequenceClassification, …ForTokenClassification, …ForImageClassification), rank (one label), "
-    "fill gaps (…ForMaskedLM), find answers (…ForQuestionAnswering) and objects in images (…ForObjectDetection), "
-    "or write down speech (WhisperForConditionalGeneration, …ForCTC)"
+    "fill gaps (…ForMaskedLM), find answers (…ForQuestionAnswering), objects in images (…ForObjectDetection) and "
+    "regions (…ForSemanticSegmentation, Mask2Former, MaskFormer, DETR), or write down speech "
+    "(WhisperForConditionalGeneration, …ForCTC)"
 )
 
 

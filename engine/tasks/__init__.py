@@ -6,7 +6,7 @@ import importlib
 
 from backends.base import ModelInfo
 from engine.errors import InvalidOption
-from engine.model_options import DetectionOptions, ModelOptions
+from engine.model_options import DetectionOptions, ModelOptions, SegmentationOptions
 from engine.settings import nearest
 from engine.tasks.base import TensorTask
 
@@ -14,6 +14,7 @@ TASKS: dict[str, str] = {
     "tensor": "engine.tasks.base:TensorTask",
     "image-classification": "engine.tasks.image:ImageClassificationTask",
     "object-detection": "engine.tasks.detection:ObjectDetectionTask",
+    "image-segmentation": "engine.tasks.segmentation:ImageSegmentationTask",
     "tabular": "engine.tasks.tabular:TabularTask",
     "text-classification": "engine.tasks.text:TextTask",
     "token-classification": "engine.tasks.entities:TokenTask",
@@ -30,14 +31,23 @@ def recognise(info: ModelInfo, options: ModelOptions) -> str:
     """The task of a loaded model, unless the user chooses one: its backend's, or what its tensors plainly are for."""
     if info.task != "tensor":
         return info.task
-    if any(len(spec.shape) == 4 for spec in info.inputs):
-        from engine.tasks import layouts
+    return _of_image(info, options) if any(len(spec.shape) == 4 for spec in info.inputs) else info.task
 
-        if options.detection != DetectionOptions() or layouts.METADATA_KEY in info.metadata:
-            return "object-detection"
-        if layouts.recognise(info, len(info.labels) if info.labels is not None else None) is not None:
-            return "object-detection"
-    return info.task
+
+def _of_image(info: ModelInfo, options: ModelOptions) -> str:
+    """The task of a model that may look at images."""
+    from engine.tasks import layouts, segment_layouts
+
+    if options.segmentation != SegmentationOptions() or segment_layouts.METADATA_KEY in info.metadata:
+        return "image-segmentation"
+    labelled = len(info.labels) if info.labels is not None else None
+    if segment_layouts.instances(info, options.detection, labelled) is not None:
+        return "image-segmentation"
+    if options.detection != DetectionOptions() or layouts.METADATA_KEY in info.metadata:
+        return "object-detection"
+    if layouts.recognise(info, labelled) is not None:
+        return "object-detection"
+    return "image-segmentation" if segment_layouts.recognise(info, labelled) is not None else info.task
 
 
 def create(name: str, info: ModelInfo, options: ModelOptions) -> TensorTask:

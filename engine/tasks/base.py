@@ -30,7 +30,9 @@ class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     truncate: bool | None = None
     """Whether a text that is too long is cut, instead of being an error."""
     threshold: float | None = None
-    """Least score of a box in an answer."""
+    """Least score of a box, or of a region, in an answer."""
+    mask_threshold: float | None = None
+    """Least probability of a pixel of a mask."""
 
 
 TOKENS = "tokens"

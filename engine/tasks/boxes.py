@@ -23,6 +23,8 @@ class Boxes(NamedTuple):
     """float32 [boxes, 4]: left, top, right and bottom, in pixels of the picture that the model saw."""
     scores: Array
     classes: Array
+    origins: Array
+    """Which of the model's boxes each is."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Layout:
         boxes, classes = found.corners[keep], found.classes[keep] - self.first_class
         if self.kind == "tensors" and self.fractions:
             boxes = boxes * np.array([*size, *size], np.float32)
-        return Boxes(boxes, found.scores[keep], classes)
+        return Boxes(boxes, found.scores[keep], classes, found.origins[keep])
 
     def _columns(self, values: Array, size: tuple[int, int]) -> Boxes:
         """From one array with everything."""
@@ -76,7 +78,7 @@ class Layout:
             scores = each.max(axis=1) * (table[:, 4] if self.kind == "yolov5" else 1)
         if len(boxes) and boxes.max() <= 2:  # a picture is more than two pixels wide, so these are fractions
             boxes = boxes * np.array([*size, *size], np.float32)
-        return Boxes(_corners(boxes, self.corners), scores, classes)
+        return Boxes(_corners(boxes, self.corners), scores, classes, np.arange(len(boxes)))
 
     def _tensors(self, outputs: Tensors, row: int) -> Boxes:
         """From an array for each of boxes, scores and classes."""
@@ -94,7 +96,7 @@ class Layout:
             classes, scores = each.argmax(axis=1), each.max(axis=1)
         count = len(boxes) if not self.count else int(outputs[self.count].reshape(-1)[row])
         corners = _corners(boxes[:count].astype(np.float32), self.corners)
-        return Boxes(corners, scores[:count].astype(np.float32), classes[:count])
+        return Boxes(corners, scores[:count].astype(np.float32), classes[:count], np.arange(len(corners)))
 
     @staticmethod
     def _row(array: Array, rank: int, row: int) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -19,11 +19,13 @@ from engine.tasks.metadata import options_in
 from engine.tasks.pixels import Placement
 from engine.tasks.preprocess import LETTERBOX_GREY
 
-_THRESHOLD = 0.25
-_OVERLAP = 0.45
-_MAX_BOXES = 300
+T = TypeVar("T", bound=msgspec.Struct)
 
-_YOLO = PreprocessOptions(size=640, border=LETTERBOX_GREY, mean=(0.0,), std=(255.0,))
+THRESHOLD = 0.25
+OVERLAP = 0.45
+MAX_BOXES = 300
+
+YOLO = PreprocessOptions(size=640, border=LETTERBOX_GREY, mean=(0.0,), std=(255.0,))
 _TENSORFLOW = PreprocessOptions(size=320, crop=False, mean=(127.5,), std=(127.5,))
 _TORCHVISION = PreprocessOptions(size=640, border=LETTERBOX_GREY, mean=(0.0,), std=(255.0,))
 _OTHER = PreprocessOptions(size=640, crop=False)
@@ -44,7 +46,7 @@ class ObjectDetectionTask(ImageTask):
     def __init__(self, info: ModelInfo, options: ModelOptions) -> None:
         super().__init__(info, options)
         own_options = options_in(info.metadata, layouts.METADATA_KEY, DetectionOptions) or DetectionOptions()
-        self.detection = _merged(own_options, options.detection)
+        self.detection = merged(own_options, options.detection)
         own = len(info.labels) if info.labels is not None else None
         self.labels = labels.load_labels(options.labels, info.labels, None)
         labelled = len(self.labels) if self.labels is not None else own
@@ -67,7 +69,7 @@ class ObjectDetectionTask(ImageTask):
         """For each image its boxes; `origin` says where the images lie in the rows of the input."""
         geometry = self.preprocess.geometry
         size = geometry.width, geometry.height
-        placements: list[Placement] = origin or [Placement(size, (1, 1))] * self._rows(outputs)
+        placements: list[Placement] = origin or [Placement(size, (1, 1), (0, 0), size)] * self._rows(outputs)
         answers = [self._detections(outputs, row, placement, parameters) for row, placement in enumerate(placements)]
         return answers[0] if single and form == "input" else answers
 
@@ -89,11 +91,10 @@ class ObjectDetectionTask(ImageTask):
     ) -> list[dict[str, Any]]:
         """What was found in one image."""
         wanted = self.detection
-        threshold = _first(parameters.threshold, wanted.threshold, _THRESHOLD)
-        most = int(_first(parameters.top_k, wanted.max_boxes, _MAX_BOXES))
-        geometry = self.preprocess.geometry
-        found = self.layout.read(outputs, row, (geometry.width, geometry.height), threshold)
-        overlap = _first(wanted.overlap, _OVERLAP) if self.layout.overlapping else 1.0
+        threshold = first(parameters.threshold, wanted.threshold, THRESHOLD)
+        most = int(first(parameters.top_k, wanted.max_boxes, MAX_BOXES))
+        found = self.layout.read(outputs, row, placement.picture, threshold)
+        overlap = first(wanted.overlap, OVERLAP) if self.layout.overlapping else 1.0
         found = boxes.best(found, overlap, most) if overlap < 1 else Boxes(*(part[:most] for part in found))
         corners = (found.corners - np.tile(placement.offset, 2)) / np.tile(placement.scale, 2)
         corners = corners.clip(0, np.tile(placement.size, 2)).astype(np.float64).round(2)
@@ -108,7 +109,7 @@ class ObjectDetectionTask(ImageTask):
         ]
 
 
-def _merged(own: DetectionOptions, given: DetectionOptions) -> DetectionOptions:
+def merged(own: T, given: T) -> T:
     """The options that the user gave, and the model's own for the rest."""
     chosen = msgspec.structs.asdict(given).items()
     return msgspec.structs.replace(own, **{name: value for name, value in chosen if value is not None})
@@ -116,7 +117,7 @@ def _merged(own: DetectionOptions, given: DetectionOptions) -> DetectionOptions:
 
 def _usual(layout: Layout, dtype: str) -> PreprocessOptions:
     if layout.kind != "tensors":
-        return _YOLO
+        return YOLO
     if layout.corners == "yxyx":
         return _TENSORFLOW if dtype != "uint8" else msgspec.structs.replace(_TENSORFLOW, mean=None, std=None)
     return _TORCHVISION if not layout.fractions else _OTHER
@@ -134,7 +135,7 @@ def _sure(layout: Layout) -> Sure:
     return "certain" if layout.source == layouts.METADATA else "likely"
 
 
-def _first(*values: float | None) -> float:
+def first(*values: float | None) -> float:
     """The first that is one."""
     return next(value for value in values if value is not None)
 
@@ -149,7 +150,7 @@ def _told(layout: Layout, own: DetectionOptions, given: DetectionOptions) -> lis
         else Finding("outputs", value, "given", "your options", option)
     )
     found = [outputs]
-    usual = {"threshold": _THRESHOLD, "overlap": _OVERLAP} if layout.overlapping else {"threshold": _THRESHOLD}
+    usual = {"threshold": THRESHOLD, "overlap": OVERLAP} if layout.overlapping else {"threshold": THRESHOLD}
     for name, number in usual.items():
         subject = "least score" if name == "threshold" else "most overlap"
         sure: Sure = "guess"
@@ -158,6 +159,6 @@ def _told(layout: Layout, own: DetectionOptions, given: DetectionOptions) -> lis
             sure, source = "given", "your options"
         elif getattr(own, name) is not None:
             sure, source = "certain", layouts.METADATA
-        value = f"{_first(getattr(given, name), getattr(own, name), number):g}"
+        value = f"{first(getattr(given, name), getattr(own, name), number):g}"
         found.append(Finding(subject, value, sure, source, f"--set detection.{name}=N"))
     return found

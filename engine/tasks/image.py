@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from backends.base import Finding, InvalidInput, InvalidOption, ModelInfo, Tensors, TensorSpec
+from backends.base import PIXEL_MASK, Finding, InvalidInput, InvalidOption, ModelInfo, Tensors, TensorSpec
 from engine.codec import Decoded, Form, kind_of
 from engine.model_options import ModelOptions, PreprocessOptions
 from engine.tasks import labels, pixels
@@ -82,15 +82,45 @@ class ImageTask(TensorTask):
         if isinstance(fixed, int) and fixed != len(encoded):
             raise InvalidInput(f"The model takes exactly {fixed} images in a request; got {len(encoded)}.", field=where)
         geometry = self.preprocess.geometry
-        size, channels = (geometry.height, geometry.width), len(geometry.mode)  # "RGB" has 3, "L" has 1
-        shape = (channels, *size) if self.preprocess.nchw else (*size, channels)
-        batch = np.empty((len(encoded), *shape), self.input.dtype)
+        channels = len(geometry.mode)  # "RGB" has 3, "L" has 1
+        if geometry.free is not None:
+            return self._of_any_size([pixels.decode_placed(data, geometry, place) for data, place in encoded], where)
+        batch = self._empty(len(encoded), (geometry.height, geometry.width), channels)
         placements = []
         for row, (data, place) in zip(batch, encoded, strict=True):
             image, placement = pixels.decode_placed(data, geometry, place)
             self._write(row, image)
             placements.append(placement)
         return {self.input.name: batch}, placements
+
+    def _of_any_size(
+        self, images: list[tuple[np.ndarray[Any, Any], Placement]], where: str
+    ) -> tuple[Tensors, list[Placement]]:
+        """Pictures that have kept their shapes: those that are smaller than others get empty space below and to the
+        right, and a mask says where. Raises `InvalidInput` when the model takes no mask."""
+        sizes = [image.shape[:2] for image, _ in images]
+        height, width = (max(lengths) for lengths in zip(*sizes, strict=True))
+        batch = self._empty(len(images), (height, width), images[0][0].shape[2])
+        found: Tensors = {self.input.name: batch}
+        if {*sizes} != {(height, width)}:
+            if PIXEL_MASK not in self.info.optional:
+                raise InvalidInput(
+                    "The images of one request must have one shape, since this model keeps it; send them one by one.",
+                    field=where,
+                )
+            batch[...] = 0
+            found[PIXEL_MASK.name] = np.zeros((len(images), height, width), PIXEL_MASK.dtype)
+        for i, (image, _) in enumerate(images):
+            rows, columns = sizes[i]
+            self._write(batch[i, :, :rows, :columns] if self.preprocess.nchw else batch[i, :rows, :columns], image)
+            if PIXEL_MASK.name in found:
+                found[PIXEL_MASK.name][i, :rows, :columns] = 1
+        spaces = [(width - columns, height - rows) for rows, columns in sizes]
+        return found, [placement._replace(space=space) for (_, placement), space in zip(images, spaces, strict=True)]
+
+    def _empty(self, rows: int, size: tuple[int, int], channels: int) -> np.ndarray[Any, Any]:
+        shape = (channels, *size) if self.preprocess.nchw else (*size, channels)
+        return np.empty((rows, *shape), self.input.dtype)
 
     def _write(self, row: np.ndarray[Any, Any], image: np.ndarray[Any, Any]) -> None:
         """Normalizes uint8 [height, width, channels] into one row of the batch."""

@@ -63,10 +63,18 @@ def recognise(info: ModelInfo, labelled: int | None) -> Layout | None:
     by_name = _by_name(info, labelled)
     if by_name is not None:
         return by_name
-    if info.metadata.get("task") in ("detect", "segment") and "stride" in info.metadata:
-        kind = _yolo_kind(info.outputs[0], labelled)
+    told = info.metadata.get("task") in ("detect", "segment") and "stride" in info.metadata
+    if not told and len(info.outputs) != 1:
+        return None
+    return of_boxes(info, info.outputs[0], labelled, told=told)
+
+
+def of_boxes(info: ModelInfo, spec: TensorSpec, labelled: int | None, *, told: bool) -> Layout | None:
+    """The layout of one output with everything about boxes; `told` is whether the model's metadata say that it is."""
+    if told:
+        kind = _yolo_kind(spec, labelled)
         return kind and replace(kind, source=METADATA)
-    return _by_anchors(info, labelled)
+    return _by_anchors(info, spec, labelled)
 
 
 def _by_name(info: ModelInfo, labelled: int | None) -> Layout | None:
@@ -113,16 +121,15 @@ def _yolo_kind(spec: TensorSpec, labelled: int | None) -> Layout | None:
     return None
 
 
-def _by_anchors(info: ModelInfo, labelled: int | None) -> Layout | None:
+def _by_anchors(info: ModelInfo, spec: TensorSpec, labelled: int | None) -> Layout | None:
     """By the count of boxes, which is that of the cells of YOLO's grids."""
-    outputs = [s for s in info.outputs if len(s.shape) == 3 and s.dtype.startswith("float")]
     sides = [d for d in info.inputs[0].shape[1:] if isinstance(d, int) and d >= 32]
-    if len(outputs) != 1 or len(info.outputs) != 1 or len(sides) != 2:
+    if len(spec.shape) != 3 or not spec.dtype.startswith("float") or len(sides) != 2:
         return None
     cells = {sum(math.prod(d // s for d in sides) for s in _STRIDES[:n]) for n in (3, 4)}
-    _, first, last = outputs[0].shape
+    _, first, last = spec.shape
     whole = Layout(
-        "yolo", outputs[0].name, corners="cxcywh", labelled=labelled, overlapping=True, source="the count of its boxes"
+        "yolo", spec.name, corners="cxcywh", labelled=labelled, overlapping=True, source="the count of its boxes"
     )
     if last in cells and isinstance(first, int) and 5 <= first < 4096:
         return replace(whole, last=False)

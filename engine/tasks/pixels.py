@@ -28,6 +28,17 @@ _KEPT = 2.0
 """A large image may first be shrunk the quick way, to no less than this many times the final size."""
 
 
+class Free(NamedTuple):
+    """What bounds the size of an image of which the short side is given."""
+
+    longest: int
+    """Of its long side, which may make the short one shorter."""
+    multiple: int = 1
+    """Of which both sides are multiples."""
+    up: bool = False
+    """Whether the next larger ones, not the next smaller ones."""
+
+
 class Geometry(NamedTuple):
     """How an image is cut and scaled. Sizes in pixels."""
 
@@ -40,6 +51,8 @@ class Geometry(NamedTuple):
     """``RGB`` or ``L`` (grey)."""
     border: int | None = None
     """The grey, of 0 to 255, of the borders beside an image that keeps its shape; `None` when it has none."""
+    free: Free | None = None
+    """How large an image becomes that keeps its shape and gets no borders; height and width are then its short side."""
 
 
 class Placement(NamedTuple):
@@ -49,8 +62,12 @@ class Placement(NamedTuple):
     """Of the image as it came, upright."""
     scale: tuple[float, float]
     """What lengths in the image are multiplied with."""
-    offset: tuple[float, float] = (0.0, 0.0)
+    offset: tuple[float, float]
     """Of its upper left corner, after that; below 0 where a part is cut off."""
+    picture: tuple[int, int]
+    """The size of the picture."""
+    space: tuple[int, int] = (0, 0)
+    """What was added to it on the right and below, to make it as large as others."""
 
 
 def from_base64(text: str, where: str) -> bytes:
@@ -200,14 +217,33 @@ def _place(geometry: Geometry, size: tuple[int, int]) -> tuple[Geometry, Placeme
     if geometry.resize is not None:
         left, top, right, bottom = _centre(size, whole, geometry.resize)
         scale = whole[0] / (right - left), whole[1] / (bottom - top)
-        return geometry, Placement(size, scale, (-left * scale[0], -top * scale[1]))
+        return geometry, Placement(size, scale, (-left * scale[0], -top * scale[1]), whole)
+    if geometry.free is not None:
+        whole = _shaped(size, geometry.height, geometry.free)
+        geometry = geometry._replace(width=whole[0], height=whole[1])
     if geometry.border is None:
-        return geometry, Placement(size, (whole[0] / size[0], whole[1] / size[1]))
+        return geometry, Placement(size, (whole[0] / size[0], whole[1] / size[1]), (0, 0), whole)
     least = min(whole[0] / size[0], whole[1] / size[1])
     width, height = (max(1, round(length * least)) for length in size)
     offset = (whole[0] - width) // 2, (whole[1] - height) // 2
     inner = geometry._replace(width=width, height=height, resize=None)
-    return inner, Placement(size, (width / size[0], height / size[1]), offset)
+    return inner, Placement(size, (width / size[0], height / size[1]), offset, whole)
+
+
+def _shaped(size: tuple[int, int], short: int, free: Free) -> tuple[int, int]:
+    """Width and height of an image that keeps its shape, rounded as DETR's family does."""
+    least, most = min(size), max(size)
+    exact = float(short)
+    if most / least * short > free.longest:
+        exact = free.longest * least / most
+        short = round(exact)
+    long = most if least == short else int(exact * most / least)
+    sides = (short, long) if size[0] < size[1] else (long, short)
+    if free.up:
+        sides = (-(-sides[0] // free.multiple) * free.multiple, -(-sides[1] // free.multiple) * free.multiple)
+    else:
+        sides = (sides[0] // free.multiple * free.multiple, sides[1] // free.multiple * free.multiple)
+    return max(free.multiple, sides[0]), max(free.multiple, sides[1])
 
 
 def _bordered(pixels: Array, geometry: Geometry, placement: Placement) -> Array:

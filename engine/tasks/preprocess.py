@@ -13,7 +13,7 @@ from backends.base import Finding, InvalidOption, Sure, TensorSpec
 from engine.model_options import PreprocessOptions
 from engine.tasks import pixels
 from engine.tasks.metadata import options_in
-from engine.tasks.pixels import Geometry
+from engine.tasks.pixels import Free, Geometry
 
 Array = np.ndarray[Any, Any]
 
@@ -46,7 +46,8 @@ class _Choice:
         self._own = _given(own)
         self._usual = _given(usual)
         if "size" in self._given and "size" in self._own:  # what suits one size says nothing of another
-            self._own.pop("resize", None)
+            for name in ("resize", "longest"):
+                self._own.pop(name, None)
         self._usual_source = usual_source
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -123,8 +124,9 @@ def resolve(
     bgr = color == "bgr" and not grey
     mean, std = _normalization(chosen, 1 if grey else 3, bgr)
     border = _border(chosen)
-    resize = None if border is not None else _resize(chosen, height, width)
-    geometry = Geometry(height, width, resize, _interpolation(chosen), "L" if grey else "RGB", border)
+    free = _free(spec, nchw, chosen)
+    resize = None if border is not None or free is not None else _resize(chosen, height, width)
+    geometry = Geometry(height, width, resize, _interpolation(chosen), "L" if grey else "RGB", border, free)
     found = Preprocess(geometry, 1 / std, -mean / std, bgr, nchw)
     return found, tuple(_findings(found, spec, chosen, mean, std))
 
@@ -185,6 +187,27 @@ def _border(chosen: _Choice) -> int | None:
     return border
 
 
+def _free(spec: TensorSpec, nchw: bool, chosen: _Choice) -> Free | None:
+    """How an image keeps its shape in a model that takes any; `None` where all get the same size."""
+    longest: int | None = chosen.get("longest")
+    others = [name for name in ("crop", "resize", "border") if chosen.from_user(name)]
+    if longest is None or (others and not chosen.from_user("longest")):
+        return None
+    if others:
+        raise _bad(others[0], "and preprocess.longest exclude each other; give one of them")
+    if any(isinstance(d, int) for d in (spec.shape[2:4] if nchw else spec.shape[1:3])):
+        raise _bad("longest", f"is for models that take images of any size; this one takes {list(spec.shape)}")
+    height, width = _size(spec, nchw, chosen)
+    if height != width:
+        raise _bad("size", f"must be one number, the short side, with preprocess.longest; got {[height, width]}")
+    if longest < height:
+        raise _bad("longest", f"must be at least the short side, {height}; got {longest}")
+    multiple: int = chosen.get("multiple", 1)
+    if not 1 <= multiple <= height:
+        raise _bad("multiple", f"must be from 1 to the short side, {height}; got {multiple}")
+    return Free(longest, multiple, bool(chosen.get("multiple_up")))
+
+
 def _resize(chosen: _Choice, height: int, width: int) -> int | None:
     """Length of the short side before the centre is cut out; `None` when nothing is cut."""
     resize: int | None = chosen.get("resize")
@@ -231,14 +254,21 @@ def _findings(found: Preprocess, spec: TensorSpec, chosen: _Choice, mean: Array,
     size = f"{geometry.height} × {geometry.width}"
     if fixed:
         yield Finding("image size", size, *_SIGNATURE)
+    elif geometry.free is not None:
+        size = f"short side {geometry.height}, long side at most {geometry.free.longest}"
+        yield chosen.told("image size", size, ("longest",), "--set preprocess.size=N", _USUAL)
     else:
         yield chosen.told("image size", size, ("size",), "--set preprocess.size=N", _USUAL)
     fit, other = "whole, squeezed", "true"
-    if geometry.border is not None:
+    if geometry.free is not None:
+        fit, other = "whole, in its own shape", "false"
+    elif geometry.border is not None:
         fit, other = f"whole, between grey borders ({geometry.border})", "false"
     elif geometry.resize is not None:
         fit, other = f"short side to {geometry.resize}, centre cut out", "false"
-    yield chosen.told("image fit", fit, ("border", "crop", "resize"), f"--set preprocess.crop={other}", _USUAL)
+    yield chosen.told(
+        "image fit", fit, ("border", "crop", "resize", "longest"), f"--set preprocess.crop={other}", _USUAL
+    )
     names = "--set preprocess.interpolation=NAME"
     yield chosen.told("image scaling", geometry.interpolation, ("interpolation",), names, _USUAL)
     if spec.dtype == "uint8":

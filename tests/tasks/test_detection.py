@@ -269,9 +269,16 @@ def test_a_detector_is_no_classifier() -> None:
 
 def test_of_boxes_that_overlap_the_best_of_each_class_is_kept() -> None:
     corners = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [1, 0, 11, 10], [20, 20, 30, 30]], np.float32)
-    kept = boxes.best(Boxes(corners, np.array([0.9, 0.8, 0.7, 0.6]), np.array([0, 0, 1, 0])), 0.45, 10)
+    kept = boxes.best(Boxes(corners, np.array([0.9, 0.8, 0.7, 0.6]), np.array([0, 0, 1, 0]), np.arange(4)), 0.45, 10)
     assert kept.scores.tolist() == [0.9, 0.7, 0.6]
-    assert len(boxes.best(Boxes(corners, np.array([0.9, 0.8, 0.7, 0.6]), np.array([0, 0, 1, 0])), 0.45, 2).scores) == 2
+    assert (
+        len(
+            boxes.best(
+                Boxes(corners, np.array([0.9, 0.8, 0.7, 0.6]), np.array([0, 0, 1, 0]), np.arange(4)), 0.45, 2
+            ).scores
+        )
+        == 2
+    )
 
 
 def test_it_agrees_with_the_definition_on_many_boxes() -> None:
@@ -290,7 +297,9 @@ def test_it_agrees_with_the_definition_on_many_boxes() -> None:
     for i in range(200):
         if all(classes[i] != classes[j] or overlap(corners[i], corners[j]) <= 0.45 for j in kept):
             kept.append(i)
-    assert boxes.best(Boxes(corners, scores, classes), 0.45, 300).scores.tolist() == scores[kept].tolist()
+    assert (
+        boxes.best(Boxes(corners, scores, classes, np.arange(200)), 0.45, 300).scores.tolist() == scores[kept].tolist()
+    )
 
 
 def test_threshold_and_count_are_the_requests() -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from backends.base import Device, InvalidInput, InvalidOption, ModelFileError, ModelInfo, Tensors
 from backends.transformers.classify import TransformersClassifyBackend
 from backends.transformers.heads import ClassifyOptions
-from backends.transformers.image_head import preprocessing
+from backends.transformers.preparation import preprocessing
 from engine import tasks
 from engine.model_options import ModelOptions
 from engine.tasks.base import Parameters
