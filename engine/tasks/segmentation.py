@@ -69,7 +69,7 @@ class ImageSegmentationTask(ImageTask):
         self.prepare(YOLO if found else _USUAL, "models whose outputs look so" if found else "models that segment")
         self.findings = (
             self._task_told(),
-            labels.told(self.labels, options.labels, None),
+            self._labels_told(),
             *self.findings,
             *self._told(own, own_boxes),
         )
@@ -137,6 +137,12 @@ class ImageSegmentationTask(ImageTask):
         if self.layout.kind == "masks" and self._maps() == 1:
             return self.labels[-1] if self.labels is not None and len(self.labels) <= 2 else _FOREGROUND
         return labels.name_of(index, self.labels)
+
+    def _labels_told(self) -> Finding:
+        told = labels.told(self.labels, self.options.labels, None)
+        if self.labels is None and self.layout.kind == "masks" and self._maps() == 1:
+            return msgspec.structs.replace(told, value=f"none, so its one mask is called {_FOREGROUND}")
+        return told
 
     def _maps(self) -> Any:
         shape = next(spec.shape for spec in self.info.outputs if spec.name == self.layout.maps)

@@ -12,7 +12,7 @@ import numpy as np
 from backends.base import Tensors
 from engine.tasks import boxes
 from engine.tasks.boxes import Boxes, Layout
-from engine.tasks.masks import Sampler, Window
+from engine.tasks.masks import Sampler, Window, best
 from engine.tasks.pixels import Placement
 
 Array = np.ndarray[Any, Any]
@@ -132,7 +132,7 @@ class SegmentLayout:
         owners = np.empty(sampler.size[::-1], np.int32)
         covered = np.zeros(len(kept), np.int64)
         for rows, values in sampler.strips(weighed):
-            owners[rows] = values.argmax(axis=0)
+            owners[rows], _ = best(values)
             covered += np.count_nonzero(values >= wanted.mask_threshold, axis=(1, 2))
         areas = np.bincount(owners.ravel(), minlength=len(kept))
         for i in np.argsort(-scores, kind="stable").tolist():
@@ -150,13 +150,12 @@ def _best(maps: Array, placement: Placement, activation: str | None) -> Iterator
     owners = np.empty(sampler.size[::-1], np.int32)
     sure = np.empty(sampler.size[::-1], np.float32)
     for rows, values in sampler.strips(maps):
-        best = values.max(axis=0)
-        owners[rows] = values.argmax(axis=0)
+        owners[rows], most = best(values)
         if activation == "softmax":
-            values -= best
+            values -= most
             np.exp(values, out=values)
-            best = 1 / values.sum(axis=0)
-        sure[rows] = _sigmoid(best) if activation == "sigmoid" else best
+            most = 1 / values.sum(axis=0)
+        sure[rows] = _sigmoid(most) if activation == "sigmoid" else most
     owners[~sampler.inside()] = len(maps)
     areas = np.bincount(owners.ravel(), minlength=len(maps) + 1)[:-1]
     sums = np.bincount(owners.ravel(), sure.ravel(), minlength=len(maps) + 1)
@@ -181,7 +180,7 @@ def _several(maps: Array, placement: Placement, activation: str | None, least: f
             total += float(strip[mask[rows]].sum())
         count = np.count_nonzero(mask)
         if count:
-            found.append(Segment(index, total / count, mask, sampler.whole, sampler.size))
+            found.append(Segment(index, float(total / count), mask, sampler.whole, sampler.size))
     yield from sorted(found, key=lambda each: -np.count_nonzero(each.mask))
 
 
