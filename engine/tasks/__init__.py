@@ -31,13 +31,18 @@ def recognise(info: ModelInfo, options: ModelOptions) -> str:
     """The task of a loaded model, unless the user chooses one: its backend's, or what its tensors plainly are for."""
     if info.task != "tensor":
         return info.task
-    return _of_image(info, options) if any(len(spec.shape) == 4 for spec in info.inputs) else info.task
+    images = any(len(spec.shape) == 4 or (len(spec.shape) == 3 and spec.batch_axis is None) for spec in info.inputs)
+    return _of_image(info, options) if images else info.task
 
 
 def _of_image(info: ModelInfo, options: ModelOptions) -> str:
     """The task of a model that may look at images."""
     from engine.tasks import layouts, segment_layouts
+    from engine.tasks.image import with_batch
 
+    info = with_batch(info)
+    if all(len(spec.shape) != 4 for spec in info.inputs):
+        return info.task
     if options.segmentation != SegmentationOptions() or segment_layouts.METADATA_KEY in info.metadata:
         return "image-segmentation"
     labelled = len(info.labels) if info.labels is not None else None

@@ -50,7 +50,7 @@ class ObjectDetectionTask(ImageTask):
         own = len(info.labels) if info.labels is not None else None
         self.labels = labels.load_labels(options.labels, info.labels, None)
         labelled = len(self.labels) if self.labels is not None else own
-        self.layout = layouts.find(info, self.detection, labelled)
+        self.layout = layouts.find(self.batched, self.detection, labelled)
         if info.task == self.name:  # its backend knows
             self.layout = replace(self.layout, source=layouts.METADATA)
         self.prepare(_usual(self.layout, info.inputs[0].dtype), "models whose outputs look so")
@@ -67,6 +67,7 @@ class ObjectDetectionTask(ImageTask):
 
     def answer(self, form: Form, outputs: Tensors, single: bool, parameters: Parameters, origin: Any) -> Any:
         """For each image its boxes; `origin` says where the images lie in the rows of the input."""
+        outputs = self.in_batch(outputs)
         geometry = self.preprocess.geometry
         size = geometry.width, geometry.height
         placements: list[Placement] = origin or [Placement(size, (1, 1), (0, 0), size)] * self._rows(outputs)
@@ -83,7 +84,7 @@ class ObjectDetectionTask(ImageTask):
             raise InvalidInput(f"top_k must be at least 1; got {parameters.top_k}.", field="parameters.top_k")
 
     def _rows(self, outputs: Tensors) -> int:
-        rows = (len(outputs[s.name]) for s in self.info.outputs if s.batch_axis == 0)
+        rows = (len(outputs[s.name]) for s in self.batched.outputs if s.batch_axis == 0)
         return next(rows, 1)
 
     def _detections(

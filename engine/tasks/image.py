@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import msgspec
 import numpy as np
 
 from backends.base import PIXEL_MASK, Finding, InvalidInput, InvalidOption, ModelInfo, Tensors, TensorSpec
@@ -19,6 +20,25 @@ _EXAMPLE_PNG = (
 )
 
 
+def with_batch(info: ModelInfo) -> ModelInfo:
+    """A model of one image without a batch axis, such as [3, height, width], as one whose batches have one image."""
+    (spec,) = info.inputs if len(info.inputs) == 1 else (None,)
+    if (
+        spec is None
+        or spec.batch_axis is not None
+        or len(spec.shape) != 3
+        or not {1, 3} & {spec.shape[0], spec.shape[2]}
+    ):
+        return info
+
+    def batched(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+        return tuple(
+            msgspec.structs.replace(s, shape=(1, *s.shape), batch_axis=0) if s.batch_axis is None else s for s in specs
+        )
+
+    return msgspec.structs.replace(info, inputs=batched(info.inputs), outputs=batched(info.outputs))
+
+
 class ImageTask(TensorTask):
     """Base of the tasks of models with one image input.
 
@@ -27,6 +47,12 @@ class ImageTask(TensorTask):
 
     decodes_in_parallel = True
     plain_answers = False
+
+    def __init__(self, info: ModelInfo, options: ModelOptions) -> None:
+        super().__init__(info, options)
+        self.batched = with_batch(info)
+        """The model as one that has a batch axis."""
+        self._has_batch = self.batched is info
 
     def prepare(self, usual: PreprocessOptions = UNKNOWN, source: str = "") -> None:
         """Finds the input, and how it wants its images; what is `usual` for models of this kind, as `source` tells."""
@@ -56,14 +82,14 @@ class ImageTask(TensorTask):
                     f"{place} must be an image in base64, as the first is; got {kind_of(item)}.", field=place
                 )
             encoded.append((pixels.from_base64(text, place), place))
-        tensors, placements = self._tensor(encoded, where)
+        tensors, placements = self._tensors(encoded, where)
         return Decoded(tensors, form == "input" and not several, placements)
 
     def decode_bytes(self, data: memoryview, content_type: str) -> Decoded:
         """One encoded image as the whole body."""
         if not content_type.startswith("image/"):
             return super().decode_bytes(data, content_type)
-        tensors, placements = self._tensor([(bytes(data), "input")], "input")
+        tensors, placements = self._tensors([(bytes(data), "input")], "input")
         return Decoded(tensors, True, placements)
 
     def example(self, row: Tensors) -> Any:  # noqa: ARG002
@@ -75,6 +101,15 @@ class ImageTask(TensorTask):
         while isinstance(item, dict) and len(item) == 1 and item.keys() <= {"b64", self.input.name}:
             (item,) = item.values()
         return item if isinstance(item, str) else None
+
+    def in_batch(self, outputs: Tensors) -> Tensors:
+        """The outputs with a batch axis, also of a model that has none."""
+        return outputs if self._has_batch else {name: array[None] for name, array in outputs.items()}
+
+    def _tensors(self, encoded: list[tuple[bytes, str]], where: str) -> tuple[Tensors, list[Placement]]:
+        """The inputs for all images of a request, and where each lies in its row."""
+        tensors, placements = self._tensor(encoded, where)
+        return tensors if self._has_batch else {name: array[0] for name, array in tensors.items()}, placements
 
     def _tensor(self, encoded: list[tuple[bytes, str]], where: str) -> tuple[Tensors, list[Placement]]:
         """The input tensor of all images of a request, and where each lies in its row."""
@@ -138,7 +173,7 @@ class ImageTask(TensorTask):
             target[...] = values
 
     def _image_input(self) -> TensorSpec:
-        spec = self.info.inputs[0] if len(self.info.inputs) == 1 else None
+        spec = self.batched.inputs[0] if len(self.batched.inputs) == 1 else None
         if spec is None or len(spec.shape) != 4:
             shapes = "; ".join(f"{s.name} [{', '.join(map(str, s.shape))}]" for s in self.info.inputs)
             raise InvalidOption(

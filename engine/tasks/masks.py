@@ -15,7 +15,7 @@ from engine.tasks.pixels import Placement
 
 Array = np.ndarray[Any, Any]
 
-MOST_SAMPLES = 1 << 28
+MOST_SAMPLES = 1 << 27
 """Values, of all maps of an image together, that are computed between those of the model. Of a larger image, masks are
 computed smaller and enlarged to its size: their edges are then coarser than a pixel."""
 MOST_PIXELS = 1 << 30

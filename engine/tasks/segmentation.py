@@ -57,13 +57,12 @@ class ImageSegmentationTask(ImageTask):
         self.detection = merged(own_boxes, options.detection)
         self.labels = labels.load_labels(options.labels, info.labels, None)
         labelled = len(self.labels) if self.labels is not None else None
-        self.layout = segment_layouts.find(info, self.segmentation, self.detection, labelled)
+        self.layout = segment_layouts.find(self.batched, self.segmentation, self.detection, labelled)
         if info.task == self.name or segment_layouts.METADATA_KEY in info.metadata:
             self.layout = replace(self.layout, source=layouts.METADATA)
-        elif (
-            seen := segment_layouts.recognise(info, len(info.labels) if info.labels is not None else None)
-        ) is not None:
-            self.layout = replace(self.layout, source=seen.source)
+        else:
+            seen = segment_layouts.recognise(self.batched, len(info.labels) if info.labels is not None else None)
+            self.layout = replace(self.layout, source=seen.source) if seen is not None else self.layout
         self.takes = _takes(self.layout)
         found = self.layout.kind == "instances"
         self.prepare(YOLO if found else _USUAL, "models whose outputs look so" if found else "models that segment")
@@ -89,6 +88,7 @@ class ImageSegmentationTask(ImageTask):
 
     def answer(self, form: Form, outputs: Tensors, single: bool, parameters: Parameters, origin: Any) -> Any:
         """For each image its regions; `origin` says where the images lie in the rows of the input."""
+        outputs = self.in_batch(outputs)
         placements: list[Placement] = origin or self._of_tensors(outputs)
         painter = Painter()
         answers = [
@@ -145,7 +145,7 @@ class ImageSegmentationTask(ImageTask):
         return told
 
     def _maps(self) -> Any:
-        shape = next(spec.shape for spec in self.info.outputs if spec.name == self.layout.maps)
+        shape = next(spec.shape for spec in self.batched.outputs if spec.name == self.layout.maps)
         return shape[-1] if self.layout.last else shape[1]
 
     def _thresholds(self) -> tuple[float | None, ...]:
