@@ -10,7 +10,7 @@ function __unimodel_at
             continue
         end
         switch $word
-            case --access-log --api-key --as --backend --beam-size --body --chat-template --concurrency --config --cpu-threads --cpu-workers --deadline-ms --default-batch-size --device-ids --dir --drain-seconds --duration --dynamic-padding --enable-pooling --format --grpc-port --hang-timeout-s --home --host --hotwords --image --input --jobs --json-schema --language --lines --load-timeout-s --log-format --log-level --max-batch-mb --max-batch-wait-ms --max-body-mb --max-buffered-mb --max-connections --max-models --max-queue-mb --max-queue-requests --max-tokens --max-upload-mb --memory-fraction --model --name --npy --output --params --plot --port --preload --priority --prometheus-port --prompt --reload --seed --set --stop --stop-timeout --system --task --temperature --tensor --timeout --top-p -c -j -n -o
+            case --access-log --api-key --as --backend --beam-size --body --chat-template --concurrency --config --cpu-threads --cpu-workers --deadline-ms --default-batch-size --device-ids --dir --drain-seconds --duration --dynamic-padding --enable-pooling --format --grpc-port --hang-timeout-s --home --host --hotwords --image --input --jobs --json-schema --language --lines --load-timeout-s --log-format --log-level --masks --max-batch-mb --max-batch-wait-ms --max-body-mb --max-buffered-mb --max-connections --max-models --max-queue-mb --max-queue-requests --max-tokens --max-upload-mb --memory-fraction --model --name --npy --output --params --plot --port --preload --priority --prometheus-port --prompt --reload --seed --set --stop --stop-timeout --system --task --temperature --tensor --timeout --top-p -c -j -n -o
                 set skip 1
             case '-*'
             case '*'
@@ -272,6 +272,7 @@ complete -c unimodel -n '__unimodel_at "/predict"' -l timeout -x -d 'Deadline; t
 complete -c unimodel -n '__unimodel_at "/predict"' -l priority -x -d 'Higher is served first'
 complete -c unimodel -n '__unimodel_at "/predict"' -l output -s o -r -F -d 'Write to FILE (.npy writes an array)'
 complete -c unimodel -n '__unimodel_at "/predict"' -l tensor -x -d 'With -o FILE.npy: which output, if the model has several'
+complete -c unimodel -n '__unimodel_at "/predict"' -l masks -x -d 'Write the masks of a segmented image there, as PNG'
 complete -c unimodel -n '__unimodel_at "/predict"' -l raw -d 'Print strings without quotes'
 complete -c unimodel -n '__unimodel_at "/predict"' -l jsonl -d 'Predict each line of INPUT or stdin, in order'
 complete -c unimodel -n '__unimodel_at "/predict"' -l jobs -s j -x -d 'With --jsonl: requests in flight'

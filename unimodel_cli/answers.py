@@ -67,18 +67,25 @@ def scores_of_several(value: Any) -> list[list[dict[str, Any]]] | None:
     return None if any(found is None for found in each) else [found or [] for found in each]
 
 
-def labels_table(found: list[dict[str, Any]]) -> RenderableType:
-    """The answer of a model that labels one input; of one that finds something in it, what and where, too."""
+def labels_table(found: list[dict[str, Any]], *, masks: bool = False) -> RenderableType:
+    """The answer of a model that labels one input; of one that finds something in it, what and where, too. `masks` is
+    whether each names the file of its mask."""
     from unimodel_cli.output import table
 
     columns = [name for name in ("word", "start", "end") if all(name in each for each in found)]
-    boxed = all(isinstance(each.get("box"), dict) for each in found)
     rows = [
-        [str(each["label"]), f"{each['score']:.4f}", *(each[name] for name in columns)]
-        + ([", ".join(f"{side:g}" for side in each["box"].values())] if boxed else [])
+        [str(each["label"]), "" if each["score"] is None else f"{each['score']:.4f}", *(each[name] for name in columns)]
         for each in found
     ]
-    head = ["LABEL", "SCORE", *(name.upper() for name in columns)] + (
-        ["BOX (LEFT, TOP, RIGHT, BOTTOM)"] if boxed else []
-    )
+    head = ["LABEL", "SCORE", *(name.upper() for name in columns)]
+    if all("share" in each for each in found):
+        head.append("SHARE")
+        rows = [[*row, f"{each['share']:.1%}"] for row, each in zip(rows, found, strict=True)]
+    if all(isinstance(each.get("box"), dict) for each in found):
+        head.append("BOX (LEFT, TOP, RIGHT, BOTTOM)")
+        boxes = (", ".join(f"{side:g}" for side in each["box"].values()) for each in found)
+        rows = [[*row, box] for row, box in zip(rows, boxes, strict=True)]
+    if masks:
+        head.append("MASK")
+        rows = [[*row, each["mask"]] for row, each in zip(rows, found, strict=True)]
     return table(head, rows)

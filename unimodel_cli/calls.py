@@ -13,7 +13,7 @@ QUESTION = "What is artificial intelligence?"
 OPENING = "Once upon a time"
 """For a model that only completes."""
 RECORDING = "speech.wav"
-_IMAGES = ("image-classification", "object-detection")
+_IMAGES = ("image-classification", "object-detection", "image-segmentation")
 """Tasks of models that look at a picture."""
 SHOWN_CHARACTERS = 300
 """Longer example bodies are taken from a file instead."""

@@ -115,7 +115,8 @@ class ImageTask(TensorTask):
         """The input tensor of all images of a request, and where each lies in its row."""
         fixed = self.input.shape[0]
         if isinstance(fixed, int) and fixed != len(encoded):
-            raise InvalidInput(f"The model takes exactly {fixed} images in a request; got {len(encoded)}.", field=where)
+            count = "one image" if fixed == 1 else f"{fixed} images"
+            raise InvalidInput(f"The model takes exactly {count} in a request; got {len(encoded)}.", field=where)
         geometry = self.preprocess.geometry
         channels = len(geometry.mode)  # "RGB" has 3, "L" has 1
         if geometry.free is not None:

@@ -34,6 +34,7 @@ ROOT = Path(__file__).parents[2]
 SHOWN: dict[str, Callable[[], Path]] = {
     "images": models.efficientnet,
     "finds": models.yolo,
+    "segments": models.u2netp,
     "numbers": models.magika,
     "state": models.silero,
     "table": lambda: models_sklearn.path("iris"),
@@ -50,6 +51,8 @@ SHOWN: dict[str, Callable[[], Path]] = {
     "listens": models_transformers_speech.ctc,
 }
 
+TASKS = {"segments": "image-segmentation"}
+"""Of models that do not tell what they are for."""
 HEADS = ("BertForTokenClassification", "BertForMaskedLM", "BertForQuestionAnswering", "BertForSequenceClassification")
 
 
@@ -73,7 +76,7 @@ def run(server: Server, folder: Path, *command: str) -> str:
 @pytest.mark.parametrize("name", [*SHOWN, *HEADS])
 def test_what_is_shown_works(server: Server, folder: Path, tmp_path: Path, name: str) -> None:
     source = SHOWN[name]() if name in SHOWN else models_transformers.bert(tmp_path / name, name)
-    server.register(name, source, trust=True)
+    server.register(name, source, trust=True, **({"task": TASKS[name]} if name in TASKS else {}))
     view = msgspec.convert(server.get(f"/v1/models/{name}"), ModelView)
     shown = dict(calls(view, server.url))
     assert list(shown) == ["Command line", "curl", "Python"]

@@ -309,7 +309,7 @@ def test_gigantic_image_is_refused_before_it_is_decoded() -> None:
 def test_model_that_takes_one_image_at_a_time() -> None:
     t, image = task((1, 3, 8, 8)), b64(encoded(picture()))
     assert t.decode("input", image).tensors["image"].shape == (1, 3, 8, 8)
-    with pytest.raises(InvalidInput, match="takes exactly 1 images in a request; got 2"):
+    with pytest.raises(InvalidInput, match="takes exactly one image in a request; got 2"):
         t.decode("input", [image, image])
 
 

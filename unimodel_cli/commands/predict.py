@@ -29,6 +29,7 @@ def add(app: typer.Typer) -> None:
         examples=[
             "unimodel predict resnet cat.jpg",
             "unimodel predict iris '[5.1, 3.5, 1.4, 0.2]'",
+            "unimodel predict parts photo.jpg --masks masks/",
             "echo 'what a fine day' | unimodel predict sentiment -",
             "unimodel predict resnet cat.jpg dog.jpg --params top_k=1",
             "unimodel predict smol 'Once upon a time' --max-tokens 50 --stream",
@@ -63,6 +64,9 @@ def predict(
     tensor: Annotated[
         str | None, typer.Option(metavar="OUTPUT", help="With -o FILE.npy: which output, if the model has several.")
     ] = None,
+    masks: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write the masks of a segmented image there, as PNG.")
+    ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Print strings without quotes.")] = False,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="Predict each line of INPUT or stdin, in order.")] = False,
     jobs: Annotated[
@@ -83,9 +87,9 @@ def predict(
     flags = generation_flags.given(generation)
     if jsonl:
         _refuse(
-            bool(named or params or stream or kind or raw or flags),
-            "--jsonl takes no --input, --params, --stream, --as or --raw, and no flags of generation: a row is a whole "
-            'request, such as {"input": "Hi", "max_tokens": 5}.',
+            bool(named or params or stream or kind or raw or flags or masks),
+            "--jsonl takes no --input, --params, --stream, --as, --masks or --raw, and no flags of generation: a row is "
+            'a whole request, such as {"input": "Hi", "max_tokens": 5}.',
         )
         _refuse(len(given) > 1, "--jsonl reads one file, or stdin.")
         _refuse(resume and output is None, "--resume needs the -o FILE that it should go on with.")
@@ -96,6 +100,8 @@ def predict(
         return
     _refuse(resume, "--resume only goes with --jsonl.")
     _refuse(tensor is not None and (output is None or output.suffix != ".npy"), "--tensor only goes with -o FILE.npy.")
+    _refuse(masks is not None and stream, "--stream prints; it takes no --masks.")
+    _refuse(masks is not None and output is not None and output.suffix == ".npy", "An .npy file takes no --masks.")
     model = _Model(session, name)
     to_terminal = sys.stdout.isatty() and not (session.json or raw or output or named or len(given) > 1)
     stream = stream or (to_terminal and model.generates())
@@ -108,7 +114,13 @@ def predict(
         headers |= {"accept": "application/x-npy"} | ({"x-tensor-output": tensor} if tensor else {})
         _write(output, _send(session, name, content, headers, timeout))
     else:
-        _show(session, json.loads(_send(session, name, content, headers, timeout)), output, raw)
+        answer = json.loads(_send(session, name, content, headers, timeout))
+        if masks is not None:
+            from unimodel_cli import masks as files
+            from unimodel_cli.answers import value_of
+
+            files.write(value_of(answer), given or ["-"], masks)
+        _show(session, answer, output, raw, masks=masks is not None)
 
 
 class _Model:
@@ -211,7 +223,7 @@ def _stream(session: Session, name: str, body: Body, headers: dict[str, str], ti
             session.out.line("")
 
 
-def _show(session: Session, answer: dict[str, Any], output: Path | None, raw: bool) -> None:
+def _show(session: Session, answer: dict[str, Any], output: Path | None, raw: bool, *, masks: bool) -> None:
     from unimodel_cli import answers
 
     value = answers.value_of(answer)
@@ -223,12 +235,12 @@ def _show(session: Session, answer: dict[str, Any], output: Path | None, raw: bo
     elif not sys.stdout.isatty() or raw:
         session.out.line(answers.text_of(value, raw))
     elif (one := answers.scores(value)) is not None:
-        session.out.render(answers.labels_table(one))
+        session.out.render(answers.labels_table(one, masks=masks))
     elif (each := answers.scores_of_several(value)) is not None:
         for i, found in enumerate(each, 1):
             session.out.line(("\n" if i > 1 else "") + f"Input {i}")
             if found:
-                session.out.render(answers.labels_table(found))
+                session.out.render(answers.labels_table(found, masks=masks))
             else:
                 session.out.line("Nothing was found.")
     else:
