@@ -48,6 +48,10 @@ def _task(request: RegisterRequest, told: Finding | None, loaded: Loaded) -> Fin
     if told is not None and told.value == loaded.task:
         return told
     if loaded.task == "tensor":
+        from engine.tasks import segment_layouts
+
+        if segment_layouts.may_be_mask(loaded.info):
+            return Finding("task", loaded.task, "guess", "its output may be a mask", "--task image-segmentation")
         return Finding("task", loaded.task, "guess", "nothing tells what its tensors mean", option)
     return Finding("task", loaded.task, "certain", "its files", option)
 

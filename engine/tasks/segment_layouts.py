@@ -76,6 +76,16 @@ def recognise(info: ModelInfo, labelled: int | None) -> SegmentLayout | None:
     return None
 
 
+def may_be_mask(info: ModelInfo) -> bool:
+    """Whether the first output is one map of the image's size, which may tell what is in it, or how far away it is."""
+    if len(info.inputs) != 1 or not info.outputs or not _is_image(info.inputs[0]) or not _could_be_map(info.outputs[0]):
+        return False
+    (image,), spec = info.inputs, info.outputs[0]
+    last = len(spec.shape) == 4 and _last(spec)
+    single = len(spec.shape) == 4 and (spec.shape[-1] if last else spec.shape[1]) == 1
+    return single and _plane(spec, last=last) == _plane(image, last=_last(image))
+
+
 def instances(info: ModelInfo, options: DetectionOptions, labelled: int | None) -> SegmentLayout | None:
     """YOLO's two outputs: boxes, each followed by its shares of the maps of the other one."""
     boxes = [s for s in info.outputs if len(s.shape) == 3 and s.dtype.startswith("float")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import subprocess
@@ -34,7 +35,7 @@ from backends.torch import TorchBackend, TorchOptions, archive, errors
 from backends.torch.archive import Kind
 from backends.torch.graph import Code
 from engine import tasks
-from engine.model_options import ModelOptions
+from engine.model_options import ModelOptions, PreprocessOptions
 from engine.tasks.base import Parameters
 from tests import models, models_torch
 from tests.models_torch import numpy
@@ -733,3 +734,52 @@ def test_a_traceback_of_torchscript_becomes_its_reason() -> None:
     assert caught.value.message == (
         "The model refused its input: mat1 and mat2 shapes cannot be multiplied (1x5 and 4x16)."
     )
+
+
+# --- one image, without a batch axis --------------------------------------------------------------------------------
+
+
+class Bright(nn.Module):
+    """Which pixels of one image are bright."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = nn.Conv2d(3, 1, 1)
+        nn.init.constant_(self.mean.weight, 1 / 3)
+        nn.init.constant_(self.mean.bias, 0)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.mean(image[None])[0, 0].gt(0.5).long()
+
+
+class BrightBox(Bright):
+    """The box around them."""
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        bright = self.mean(image[None])[0, 0].gt(0.5)
+        rows, columns = torch.nonzero(bright.any(1)).flatten(), torch.nonzero(bright.any(0)).flatten()
+        rows, columns = torch.cat([rows, torch.zeros(1)]), torch.cat([columns, torch.zeros(1)])
+        box = torch.stack([columns[0], rows[0], columns.max() + 1, rows.max() + 1])
+        return {"boxes": box[None], "scores": torch.ones(1), "labels": torch.ones(1, dtype=torch.long)}
+
+
+@pytest.mark.parametrize("program", [BrightBox, Bright])
+def test_one_image_without_a_batch_axis_is_an_image(program: type[torch.nn.Module], tmp_path: Path) -> None:
+    backend, info = load(script(program(), tmp_path / "one.pt"))
+    assert (info.inputs[0].shape[0], info.inputs[0].batch_axis, info.batchable) == (3, None, False)
+    picture = np.zeros((60, 80, 3), np.uint8)
+    picture[20:40, 10:50] = 255
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    name = tasks.recognise(info, ModelOptions())
+    assert name == ("object-detection" if program is BrightBox else "image-segmentation")
+    options = PreprocessOptions(size=(60, 80), crop=False, mean=(0.0,), std=(255.0,), interpolation="nearest")
+    task = tasks.create(name, info, ModelOptions(preprocess=options))
+    decoded = task.decode_bytes(memoryview(file.getvalue()), "image/png")
+    assert decoded.tensors[info.inputs[0].name].shape == (3, 60, 80)
+    found = task.answer("input", backend.predict(decoded.tensors), decoded.single, Parameters(), decoded.origin)
+    one = found[0] if program is BrightBox else next(each for each in found if each["label"] == "1")
+    assert list(one["box"].values()) == [10, 20, 50, 40]
+    encoded = base64.b64encode(file.getvalue()).decode()
+    with pytest.raises(InvalidInput, match="takes exactly one image in a request; got 2"):
+        task.decode("input", [encoded, encoded])

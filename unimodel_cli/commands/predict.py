@@ -88,8 +88,8 @@ def predict(
     if jsonl:
         _refuse(
             bool(named or params or stream or kind or raw or flags or masks),
-            "--jsonl takes no --input, --params, --stream, --as, --masks or --raw, and no flags of generation: a row is "
-            'a whole request, such as {"input": "Hi", "max_tokens": 5}.',
+            "--jsonl takes no --input, --params, --stream, --as, --masks or --raw, and no flags of generation: a row "
+            'is a whole request, such as {"input": "Hi", "max_tokens": 5}.',
         )
         _refuse(len(given) > 1, "--jsonl reads one file, or stdin.")
         _refuse(resume and output is None, "--resume needs the -o FILE that it should go on with.")
