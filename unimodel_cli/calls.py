@@ -22,7 +22,7 @@ SHOWN_CHARACTERS = 300
 def first_call(view: ModelView) -> str | None:
     """One command that predicts with the model; `None` when nothing is known that it takes."""
     if view.task in _IMAGES:
-        return f"unimodel predict {view.name} cat.jpg"
+        return f"unimodel predict {view.name} cat.jpg{' --masks masks' if view.task == 'image-segmentation' else ''}"
     if view.generation is not None:
         verb = "chat" if view.task == "chat" else "predict"
         return f"unimodel {verb} {view.name} {shlex.quote(QUESTION if verb == 'chat' else OPENING)} --max-tokens 64"
