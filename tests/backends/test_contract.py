@@ -92,12 +92,12 @@ VALUES: dict[str, Callable[[], Path]] = {
     "python streams": lambda: Path(f"{PLUGINS / 'echo.py'}:StreamEcho"),
 }
 
-SPEECH: dict[str, Callable[[], Path]] = {
+SPEECH_FOLDERS: dict[str, Callable[[], Path]] = {
     "whisper tiny": models_speech.whisper,
-    "whisper tiny, whisper.cpp": models_whisper_cpp.whisper_cpp,
     "transformers-speech whisper": models_transformers_speech.whisper,
     "transformers-speech ctc": models_transformers_speech.ctc,
 }
+SPEECH = SPEECH_FOLDERS | {"whisper-cpp tiny": models_whisper_cpp.whisper_cpp}
 
 FILES = TENSORS | PLUGIN_FILES
 TENSORS = TENSORS | FOLDERS | LARGE_FOLDERS
@@ -275,7 +275,7 @@ def test_a_cancelled_recording_is_gone(case: str) -> None:
     contract.steps.a_cancelled_request_is_gone(model(case))
 
 
-@pytest.mark.parametrize("case", SPEECH)
+@pytest.mark.parametrize("case", SPEECH_FOLDERS)
 def test_truncated_files_of_a_folder_are_clear_errors(case: str, tmp_path: Path) -> None:
     source = ALL[case]()
     for name in (file.name for file in source.iterdir()):
