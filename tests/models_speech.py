@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import math
+import struct
 import wave
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -44,6 +46,35 @@ KINDS: dict[str, tuple[str, str, int, str]] = {
 def whisper() -> Path:
     """Whisper tiny.en, which knows English alone."""
     return models.fetch_models.fetch("whisper")
+
+
+def weights() -> dict[str, np.ndarray[Any, Any]]:
+    """Its weights, by CTranslate2's names."""
+    with (whisper() / "model.bin").open("rb") as file:
+        return dict(_weights(file))
+
+
+_TYPES = {0: "<f4", 1: "i1", 2: "<i2", 3: "<i4", 4: "<f2"}
+"""By CTranslate2's number of a type."""
+
+
+def _weights(file: BinaryIO) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+    """The weights of a ``model.bin``, whose format `backends.whisper.file` describes."""
+
+    def number(kind: str) -> int:
+        return int(struct.unpack(f"<{kind}", file.read(struct.calcsize(kind)))[0])
+
+    def text() -> str:
+        return file.read(number("H"))[:-1].decode()
+
+    assert (number("I"), text()) == (6, "WhisperSpec")
+    number("I")
+    for _ in range(number("I")):
+        name, shape = text(), [number("I") for _ in range(number("B"))]
+        dtype, size = _TYPES[number("B")], number("I")
+        values = np.frombuffer(file.read(size), dtype)
+        assert values.size == math.prod(shape)
+        yield name, values.reshape(shape)
 
 
 def clip(name: str) -> bytes:

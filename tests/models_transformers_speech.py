@@ -7,14 +7,12 @@ half a million weights that was taught the clips by heart: there is no trained o
 from __future__ import annotations
 
 import json
-import math
 import shutil
-import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -83,8 +81,7 @@ def _whisper(folder: Path) -> None:
 
     source = models_speech.whisper()
     told = json.loads((source / "config.json").read_text())
-    with (source / "model.bin").open("rb") as file:
-        weights = dict(_weights(file))
+    weights = models_speech.weights()
     positions, width = weights["decoder/position_encodings/encodings"].shape
     layers = {part: sum(f"{part}/layer_{i}/ffn/layer_norm/beta" in weights for i in range(99)) for part in _PARTS}
     tokens = {"bos_token_id": 50256, "eos_token_id": 50256, "pad_token_id": 50256, "decoder_start_token_id": 50257}
@@ -125,27 +122,6 @@ def _whisper(folder: Path) -> None:
 
 
 _PARTS = ("encoder", "decoder")
-_TYPES = {0: "<f4", 1: "i1", 2: "<i2", 3: "<i4", 4: "<f2"}
-"""By CTranslate2's number of a type."""
-
-
-def _weights(file: BinaryIO) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
-    """The weights of a ``model.bin``, whose format `backends.whisper.file` describes."""
-
-    def number(kind: str) -> int:
-        return int(struct.unpack(f"<{kind}", file.read(struct.calcsize(kind)))[0])
-
-    def text() -> str:
-        return file.read(number("H"))[:-1].decode()
-
-    assert (number("I"), text()) == (6, "WhisperSpec")
-    number("I")
-    for _ in range(number("I")):
-        name, shape = text(), [number("I") for _ in range(number("B"))]
-        dtype, size = _TYPES[number("B")], number("I")
-        values = np.frombuffer(file.read(size), dtype)
-        assert values.size == math.prod(shape)
-        yield name, values.reshape(shape)
 
 
 def _renamed(weights: dict[str, np.ndarray[Any, Any]]) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:

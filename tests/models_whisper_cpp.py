@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import struct
 import tempfile
@@ -33,7 +32,7 @@ def whisper_cpp() -> Path:
 
 def _write(path: Path) -> None:
     source = models_speech.whisper()
-    weights = read_weights(source / "model.bin")
+    weights = models_speech.weights()
     width, heads, layers = 384, 6, 4
     with path.open("wb") as file:
         shape = (51864, 1500, width, heads, layers, 448, width, heads, layers, 80, 1)
@@ -45,29 +44,6 @@ def _write(path: Path) -> None:
             data = np.ascontiguousarray(value, np.float32 if plain else np.float16)
             file.write(struct.pack("<3i", data.ndim, len(name), 0 if plain else 1))
             file.write(struct.pack(f"<{data.ndim}i", *reversed(data.shape)) + name.encode() + data.tobytes())
-
-
-def read_weights(path: Path) -> Weights:
-    """The weights of a ``model.bin`` of CTranslate2 in which they are all float16, by their names."""
-    file = io.BytesIO(path.read_bytes())
-
-    def number(kind: str) -> int:
-        return int(struct.unpack(f"<{kind}", file.read(struct.calcsize(f"<{kind}")))[0])
-
-    def text() -> str:
-        return file.read(number("H"))[:-1].decode()
-
-    number("I"), text(), number("I")
-    weights: Weights = {}
-    for _ in range(number("I")):
-        name = text()
-        shape = [number("I") for _ in range(number("B"))]
-        kind, size = number("B"), number("I")
-        data = file.read(size)
-        if shape:
-            assert kind == 4
-            weights[name] = np.frombuffer(data, np.float16).reshape(shape)
-    return weights
 
 
 def _write_filters(file: BinaryIO) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from backends import speech
 from backends.base import Finding, InvalidInput, ModelFileError, TranscriptionInfo
 from backends.pytorch import limit_threads
+from backends.recordings import Hearing, Listener
 from backends.transcription import (
     SAMPLE_RATE,
     Recording,
@@ -25,7 +26,6 @@ from backends.transcription import (
 )
 from backends.transformers.folder import Folder
 from backends.transformers.library import Network, from_folder, reason
-from backends.transformers.recordings import Hearing, Listener
 from backends.transformers.tokens import Tokenizer
 
 LOADER = "AutoModelForCTC"

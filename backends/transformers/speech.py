@@ -10,6 +10,7 @@ import numpy as np
 
 from backends import speech
 from backends.base import BackendError, Device, Match, ModelFileError, ModelInfo
+from backends.recordings import Listener, Recordings
 from backends.transcription import SAMPLE_RATE, Piece, Transcription, TranscriptionBackend
 from backends.transformers import ctc_listener, weights, whisper_listener
 from backends.transformers import folder as folders
@@ -17,7 +18,6 @@ from backends.transformers.ctc_listener import CtcListener
 from backends.transformers.folder import Folder
 from backends.transformers.library import Network, dtype_of
 from backends.transformers.options import TransformersOptions
-from backends.transformers.recordings import Listener, Recordings
 from backends.transformers.weights import Weights
 from backends.transformers.whisper_listener import WhisperListener
 

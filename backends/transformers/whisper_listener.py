@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from backends import mel, speech
 from backends.base import InvalidInput, InvalidOption, ModelFileError, TranscriptionInfo
 from backends.pytorch import limit_threads
+from backends.recordings import Hearing, Listener
 from backends.transcription import SAMPLE_RATE, Recording, Samples, Segment, Transcription, Word
 from backends.transformers.folder import Folder
 from backends.transformers.library import Network, from_folder, reason
-from backends.transformers.recordings import Hearing, Listener
 from backends.transformers.tokens import Tokenizer
 from backends.transformers.whisper_network import GENERATION, Weighed, WhisperNetwork
 from backends.transformers.whisper_windows import (

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.recordings import Hearing
 from backends.speech import PROMPT_TOKENS
 from backends.transcription import Transcription
-from backends.transformers.recordings import Hearing
 
 MOMENTS = 3000
 """Of features, in a window."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import threading
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,19 +12,18 @@ import numpy as np
 from backends import speech
 from backends.base import (
     NO_MATCH,
-    BackendError,
     Device,
-    InvalidInput,
     Match,
     MissingRuntime,
     ModelFileError,
     ModelInfo,
     TranscriptionInfo,
 )
+from backends.recordings import Recordings
 from backends.resources import cpu_threads
 from backends.transcription import SAMPLE_RATE, Piece, Transcription, TranscriptionBackend
 from backends.whisper_cpp import file
-from backends.whisper_cpp.listener import Listener, Runtime
+from backends.whisper_cpp.listener import Runtime, WhisperCppListener
 
 _ERROR = 4
 """The level of whisper.cpp's messages of errors."""
@@ -52,16 +50,8 @@ class WhisperCppBackend(TranscriptionBackend):
     Options: ClassVar[type[msgspec.Struct]] = WhisperCppOptions
 
     _runtime: Runtime | None = None
-    _options: WhisperCppOptions
-    _info: TranscriptionInfo
+    _recordings: Recordings
     _memory = 0
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._under_way: dict[int, Listener | None] = {}
-        """By request, the one whose turn is next first; `None` for a recording that is being decoded."""
-        self._failed: list[Piece] = []
-        """Of recordings that could not be decoded."""
 
     @classmethod
     def sniff(cls, path: Path) -> Match:
@@ -77,17 +67,17 @@ class WhisperCppBackend(TranscriptionBackend):
         speech.check_option("beam_size", options.beam_size, speech.MOST_BEAMS)
         self.threads = cpu_threads(device, options.threads)
         shape = file.check(path)
-        self._options = options
         self._runtime = _open(path, self.threads)
         self._memory = path.stat().st_size
         module, several = self._runtime.module, self._runtime.multilingual
         known = tuple(str(module.whisper_lang_str(i)) for i in range(module.whisper_lang_max_id() + 1))
         languages = known if several else ("en",)
-        self._info = TranscriptionInfo(sequences=options.recordings, languages=languages, translates=several)
+        info = TranscriptionInfo(sequences=options.recordings, languages=languages, translates=several)
+        self._recordings = Recordings(WhisperCppListener(self._runtime, info, options.beam_size))
         return ModelInfo(
             task="transcription",
             streams=True,
-            transcription=self._info,
+            transcription=info,
             runtime=f"whisper.cpp, pywhispercpp {_version()}",
             device=str(device),
             metadata={"quantization": shape.quantization},
@@ -101,83 +91,26 @@ class WhisperCppBackend(TranscriptionBackend):
         return self._memory
 
     def close(self) -> None:
-        with self._changed:
-            self._under_way.clear()
         if self._runtime is not None:
+            self._recordings.stop()
             self._runtime.module.whisper_free(self._runtime.context)
             self._runtime = None
 
-    # --- requests ----------------------------------------------------------------------------------------------------
-
     def add(self, request_id: int, request: Transcription) -> None:
-        assert self._runtime is not None
-        tokens = self._runtime.vocabulary.tokens
-        speech.check(request, self._info, lambda text: len(tokens(text)))
-        if request.vad:
-            raise InvalidInput(
-                "whisper.cpp cannot cut out what is no speech here; leave vad out, or serve CTranslate2's format.",
-                field="vad",
-            )
-        self._under_way[request_id] = None
-        threading.Thread(
-            target=self._decode, args=(request_id, request), name=f"recording {request_id}", daemon=True
-        ).start()
-
-    def _decode(self, request_id: int, request: Transcription) -> None:
-        listener, error = None, None
-        try:
-            samples = request.audio()
-            if not len(samples):
-                raise InvalidInput("The recording is empty.", field="input")
-            if self._runtime is not None:
-                listener = Listener(self._runtime, samples, request, self._options.beam_size)
-        except Exception as e:
-            error = e
-        with self._changed:
-            if request_id not in self._under_way:
-                return  # it was cancelled
-            if error is not None:
-                del self._under_way[request_id]
-                self._failed.append(Piece(id=request_id, error=error))
-            else:
-                self._under_way[request_id] = listener
-            self._changed.notify_all()
+        self._recordings.add(request_id, request)
 
     def wait(self, seconds: float) -> bool:
-        with self._changed:
-            return bool(self._changed.wait_for(lambda: self._failed or any(self._under_way.values()), seconds))
+        return self._recordings.wait(seconds)
 
     def step(self) -> list[Piece]:
-        with self._changed:
-            pieces, self._failed = self._failed, []
-            request_id = next((number for number, listener in self._under_way.items() if listener is not None), None)
-            if request_id is None:
-                return pieces
-            listener = self._under_way.pop(request_id)
-            assert listener is not None
-            self._under_way[request_id] = listener  # after those of all others
-        try:
-            piece = self._window(request_id, listener)
-        except Exception as e:
-            piece = Piece(id=request_id, error=e if isinstance(e, BackendError) else BackendError(str(e)))
-        if piece.ended or piece.error is not None:
-            self._under_way.pop(request_id, None)
-        return [*pieces, piece]
-
-    def _window(self, request_id: int, listener: Listener) -> Piece:
-        recording = listener.recording() if listener.begins else None
-        segments = listener.window() if not listener.ended else ()
-        return Piece(id=request_id, recording=recording, segments=segments, ended=listener.ended)
+        return self._recordings.step()
 
     def cancel(self, request_id: int) -> None:
-        with self._changed:
-            self._under_way.pop(request_id, None)
-            self._failed = [piece for piece in self._failed if piece.id != request_id]
+        self._recordings.cancel(request_id)
 
     @property
     def busy(self) -> bool:
-        with self._changed:
-            return bool(self._under_way or self._failed)
+        return self._recordings.busy
 
 
 # --- loading --------------------------------------------------------------------------------------------------------

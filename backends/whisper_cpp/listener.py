@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from backends.base import BackendError
+from backends import speech
+from backends.base import BackendError, InvalidInput, TranscriptionInfo
+from backends.recordings import Hearing, Listener
 from backends.speech import PROMPT_TOKENS
 from backends.transcription import SAMPLE_RATE, Recording, Samples, Segment, Transcription
 from backends.whisper_cpp.words import Token, Vocabulary, words
@@ -38,10 +40,39 @@ class Runtime:
         self.multilingual = bool(module.whisper_is_multilingual(context))
 
 
-class Listener:
+class WhisperCppListener(Listener):
+    """The model, which writes down a window of one recording at a time."""
+
+    def __init__(self, runtime: Runtime, info: TranscriptionInfo, beam_size: int) -> None:
+        self.info = info
+        self._runtime = runtime
+        self._beam_size = beam_size
+
+    def check(self, request: Transcription) -> None:
+        tokens = self._runtime.vocabulary.tokens
+        speech.check(request, self.info, lambda text: len(tokens(text)))
+        if request.vad:
+            raise InvalidInput(
+                "whisper.cpp cannot cut out what is no speech here; leave vad out, or serve CTranslate2's format.",
+                field="vad",
+            )
+
+    def begin(self, request: Transcription, samples: Samples) -> Hearing:
+        return _Windows(self._runtime, samples, request, self._beam_size)
+
+    def advance(self, hearings: Sequence[Hearing]) -> None:
+        """Computes one window, of the recording that has had fewest."""
+        mine = [hearing for hearing in hearings if isinstance(hearing, _Windows)]
+        min(mine, key=lambda hearing: hearing.heard).advance()
+
+
+class _Windows(Hearing):
     """One recording that is being written down."""
 
     def __init__(self, runtime: Runtime, samples: Samples, request: Transcription, beam_size: int) -> None:
+        super().__init__()
+        self.heard = 0
+        """Windows that were computed."""
         self._runtime = runtime
         self._samples = np.ascontiguousarray(samples, np.float32)
         self._request = request
@@ -53,17 +84,19 @@ class Listener:
         self._next = 0
         """Where the next window begins."""
 
-    @property
-    def begins(self) -> bool:
-        """Whether nothing of it was heard yet."""
-        return self._next == 0
+    def advance(self) -> None:
+        """Writes down the next window."""
+        if not self.heard:
+            self.recording = self._begin()
+        self.heard += 1
+        if not self._is_done():
+            self.segments += self._window()
+        self.ended = self._is_done()
 
-    @property
-    def ended(self) -> bool:
-        """Whether nothing is left to be heard."""
+    def _is_done(self) -> bool:
         return len(self._samples) - self._next < _SHORTEST
 
-    def recording(self) -> Recording:
+    def _begin(self) -> Recording:
         """What is known before the text is; finds out the language."""
         probability = 1.0
         if not self._language:
@@ -72,8 +105,7 @@ class Listener:
             duration=len(self._samples) / SAMPLE_RATE, language=self._language, language_probability=probability
         )
 
-    def window(self) -> tuple[Segment, ...]:
-        """The text of the next window."""
+    def _window(self) -> tuple[Segment, ...]:
         heard = self._samples[self._next : self._next + _WINDOW]
         percent = self._compute(heard)
         module, context = self._runtime.module, self._runtime.context

@@ -1,4 +1,4 @@
-"""The recordings that a model in a Hugging Face folder writes down: decoded on threads, computed step by step.
+"""The recordings that a model writes down: decoded on threads, computed step by step.
 
 A `Listener` is the model: it makes a `Hearing` of a recording's samples, and computes the next piece of several of
 them at once.
@@ -48,7 +48,8 @@ class Listener(ABC):
 
     @abstractmethod
     def advance(self, hearings: Sequence[Hearing]) -> None:
-        """Computes the next piece of each. What it raises before any of them changed is raised for all of them."""
+        """Computes the next piece of each, or of those whose turn it is. What it raises before any of them changed is
+        raised for all of them."""
 
 
 class Recordings:
