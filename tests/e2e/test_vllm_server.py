@@ -60,7 +60,8 @@ def engines(server: Server) -> list[psutil.Process]:
 def complete(server: Server, prompt: str = "The capital of France is") -> str:
     """A token that follows a prompt."""
     body = {"model": "chat", "prompt": prompt, "temperature": 0, "max_tokens": 1}
-    answer = server.http.post("/v1/completions", json=body, timeout=300)
+    patient = {"x-request-timeout-ms": "300000"}  # a model that is started anew takes long, too
+    answer = server.http.post("/v1/completions", json=body, headers=patient, timeout=300)
     assert answer.status_code == 200, answer.text
     return str(answer.json()["choices"][0]["text"])
 
