@@ -1,8 +1,11 @@
-"""Zip archives that are not to be trusted: what is in them must unpack to what it seems to be."""
+"""Zip archives that are not to be trusted: what reading them raises, and what they would unpack to."""
 
 from __future__ import annotations
 
+import lzma
+import struct
 import zipfile
+import zlib
 
 from backends.base import ModelFileError
 
@@ -10,6 +13,20 @@ _BOMB = 64 << 20
 _RATIO = 100
 """A part of more than `_BOMB` bytes must not be more than `_RATIO` times as large as it is compressed, which weights
 hardly can be."""
+
+DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+)
+"""What `zipfile` raises, besides `OSError`, when it reads an archive that is truncated or corrupt, encrypted or
+compressed in an unusual way, or lacks the member that it was asked for."""
 
 
 def check(archive: zipfile.ZipFile, name: str, texts: tuple[str, ...]) -> None:

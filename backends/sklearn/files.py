@@ -60,7 +60,7 @@ def is_skops(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return _SCHEMA in archive.namelist()
-    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
+    except (OSError, *archives.DAMAGE):
         return False
 
 

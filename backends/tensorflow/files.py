@@ -79,7 +79,7 @@ def look(path: Path) -> Kind:
         try:
             with zipfile.ZipFile(path) as archive:
                 names = set(archive.namelist())
-        except (zipfile.BadZipFile, NotImplementedError, ValueError):
+        except archives.DAMAGE:
             return Kind.FOREIGN
         return Kind.KERAS if {_CONFIG, _METADATA} <= names else Kind.FOREIGN
     return Kind.FOREIGN
@@ -92,8 +92,8 @@ def read_config(path: Path) -> dict[str, Any]:
             archives.check(archive, path.name, (_CONFIG, _METADATA))
             config = json.loads(archive.read(_CONFIG))
     except OSError as e:
-        raise ModelFileError(f"{path} cannot be read: {e.strerror}.") from None
-    except (zipfile.BadZipFile, NotImplementedError, KeyError, ValueError, EOFError, RecursionError, RuntimeError):
+        raise ModelFileError(f"{path} cannot be read: {e.strerror or e}.") from None
+    except archives.DAMAGE:
         raise ModelFileError(f"{path} is truncated or corrupt: it is no Keras archive. Copy it again.") from None
     if not isinstance(config, dict):
         raise ModelFileError(f"{path} is corrupt: its {_CONFIG} is no object. Copy it again.")

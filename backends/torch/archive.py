@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 import struct
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
+from backends.archives import DAMAGE
 from backends.base import ModelFileError
 
 SUFFIXES = (".pt", ".pth", ".pt2", ".jit", ".ptl", ".torchscript")
@@ -31,8 +31,6 @@ _MAX_EXTRA = 1 << 20
 """Bytes of an extra file that is read: labels or a description, not data."""
 _HEADER = struct.Struct("<4s22xHH")
 """Of a member: its mark, and how long its name and the extra field are, which follow."""
-_DAMAGE = (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError, ValueError, struct.error)
-"""What reading a damaged archive raises."""
 
 
 class Kind(Enum):
@@ -71,7 +69,7 @@ def look(path: Path) -> Archive:
     try:
         with zipfile.ZipFile(path) as opened:
             infos = opened.infolist()
-    except _DAMAGE:
+    except DAMAGE:
         return Archive(Kind.TRUNCATED)
     members = {info.filename.partition("/")[2]: info for info in infos}
     return Archive(_kind(members), members)
@@ -119,7 +117,7 @@ def check(path: Path) -> Archive:
                 with opened.open(info) as stream:
                     while stream.read(1 << 20):  # compares the check sum at the end
                         pass
-    except _DAMAGE as e:
+    except DAMAGE as e:
         raise ModelFileError(f"{path.name} is corrupt: {_sentence(e)} Copy it again.") from None
     return found
 
@@ -203,7 +201,7 @@ def runs_code(path: Path, found: Archive) -> str | None:
             reaches = reaching(source)
             if reaches is not None:
                 return f"{path.name} is a TorchScript program that uses {reaches!r} (in {name}), which can reach files."
-    except _DAMAGE:
+    except DAMAGE:
         return f"The code of {path.name} cannot be read, so it is not known what it does."
     return None
 

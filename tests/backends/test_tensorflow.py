@@ -444,6 +444,21 @@ def test_archives_that_make_no_sense(parts: dict[str, bytes], message: str, tmp_
         load(archive(tmp_path / "bad.keras", parts))
 
 
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_archive_whose_content_is_damaged(compression: int, tmp_path: Path) -> None:
+    file = tmp_path / "damaged.keras"
+    with zipfile.ZipFile(file, "w", compression) as written:
+        written.writestr("config.json", json.dumps({"class_name": "Functional", "config": list(range(100))}))
+        written.writestr("metadata.json", "{}")
+    content = bytearray(file.read_bytes())
+    begin = content.index(b"config.json") + len(b"config.json")
+    content[begin : begin + 30] = b"\xff" * 30
+    file.write_bytes(content)
+    assert files.sniff(file).confidence == 1.0
+    with pytest.raises(ModelFileError, match=r"is truncated or corrupt|cannot be read: Invalid data"):
+        load(file)
+
+
 def test_weights_alone_are_no_model(tmp_path: Path) -> None:
     import h5py
 
