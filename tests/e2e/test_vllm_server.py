@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -112,16 +111,8 @@ def test_an_engine_that_dies_is_started_again(server: Server) -> None:
     assert Path(f"/proc/{engine.pid}/exe").exists() is False
 
 
-def test_a_long_prompt_is_no_hang(impatient: Server) -> None:
-    """It takes longer than the ten seconds, but no single step of vLLM's does."""
-    before = worker(impatient).pid
-    begun = time.monotonic()
-    assert complete(impatient, "word " * 7000)
-    assert time.monotonic() - begun > 10
-    assert worker(impatient).pid == before
-
-
 def test_an_engine_that_hangs_is_replaced(impatient: Server) -> None:
+    assert complete(impatient) == " Paris"
     (engine,) = engines(impatient)
     engine.suspend()
     assert complete(impatient) == " Paris"

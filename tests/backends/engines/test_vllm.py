@@ -131,6 +131,20 @@ def test_memory_for_less_than_one_sequence_is_refused() -> None:
 
 
 @real
+def test_a_long_prompt_is_read_with_signs_of_life() -> None:
+    """Between the steps in which vLLM reads it, none of which adds anything; the first sign may come before them."""
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    backend, _ = load(models_transformers.smollm2(), cache_mb=512)
+    backend.add(0, Generation(prompt="word " * 7000, sampling=GREEDY, max_tokens=1))
+    signs = 0
+    while backend.busy:
+        if backend.wait(60.0) and not backend.step():
+            signs += 1
+    backend.close()
+    assert signs >= 2
+
+
+@real
 def test_answers(smollm2: VllmBackend) -> None:
     prompts = ["The capital of France is", "The capital of Italy is", "1, 2, 3, 4, 5, 6,"]
     found = run(smollm2, *(Generation(prompt=prompt, sampling=GREEDY, max_tokens=6) for prompt in prompts))
