@@ -20,7 +20,7 @@ import numpy as np
 
 from tests import models
 
-REVISION = 1
+REVISION = 2
 """Raise it when a builder changes, so that models in the cache are made anew."""
 
 
@@ -291,6 +291,114 @@ def module(target: Path) -> None:
     tf.saved_model.save(many, str(target / "bare"), signatures={})
 
 
+IRIS = ("petal length", "petal width", "sepal length", "sepal width")
+
+
+def messages(target: Path) -> None:
+    """Signatures of serialized `tf.Example` messages: of an estimator, with the old operation, and of TensorFlow 2."""
+    import tensorflow as tf
+    from sklearn.datasets import load_iris
+    from sklearn.linear_model import LogisticRegression
+
+    v1 = tf.compat.v1
+    features, species = load_iris(return_X_y=True)
+    trained = LogisticRegression(max_iter=1000).fit(features[:, [2, 3, 0, 1]], species)
+    weights, bias = trained.coef_.T.astype(np.float32), trained.intercept_.astype(np.float32)
+    number = tf.io.FixedLenFeature([], tf.float32)
+    more = {"counts": tf.io.FixedLenFeature([2], tf.int64, [1, 2]), "tags": tf.io.VarLenFeature(tf.string)}
+
+    def answers(x: Any) -> tuple[Any, Any]:
+        scores = tf.nn.softmax(tf.stack(x, 1) @ weights + bias)
+        return scores, tf.tile(tf.constant([["setosa", "versicolor", "virginica"]]), [tf.shape(scores)[0], 1])
+
+    def estimator(session: Any) -> None:
+        serialized = v1.placeholder(tf.string, [None], name="input_example_tensor")
+        parsed = v1.io.parse_example(serialized, {**dict.fromkeys(IRIS, number), **more})
+        scores, classes = answers([parsed[name] for name in IRIS])
+        tags = parsed["tags"]
+        found = tf.scatter_nd(tags.indices[:, :1], tf.ones_like(tags.values, tf.int32), tags.dense_shape[:1])
+        _, _, _, old = tf.raw_ops.ParseExample(
+            serialized=serialized,
+            names=[],
+            sparse_keys=[],
+            dense_keys=[b"x", b"y"],
+            dense_defaults=[tf.constant([], tf.float32), tf.constant([0, 0, 0], tf.int64)],
+            sparse_types=[],
+            dense_shapes=[[2], [3]],
+        )
+        info = v1.saved_model.utils.build_tensor_info
+        build = v1.saved_model.build_signature_def
+        given = {"inputs": info(serialized)}
+        classify = build(given, {"scores": info(scores), "classes": info(classes)}, "tensorflow/serving/classify")
+        predict = build(
+            {"examples": info(serialized)},
+            {"scores": info(scores), "tags": info(found), "total": info(tf.reduce_sum(parsed["counts"], 1))},
+        )
+        signatures = {"serving_default": classify, "predict": predict, "old": build(given, {"x": info(old[0] * 2)})}
+        builder = v1.saved_model.builder.SavedModelBuilder(str(target / "estimator"))
+        builder.add_meta_graph_and_variables(session, ["serve"], signatures)
+        builder.save()
+
+    with v1.Graph().as_default() as graph, v1.Session(graph=graph) as session:
+        estimator(session)
+
+    ragged = tf.io.RaggedFeature(tf.int64)
+
+    class Pipeline(tf.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.one = tf.Variable(1.0)
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+        def serve(self, examples: Any) -> Any:
+            parsed = tf.io.parse_example(examples, {**dict.fromkeys(IRIS, number), "ids": ragged})
+            scores, _ = answers([parsed[name] for name in IRIS])
+            return {"scores": scores * self.one, "sum": tf.reduce_sum(parsed["ids"], 1)}
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+        def each(self, examples: Any) -> Any:
+            def parse(one: Any) -> Any:
+                return tf.io.parse_single_example(one, {"x": tf.io.FixedLenFeature([], tf.float32)})["x"]
+
+            return {"x": tf.map_fn(parse, examples, fn_output_signature=tf.float32)}
+
+        @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+        def alone(self, example: Any) -> Any:
+            return {"x": tf.io.parse_example(example, {"x": tf.io.FixedLenFeature([], tf.float32)})["x"]}
+
+    pipeline = Pipeline()
+    signatures = {"serving_default": pipeline.serve, "each": pipeline.each, "alone": pipeline.alone}
+    tf.saved_model.save(pipeline, str(target / "pipeline"), signatures=signatures)
+
+
+def ragged(target: Path) -> None:
+    """Signatures with ragged tensors, which TensorFlow writes as their parts, and with a sparse one."""
+    import tensorflow as tf
+
+    class Ragged(tf.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.one = tf.Variable(1.0)
+
+        @tf.function(input_signature=[tf.RaggedTensorSpec([None, None], tf.float32, 1), tf.TensorSpec([None])])
+        def sums(self, words: Any, factor: Any) -> Any:
+            return {"sum": tf.reduce_sum(words, 1) * factor * self.one}
+
+        @tf.function(input_signature=[tf.RaggedTensorSpec([None, None, None, 2], tf.float32, 2, tf.int32)])
+        def deep(self, x: Any) -> Any:
+            return {"sum": tf.reduce_sum(x, 2).to_tensor()}
+
+        @tf.function(input_signature=[tf.RaggedTensorSpec([None, None], tf.string, 1)])
+        def texts(self, words: Any) -> Any:
+            return {"joined": tf.strings.reduce_join(words, 1, separator=" ")}
+
+        @tf.function(input_signature=[tf.SparseTensorSpec([None, 3])])
+        def sparse(self, x: Any) -> Any:
+            return {"sum": tf.sparse.reduce_sum(x, 1)}
+
+    module = Ragged()
+    signatures = {"serving_default": module.sums, "deep": module.deep, "texts": module.texts, "sparse": module.sparse}
+    tf.saved_model.save(module, str(target / "ragged"), signatures=signatures)
+
+
 def hostile(target: Path) -> None:
     """Graphs that do more than compute: when they are called, when they are initialized, in a function's function."""
     import tensorflow as tf
@@ -355,7 +463,7 @@ def hostile(target: Path) -> None:
         builder.save()
 
 
-BUILDERS: Sequence[Callable[[Path], None]] = (digits, keras_others, lite_others, tf1, module, hostile)
+BUILDERS: Sequence[Callable[[Path], None]] = (digits, keras_others, lite_others, tf1, module, messages, ragged, hostile)
 
 
 def main() -> None:

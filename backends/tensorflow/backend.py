@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,14 +23,13 @@ from backends.base import (
 )
 from backends.probing import Input, Signature, image_classes, looks_like, looks_like_images, probe, signature_finding
 from backends.resources import resident_bytes
-from backends.tensorflow import errors, files, runtime
+from backends.tensorflow import errors, examples, files, runtime
+from backends.tensorflow.examples import Examples
 from backends.tensorflow.files import Kind
 from backends.tensorflow.keras_file import KerasProgram
 from backends.tensorflow.program import Program, Slot
 from backends.tensorflow.saved_model import DEFAULT, SavedModel
 
-_AS_THEY_ARE = {"unimodel.preprocess": '{"mean": [0], "std": [1]}'}
-"""What is told of a model that itself brings pixels of 0 to 255 into the range it wants."""
 _PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFklEQVR42mM4YaOhYXOCQWOBza9fvwAjhgZLkGODKwAAAABJRU5ErkJggg=="
 """A tiny PNG: what an input in base64 holds in the example, as most of them are images."""
 
@@ -124,34 +124,41 @@ class TensorFlowBackend(TensorBackend):
         if kind is not Kind.SAVED_MODEL:
             keras = KerasProgram(tf, path, kind, options.base64, trusted=self.trusted)
             metadata = {"format": f"{kind.value}, written by {keras.written_by}"}
-            return _Opened(keras, metadata | (_AS_THEY_ARE if keras.scales_pixels else {}))
+            return _Opened(keras, metadata, brightest=255 if keras.scales_pixels else None)
         model = SavedModel(tf, path, options.tags)
         name = model.choose(options.signature)
         metadata = {"signature": name, "format": f"{kind.value}, written by {model.written_by}"}
-        opened = _Opened(model.program(name, options.base64, trusted=self.trusted), metadata, model.method(name))
+        program = model.program(name, options.base64, trusted=self.trusted)
+        opened = _Opened(program, metadata, model.method(name), program.brightest)
         usual = name == DEFAULT or len(model.signatures) == 1
         opened.findings.append(signature_finding(name, model.signatures, options.signature is not None, usual))
+        opened.findings += [_parsed(feed) for feed in program.feeds if isinstance(feed, Examples)]
         return opened
 
     def _probe(self, program: Program, options: TensorFlowOptions) -> Signature:
         _check_names(options, program)
         slots = [(slot, _shape(slot, options)) for slot in program.inputs]
-        bytes_inputs = [slot.name for slot in program.inputs if slot.base64]
+        texts = {slot.name: slot.example or _PIXEL for slot in program.inputs if slot.base64}
 
         def run(row: Tensors) -> Tensors:
-            return self.predict({n: np.full_like(a, _PIXEL) if n in bytes_inputs else a for n, a in row.items()})
+            return self.predict({n: np.full_like(a, texts[n]) if n in texts else a for n, a in row.items()})
 
-        signature = probe(
-            [Input(slot.name, slot.dtype, [-1 if dim is None else dim for dim in shape]) for slot, shape in slots],
-            run,
-            options.dims,
-            [(slot.name, slot.shape or ()) for slot in program.outputs],
-        )
-        self._example = {n: np.full_like(a, _PIXEL) if n in bytes_inputs else a for n, a in signature.example.items()}
+        inputs = [Input(slot.name, slot.dtype, [-1 if dim is None else dim for dim in shape]) for slot, shape in slots]
+        outputs = [(slot.name, slot.shape or ()) for slot in program.outputs]
+        try:
+            signature = probe(inputs, run, options.dims, outputs)
+        except ModelFileError as e:
+            strings = [slot.name for slot in program.inputs if slot.dtype == "string"]
+            if len(strings) == 1 and examples.was_no_message(e):
+                raise examples.unreadable(strings[0]) from None
+            raise
+        self._example = {n: np.full_like(a, texts[n]) if n in texts else a for n, a in signature.example.items()}
         return signature
 
     def _info(self, found: Signature, opened: _Opened, device: Device, version: str) -> ModelInfo:
-        task, labels, findings = "tensor", None, opened.findings
+        task, labels, findings, metadata = "tensor", None, opened.findings, opened.metadata
+        if opened.brightest is not None and found.inputs[0].dtype != "uint8":
+            metadata["unimodel.preprocess"] = json.dumps({"mean": [0], "std": [255 / opened.brightest]})
         image = image_classes(found.inputs, found.outputs)
         if image is not None:
             task = "image-classification"
@@ -170,13 +177,14 @@ class TensorFlowBackend(TensorBackend):
             labels=labels,
             runtime=f"tensorflow {version}",
             device=str(device),
-            metadata=opened.metadata,
+            metadata=metadata,
             findings=tuple(findings),
         )
 
     def _text_labels(self, found: Signature) -> tuple[str, ...] | None:
         """The names of the classes that an estimator for texts gives with its scores, the same ones for every text."""
-        if [(s.dtype, len(s.shape)) for s in found.inputs] != [("string", 1)]:
+        assert self._program is not None
+        if [(s.dtype, len(s.shape)) for s in found.inputs] != [("string", 1)] or self._program.inputs[0].base64:
             return None
         outputs = {s.name: s for s in found.outputs}
         classes, scores = outputs.get("classes"), outputs.get("scores")
@@ -199,7 +207,16 @@ class _Opened:
     metadata: dict[str, str]
     method: str = ""
     """What kind of signature it is, in TensorFlow Serving's words."""
+    brightest: int | None = None
+    """The value of a white pixel, of a model that itself brings pixels into the range that its layers take."""
     findings: list[Finding] = field(default_factory=list)
+
+
+def _parsed(feed: Examples) -> Finding:
+    """What to tell a user of messages whose features are the inputs."""
+    count = len(feed.slots)
+    value = f"{count} feature{'s' if count > 1 else ''}, of which each row becomes a tf.Example in {feed.name!r}"
+    return Finding("inputs", value, "certain", "its graph", f"""--set base64='["{feed.name}"]'""")
 
 
 def _look(path: Path) -> Kind:

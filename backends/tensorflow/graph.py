@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from backends.tensorflow.flow import Node, node_of
+
 _OUTSIDE = re.compile(
     r"""
     .*PyFunc.* | .*Rpc.* | RemoteFusedGraphExecute | .*DatasetFromGraph | .*TPU.* | .*TensorRT.* | .*TRT.*
@@ -36,9 +38,6 @@ _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 """Operations whose inputs are the arguments of the function that they call."""
 _LONGEST_CHAIN = 100
 
-Node = Any
-"""TensorFlow's message `NodeDef`."""
-
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -63,7 +62,7 @@ class Graph:
         """The operations that `runs` come by and that reach outside the model."""
         found: set[str] = set()
         for run in runs:
-            own = {_node_of(name) for name in run.paths}
+            own = {node_of(name) for name in run.paths}
             own |= {
                 name for name, node in self._nodes.items() if node.op == "VarHandleOp" and self._holds_own(name, own)
             }
@@ -75,21 +74,21 @@ class Graph:
         identity = _identity(self._nodes[variable])
         if sum(_identity(node) == identity for node in self._handles) > 1:
             return False
-        users = [node for node in self._nodes.values() if variable in map(_node_of, node.input)]
+        users = [node for node in self._nodes.values() if variable in map(node_of, node.input)]
         assigned = [node for node in users if node.op == "AssignVariableOp"]
         others = {node.op for node in users} - {"AssignVariableOp", "ReadVariableOp", "VarIsInitializedOp"}
-        return bool(assigned) and not others and all(_node_of(node.input[1]) in own for node in assigned)
+        return bool(assigned) and not others and all(node_of(node.input[1]) in own for node in assigned)
 
     def _computed(self, run: Run) -> dict[str, Node]:
         """The nodes on the way to what is fetched, but not beyond what is fed."""
-        fed = {_node_of(name) for name in (*run.feeds, *run.paths)}
-        waiting = [_node_of(name) for name in run.fetches]
+        fed = {node_of(name) for name in (*run.feeds, *run.paths)}
+        waiting = [node_of(name) for name in run.fetches]
         seen: dict[str, Node] = {}
         while waiting:
             name = waiting.pop()
             if name not in seen and name not in fed and name in self._nodes:
                 seen[name] = self._nodes[name]
-                waiting += map(_node_of, self._nodes[name].input)
+                waiting += map(node_of, self._nodes[name].input)
         return seen
 
     def _reached(
@@ -118,7 +117,7 @@ class Graph:
 def _is_own(name: str, nodes: Mapping[str, Node], own: set[str]) -> bool:
     """Whether a tensor is the path of one of the model's own files, as it is or passed on."""
     for _ in range(_LONGEST_CHAIN):
-        name = _node_of(name)
+        name = node_of(name)
         if name in own:
             return True
         node = nodes.get(name)
@@ -131,11 +130,6 @@ def _is_own(name: str, nodes: Mapping[str, Node], own: set[str]) -> bool:
 def _identity(handle: Node) -> tuple[bytes, bytes]:
     """What two handles of the same variable have in common."""
     return handle.attr["container"].s, handle.attr["shared_name"].s or handle.name.encode()
-
-
-def _node_of(tensor: str) -> str:
-    """The node's name in ``^name``, ``name:0`` or, in a function, ``name:output:0``."""
-    return tensor.removeprefix("^").partition(":")[0]
 
 
 def _functions_in(attributes: Any) -> Iterator[str]:

@@ -31,6 +31,8 @@ class Slot:
     """NumPy's dtype of the tensor itself, where it is another than `dtype`."""
     base64: bool = False
     """Whether its strings are bytes, which are given and taken in base64."""
+    example: str = ""
+    """What an input holds in the example, where not any string will do."""
 
     def to_tensor(self, array: Array) -> Array:
         """What TensorFlow is given for an array of the signature's dtype. Raises `InvalidInput`."""

@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from backends.base import InvalidOption, ModelFileError, UntrustedFile
+from backends.tensorflow import feeds, pixels
+from backends.tensorflow.feeds import Feed
+from backends.tensorflow.flow import Flow
 from backends.tensorflow.graph import Graph, Run
 from backends.tensorflow.program import Array, Slot, dtype_of, is_base64
 
@@ -68,14 +71,19 @@ class SavedModel:
         for kind, tensors in (("input", inputs), ("output", outputs)):
             if not tensors:
                 raise ModelFileError(f"The signature {signature!r} has no {kind}, so it cannot be served.")
-        feeds, fetches = self._slots("Input", inputs, base64), self._slots("Output", outputs, base64)
-        runs = (*self._initialization(), Run(tuple(fetches.values()), tuple(feeds.values())))
+        given, fetches = self._slots("Input", inputs, base64), self._slots("Output", outputs, base64)
+        runs = (*self._initialization(), Run(tuple(fetches.values()), tuple(given.values())))
         if not trusted:
             self._check(runs)
         for function in self._meta.graph_def.library.function:
             _place_anywhere(function.node_def)
         _place_anywhere(self._meta.graph_def.node)
-        return SavedModelProgram(self._tf, self._meta, self._feeding(), feeds, fetches)
+        flow = Flow(self._meta.graph_def, fetches.values())
+        fed = feeds.find(flow, self._meta.object_graph_def.concrete_functions, given, base64)
+        program = SavedModelProgram(self._tf, self._meta, self._feeding(), fed, fetches)
+        if [slot.dtype[:5] for slot in given] == ["float"]:
+            program.brightest = pixels.brightest(flow, *given.values())
+        return program
 
     def _slots(self, kind: str, tensors: Mapping[str, Any], base64: Sequence[str]) -> dict[Slot, str]:
         """The inputs or outputs of a signature, and the names of their tensors in the graph."""
@@ -83,10 +91,7 @@ class SavedModel:
         for name in sorted(tensors):
             info = tensors[name]
             if info.WhichOneof("encoding") != "name":
-                raise ModelFileError(
-                    f"{kind} {name!r} is a ragged or sparse tensor, which cannot be served; export the model with "
-                    "dense ones (tf.RaggedTensor.to_tensor, tf.sparse.to_dense)."
-                )
+                raise ModelFileError(feeds.not_dense(kind, name))
             dtype, own = dtype_of(kind, name, self._tf.dtypes.as_dtype(info.dtype))
             dims = tuple(dim.size if dim.size >= 0 else None for dim in info.tensor_shape.dim)
             shape = None if info.tensor_shape.unknown_rank else dims
@@ -151,26 +156,33 @@ class SavedModel:
 class SavedModelProgram:
     """One signature, in a session of its own. See `backends.tensorflow.program.Program`."""
 
+    brightest: int | None = None
+    """The value of a white pixel, of a graph that itself brings pixels into the range that its layers take."""
+
     def __init__(
         self,
         tf: Any,
         meta: Any,
         steps: Sequence[tuple[str, dict[str, str]]],
-        inputs: Mapping[Slot, str],
+        feeds: Sequence[Feed],
         outputs: Mapping[Slot, str],
     ) -> None:
-        self.inputs, self.outputs = tuple(inputs), tuple(outputs)
+        self.feeds = tuple(feeds)
+        self.inputs = tuple(slot for feed in feeds for slot in feed.slots)
+        self.outputs = tuple(outputs)
         v1 = tf.compat.v1
         with tf.Graph().as_default() as graph:
             v1.import_graph_def(meta.graph_def, name="", producer_op_list=meta.meta_info_def.stripped_op_list)
             fetches = [tf.identity(graph.get_tensor_by_name(name)) for name in outputs.values()]
         self._session = v1.Session(graph=graph)
-        for operation, feeds in steps:
-            self._session.run(graph.get_operation_by_name(operation.partition(":")[0]), feeds)
-        self._call = self._session.make_callable(fetches, list(inputs.values()))
+        for operation, paths in steps:
+            self._session.run(graph.get_operation_by_name(operation.partition(":")[0]), paths)
+        self._call = self._session.make_callable(fetches, [tensor for feed in feeds for tensor in feed.tensors])
 
     def run(self, tensors: list[Array]) -> list[Any]:
-        results: list[Any] = self._call(*tensors)
+        given = iter(tensors)
+        packed = [each for feed in self.feeds for each in feed.pack([next(given) for _ in feed.slots])]
+        results: list[Any] = self._call(*packed)
         return results
 
     def close(self) -> None:

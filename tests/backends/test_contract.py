@@ -60,7 +60,7 @@ FOLDERS: dict[str, Callable[[], Path]] = {
     "tensorflow guesslang": models.guesslang,
     **{
         f"tensorflow {name}": partial(models_tensorflow.path, name)
-        for name in ("digits", "texts", "module", "tf1_odd", "tf1_words")
+        for name in ("digits", "texts", "module", "tf1_odd", "tf1_words", "estimator", "pipeline", "ragged")
     },
     **{
         f"transformers-classify {name}": partial(models_transformers_heads.path, name)

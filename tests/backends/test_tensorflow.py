@@ -253,7 +253,7 @@ def test_a_ragged_tensor_is_a_clear_error(tmp_path: Path) -> None:
     info.ClearField("name")
     info.composite_tensor.type_spec.type_spec_class_name = "RaggedTensorSpec"
     (folder / "saved_model.pb").write_bytes(message.SerializeToString())
-    with pytest.raises(ModelFileError, match="Input 'x' is a ragged or sparse tensor, which cannot be served"):
+    with pytest.raises(ModelFileError, match="Input 'x' is a ragged or sparse tensor in a form that cannot be served"):
         load(folder, signature="same")
 
 

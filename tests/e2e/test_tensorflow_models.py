@@ -11,7 +11,7 @@ import numpy as np
 from serving import Server, checked, doubler
 
 from tests import models
-from tests.models_tensorflow import images, path
+from tests.models_tensorflow import IRIS, images, path
 
 C = '#include <stdio.h>\n\nint main(void) {\n    printf("hi\\n");\n    return 0;\n}\n'
 SQL = "SELECT name, COUNT(*) FROM users LEFT JOIN orders ON users.id = orders.user GROUP BY name;\n"
@@ -81,3 +81,23 @@ def test_files_that_may_not_be_served(server: Server, tmp_path: Path) -> None:
     assert (
         server.register("odd", path("module"), 400, config={"signature": "x"})["error"]["param"] == "config.signature"
     )
+
+
+def test_features_and_ragged_rows_of_requests(server: Server) -> None:
+    view = server.register("iris", path("estimator"))
+    assert [each["name"] for each in view["inputs"]] == ["counts", *IRIS, "tags"]
+    setosa = dict(zip(IRIS, (1.4, 0.2, 5.1, 3.5), strict=True))
+    virginica = dict(zip(IRIS, (6.0, 2.5, 6.3, 3.3), strict=True))
+    more = {"counts": [1, 2], "tags": ["a", "b"]}
+    url = "/v1/models/iris:predict"
+    body = {"instances": [{**setosa, **more}, {**virginica, **more}]}
+    rows = checked(server.http.post(url, json=body), 200)["predictions"]
+    best = [row["classes"][int(np.argmax(row["scores"]))] for row in rows]
+    assert best == ["setosa", "virginica"]
+    wrong = checked(server.http.post(url, json={"instances": [{**setosa, **more, "tags": [1]}]}), 400)
+    assert "tags" in wrong["error"]["message"]
+
+    server.register("sums", path("ragged"))
+    for words in ([[1, 2, 3]], [[1, 2], [3, 4]], [[]]):
+        inputs = {"words": words, "factor": [2] * len(words)}
+        assert server.predict("sums", {"inputs": inputs})["outputs"] == [2 * sum(row) for row in words]
