@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 from pathlib import Path
@@ -10,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from backends import categories
 from backends.base import MissingRuntime, ModelFileError, Tensors
 from backends.boosting import rehearsal
 from backends.boosting.backend import BoostingBackend, Trees, both, classified, first_sentence, head_of
-from backends.boosting.columns import Codes, Columns, are_texts, codes_of
+from backends.boosting.columns import Columns, are_texts, codes_of
 
 _JSON = re.compile(rb'\s*\{\s*"(learner|version)"\s*:')
 _UBJSON = re.compile(rb"\{(L.{8}|l.{4}|I.{2}|[iU].)(learner|version)[\[{]", re.DOTALL)
@@ -69,7 +69,7 @@ class _XgboostTrees(Trees):
         self.objective = str(learner["objective"]["name"])
         count = int(booster.num_features())
         names = booster.feature_names
-        codes = _categories(booster)
+        codes = {i: codes_of(each.values) for i, each in categories.of_xgboost(booster).items() if each.values}
         self.columns = Columns(
             tuple(are_texts(codes.get(i, {})) for i in range(count)), tuple(names) if names else None, codes
         )
@@ -124,29 +124,6 @@ class _XgboostTrees(Trees):
         if len(self._classes):
             return {"label": values.astype(np.int64)}
         return {"output": values}
-
-
-def _categories(booster: Any) -> dict[int, Codes]:
-    """The numbers of the categories by the places of their columns, where the file has them: since XGBoost 3.1."""
-    if "c" not in (booster.feature_types or ()):
-        return {}
-    model = json.loads(bytes(booster.save_raw("json")))["learner"]["gradient_booster"]
-    columns = model.get("gbtree", model).get("model", {}).get("cats", {}).get("enc", [])
-    return {i: codes for i, column in enumerate(columns) if (codes := codes_of(_values(column)))}
-
-
-def _values(column: dict[str, Any]) -> list[Any]:
-    """The categories of a column: numbers, or the bytes of texts that stand one behind the other.
-
-    Of texts beyond ASCII there are none: XGBoost 3.2 counts their characters, not their bytes, and cuts them wrongly.
-    """
-    values: list[Any] = column["values"]
-    if "offsets" not in column:
-        return values
-    if not all(0 <= value < 128 for value in values):
-        return []
-    text = bytes(values).decode("ascii")
-    return [text[begin:end] for begin, end in itertools.pairwise(column["offsets"])]
 
 
 def _runtime() -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from backends.categories import Categories, of_xgboost
+
 
 def library(estimator: Any) -> str:
     """The library that `estimator` is of."""
@@ -29,12 +31,23 @@ def categories(estimator: Any) -> dict[int, Any]:
     kind = library(estimator)
     if kind == "catboost":
         return dict.fromkeys(estimator.get_cat_feature_indices())
-    if kind == "xgboost" and hasattr(estimator, "get_booster"):
-        types = estimator.get_booster().feature_types or ()
-        return {place: None for place, each in enumerate(types) if each == "c"}
+    if kind == "xgboost":
+        # Without the categories that it was trained with, it wants their numbers, and not a column of categories.
+        return {place: next(iter(each.values), None) for place, each in _xgboost(estimator).items()}
     if kind == "lightgbm" and hasattr(estimator, "booster_"):
         known = estimator.booster_.pandas_categorical or []
         places = sorted(estimator.booster_.params.get("categorical_column") or ())
         if len(places) == len(known):
             return {place: values[0] for place, values in zip(places, known, strict=True) if values}
     return {}
+
+
+def whole(estimator: Any) -> dict[int, str]:
+    """The columns of categories that must be whole numbers, by their places, and NumPy's name of their type."""
+    if library(estimator) != "xgboost":
+        return {}
+    return {place: each.dtype for place, each in _xgboost(estimator).items() if each.dtype != "object"}
+
+
+def _xgboost(estimator: Any) -> dict[int, Categories]:
+    return of_xgboost(estimator.get_booster()) if hasattr(estimator, "get_booster") else {}

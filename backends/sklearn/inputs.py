@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from backends.base import InvalidOption, MissingRuntime, ModelFileError, Tensors, TensorSpec
+from backends.base import InvalidInput, InvalidOption, MissingRuntime, ModelFileError, Tensors, TensorSpec
 from backends.sklearn import boosted
 from backends.sklearn.estimators import parts, steps
 
@@ -36,6 +36,8 @@ class _Kinds(NamedTuple):
 
     categories: tuple[int, ...] = ()
     """Places of columns that must be of pandas' kind for categories."""
+    whole: Mapping[int, str] = {}
+    """Of these, those that are whole numbers, and NumPy's name of their type."""
     missing: Any = np.nan
     """A missing text."""
 
@@ -44,7 +46,7 @@ class _Kinds(NamedTuple):
         last = steps(model)[-1]
         if boosted.library(last) == "catboost":
             return cls(missing="nan")  # what it makes of a missing category
-        return cls(tuple(boosted.categories(model)))
+        return cls(tuple(boosted.categories(model)), boosted.whole(model))
 
 
 @dataclass(frozen=True)
@@ -321,4 +323,22 @@ def _frame(values: Any, names: tuple[str, ...] | None, kinds: _Kinds) -> Any:
     except ImportError:
         raise MissingRuntime("pandas", "sklearn") from None
     frame = pd.DataFrame(values, columns=list(names or ()))
-    return frame.astype({frame.columns[place]: "category" for place in kinds.categories}) if kinds.categories else frame
+    for place, dtype in kinds.whole.items():
+        frame[frame.columns[place]] = _whole(frame.iloc[:, place], dtype)
+    others = [place for place in kinds.categories if place not in kinds.whole]
+    return frame.astype({frame.columns[place]: "category" for place in others}) if others else frame
+
+
+def _whole(column: Any, dtype: str) -> Any:
+    """Categories that are whole numbers, as pandas' kind for them. Raises `InvalidInput` for others."""
+    import pandas as pd
+
+    present = column.dropna().astype(float)
+    limits = np.iinfo(dtype)
+    wrong = present[(present % 1 != 0) | (present < limits.min) | (present > limits.max)]
+    if len(wrong):
+        raise InvalidInput(
+            f"The column {column.name!r} holds categories, which are whole numbers here; got {wrong.iloc[0]:g}.",
+            field="input",
+        )
+    return pd.Categorical(column, categories=np.unique(present).astype(dtype))

@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+import xgboost
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.cluster import DBSCAN, KMeans
 from sklearn.compose import ColumnTransformer, TransformedTargetRegressor, make_column_transformer
@@ -611,6 +612,40 @@ def test_categories_of_lightgbm(tmp_path: Path) -> None:
     unseen = rows | {"text": np.full(200, "purple", object)}
     gaps = rows | {"text": np.full(200, MISSING_TEXT, object)}
     np.testing.assert_array_equal(backend.predict(unseen)["probabilities"], backend.predict(gaps)["probabilities"])
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "int32", "int64"])
+def test_categories_of_xgboost_that_are_whole_numbers(tmp_path: Path, dtype: str) -> None:
+    frame, target = categories()
+    frame = frame.astype({"number": dtype}).astype({"text": "category", "number": "category"})
+    model = xgboost.XGBClassifier(n_estimators=8, enable_categorical=True, n_jobs=1).fit(frame, target)
+    backend, info = serve(model, tmp_path)
+    assert {spec.name: spec.dtype for spec in info.inputs} == {"n": "float64", "text": "string", "number": "float64"}
+    assert backend.example()["number"].tolist() == [10]
+    rows = {name: frame[name].to_numpy(object if name == "text" else np.float64) for name in frame}
+    np.testing.assert_array_equal(backend.predict(rows)["probabilities"], model.predict_proba(frame))
+    part = {name: column[3:5] for name, column in rows.items()}  # not all of the categories, as in most requests
+    np.testing.assert_array_equal(backend.predict(part)["probabilities"], model.predict_proba(frame)[3:5])
+    gap = part | {"number": np.array([np.nan, 20.0])}
+    wanted = model.predict_proba(frame[3:5].assign(number=pd.Categorical([np.nan, 20], np.array([20], dtype))))
+    np.testing.assert_array_equal(backend.predict(gap)["probabilities"], wanted)
+    with pytest.raises(InvalidInput, match=r"'number' holds categories, which are whole numbers here; got 10\.5\.$"):
+        backend.predict(part | {"number": np.array([10.5, 20.0])})
+    with pytest.raises(InvalidInput, match="Found a category not in the training set"):
+        backend.predict(part | {"number": np.array([99.0, 20.0])})
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_categories_of_xgboost_by_their_numbers(tmp_path: Path, named: bool) -> None:
+    frame, target = categories()
+    frame = frame[["n", "number"]].assign(number=frame["number"] // 10 - 1)
+    given = frame if named else frame.to_numpy()
+    model = xgboost.XGBClassifier(n_estimators=8, enable_categorical=True, feature_types=["q", "c"], n_jobs=1)
+    model.fit(given, target)
+    backend, info = serve(model, tmp_path)
+    assert shapes(info.inputs) == {"input": ("float64", ("batch", 2))}
+    answer = backend.predict({"input": frame.to_numpy(float)})
+    np.testing.assert_array_equal(answer["probabilities"], model.predict_proba(given))
 
 
 @pytest.mark.parametrize("named", [True, False])
