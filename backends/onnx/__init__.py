@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -101,12 +103,17 @@ class OnnxBackend(TensorBackend):
             raise errors.of_file(e, path, kind) from None
         tensors = [Input(name, dtype_of("Input", onnx_type, name), shape) for name, onnx_type, shape in inputs]
         self._output_names = [name for name, _, _ in outputs]
-        self._maps = {name for name, onnx_type, _ in outputs if _is_map(onnx_type, name)}
+        self._sequences: dict[str, np.ndarray[Any, Any]] = {}  # and what each is when it has no tensor
+        self._read = {name: reader for name, kind, _ in outputs if (reader := self._reader(kind, name)) is not None}
         self._classes: dict[str, tuple[str, ...]] = {}
         signature = probe(tensors, self.predict, options.dims, [(name, shape) for name, _, shape in outputs])
         self._example = signature.example
         size = sum(each.stat().st_size for each in self.parts(path) or (path,))
         self._memory = max(size, resident_bytes() - before if device.kind == "cpu" else 0)
+        if self._sequences and signature.unbatched_reason is None:
+            signature.unbatched_reason = (
+                f"The output {min(self._sequences)!r} is a sequence of tensors, whose shapes may differ between rows."
+            )
         batches = self.threads > 1 and signature.unbatched_reason is None
         if batches and spreads_rows(options.spread_rows, self._memory, lambda: self.predict(signature.example)):
             self._one_thread = _open(onnxruntime, path, kind, device, options, 1)
@@ -131,9 +138,10 @@ class OnnxBackend(TensorBackend):
             values = session.run(self._output_names, batch)
         except Exception as e:
             raise errors.of_run(e) from None
-        if not self._maps:
-            return dict(zip(self._output_names, values, strict=True))
-        return {n: self._table(n, v) if n in self._maps else v for n, v in zip(self._output_names, values, strict=True)}
+        answer = dict(zip(self._output_names, values, strict=True))
+        for name, read in self._read.items():
+            answer[name] = read(name, answer[name])
+        return answer
 
     def memory(self) -> int:
         """The growth of the process while the model was loaded and tried, at least the size of its files."""
@@ -142,6 +150,33 @@ class OnnxBackend(TensorBackend):
     def close(self) -> None:
         """Frees the sessions, and with them the weights and the arenas."""
         self._session = self._one_thread = None
+
+    def _reader(self, onnx_type: str, name: str) -> Callable[[str, Any], np.ndarray[Any, Any]] | None:
+        """What makes an array of an output that is none. Raises `ModelFileError` for types that cannot be served."""
+        if onnx_type in ("seq(map(int64,tensor(float)))", "seq(map(string,tensor(float)))"):
+            return self._table
+        sequence = re.fullmatch(r"seq\((tensor\(\w+\))\)", onnx_type)
+        dtype = dtype_of("Output", sequence[1] if sequence else onnx_type, name)
+        if sequence is None:
+            return None
+        self._sequences[name] = np.empty(0, object if dtype == "string" else dtype)
+        return self._stacked
+
+    def _stacked(self, name: str, tensors: list[Any]) -> np.ndarray[Any, Any]:
+        """A sequence of tensors of one shape as an array, whose first axis is the sequence."""
+        arrays = [np.asarray(tensor) for tensor in tensors]
+        if not arrays:
+            return self._sequences[name]
+        shapes = sorted({array.shape for array in arrays})
+        if len(shapes) > 1:
+            raise BackendError(
+                f"The output {name!r} is a sequence of tensors of different shapes, here {list(shapes[0])} and "
+                f"{list(shapes[-1])}, which is no array; give one row in a request, or export the model with tensors "
+                "that are padded to one shape."
+            )
+        stacked = np.stack(arrays)
+        self._sequences[name] = stacked[:0]
+        return stacked
 
     def _table(self, name: str, rows: list[dict[Any, float]]) -> np.ndarray[Any, Any]:
         """Scores by class, one dict a row (scikit-learn's ZipMap), as an array [rows, classes]."""
@@ -270,11 +305,3 @@ def _listed(classes: tuple[str, ...]) -> str:
     """The names of classes, as many as are read."""
     more = f" and {len(classes) - _SHOWN_CLASSES} more" if len(classes) > _SHOWN_CLASSES else ""
     return ", ".join(classes[:_SHOWN_CLASSES]) + more
-
-
-def _is_map(onnx_type: str, name: str) -> bool:
-    """Whether an output is one dict of scores a row. Raises `ModelFileError` for other types that are no tensors."""
-    if onnx_type in ("seq(map(int64,tensor(float)))", "seq(map(string,tensor(float)))"):
-        return True
-    dtype_of("Output", onnx_type, name)
-    return False

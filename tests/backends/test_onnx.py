@@ -486,10 +486,51 @@ def test_types_that_cannot_be_served(save: Callable[..., Path]) -> None:
     bfloat16 = save(nodes, [("x", TensorProto.BFLOAT16, ("n",))], [("y", TensorProto.BFLOAT16, ("n",))])
     with pytest.raises(ModelFileError, match=r"'x' has the type tensor\(bfloat16\)"):
         load(bfloat16)
-    value = helper.make_value_info("y", helper.make_sequence_type_proto(helper.make_tensor_type_proto(F, None)))
-    sequence = save([helper.make_node("SequenceConstruct", ["x"], ["y"])], [("x", F, ("n",))], [value])
-    with pytest.raises(ModelFileError, match=r"'y' has the type seq\(tensor\(float\)\)"):
-        load(sequence)
+    optional = helper.make_value_info("y", helper.make_optional_type_proto(helper.make_tensor_type_proto(F, None)))
+    with pytest.raises(ModelFileError, match=r"'y' has the type optional\(tensor\(float\)\)"):
+        load(save([helper.make_node("Optional", ["x"], ["y"])], [("x", F, ("n",))], [optional]))
+
+
+def sequence_of(kind: int) -> Any:
+    """The output `y`, a sequence of tensors."""
+    return helper.make_value_info("y", helper.make_sequence_type_proto(helper.make_tensor_type_proto(kind, None)))
+
+
+@pytest.mark.parametrize("kind", [F, TensorProto.INT64, TensorProto.STRING])
+def test_a_sequence_of_tensors_over_the_rows(save: Callable[..., Path], kind: int) -> None:
+    node = helper.make_node("SplitToSequence", ["x"], ["y"], axis=0, keepdims=0)
+    backend, info = load(save([node], [("x", kind, (None, 3))], [sequence_of(kind)]))
+    assert info.outputs == (TensorSpec("y", info.inputs[0].dtype, ("batch", 3)),)
+    assert info.unbatched_reason == "The output 'y' is a sequence of tensors, whose shapes may differ between rows."
+    x = np.arange(12).reshape(4, 3).astype(backend.example()["x"].dtype)
+    x = x.astype(str).astype(object) if kind == TensorProto.STRING else x
+    np.testing.assert_array_equal(backend.predict({"x": x})["y"], x)
+
+
+def test_a_sequence_of_as_many_tensors_as_there_are_columns(save: Callable[..., Path]) -> None:
+    node = helper.make_node("SplitToSequence", ["x"], ["y"], axis=1, keepdims=0)
+    backend, info = load(save([node], [("x", F, (None, 3))], [sequence_of(F)]))
+    assert info.outputs == (TensorSpec("y", "float32", (3, "batch"), 1),)
+    assert not info.batchable
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    np.testing.assert_array_equal(backend.predict({"x": x})["y"], x.T)
+
+
+def test_a_sequence_without_tensors(save: Callable[..., Path]) -> None:
+    nodes = [helper.make_node("SequenceEmpty", [], ["y"], dtype=TensorProto.INT64)]
+    nodes.append(helper.make_node("Identity", ["x"], ["z"]))
+    backend, _ = load(save(nodes, [("x", F, (None, 3))], [sequence_of(TensorProto.INT64), ("z", F, (None, 3))]))
+    empty = backend.predict({"x": np.zeros((2, 3), np.float32)})["y"]
+    assert (empty.shape, empty.dtype) == ((0,), np.int64)
+
+
+def test_a_sequence_of_tensors_of_different_shapes(save: Callable[..., Path]) -> None:
+    node = helper.make_node("SplitToSequence", ["x", "two"], ["y"], axis=1)
+    path = save([node], [("x", F, (None, 3))], [sequence_of(F)], {"two": np.array(2, np.int64)})
+    with pytest.raises(
+        ModelFileError, match=r"'y' is a sequence of tensors of different shapes, here \[1, 1\] and \[1, 2\]"
+    ):
+        load(path)
 
 
 # --- labels ---------------------------------------------------------------------------------------------------------
