@@ -140,6 +140,9 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Whether rows of several requests may be computed in one call."""
     unbatched_reason: str | None = None
     """Why not, in a sentence for the user."""
+    unpadded_reason: str | None = None
+    """Why rows must not be made as long as others of their batch, in a clause such as ``its rows are ragged``; `None`
+    when that is found out by trying."""
     streams: bool = False
     generation: GenerationInfo | None = None
     """Of a model that generates text, else `None`."""

@@ -130,6 +130,7 @@ class TensorFlowBackend(TensorBackend):
         metadata = {"signature": name, "format": f"{kind.value}, written by {model.written_by}"}
         program = model.program(name, options.base64, trusted=self.trusted)
         opened = _Opened(program, metadata, model.method(name), program.brightest)
+        opened.any_length = any(feed.any_length for feed in program.feeds)
         usual = name == DEFAULT or len(model.signatures) == 1
         opened.findings.append(signature_finding(name, model.signatures, options.signature is not None, usual))
         opened.findings += [_parsed(feed) for feed in program.feeds if isinstance(feed, Examples)]
@@ -174,6 +175,7 @@ class TensorFlowBackend(TensorBackend):
             outputs=found.outputs,
             batchable=found.unbatched_reason is None,
             unbatched_reason=found.unbatched_reason,
+            unpadded_reason="it is told how long each row is" if opened.any_length else None,
             labels=labels,
             runtime=f"tensorflow {version}",
             device=str(device),
@@ -209,6 +211,8 @@ class _Opened:
     """What kind of signature it is, in TensorFlow Serving's words."""
     brightest: int | None = None
     """The value of a white pixel, of a model that itself brings pixels into the range that its layers take."""
+    any_length: bool = False
+    """Whether it is told how long each row is."""
     findings: list[Finding] = field(default_factory=list)
 
 

@@ -38,6 +38,10 @@ class Examples:
     def tensors(self) -> tuple[str, ...]:
         return (self.tensor,)
 
+    @property
+    def any_length(self) -> bool:
+        return any(None in (slot.shape or ())[1:] for slot in self.slots)
+
     def pack(self, given: Sequence[Array]) -> list[Array]:
         """One message for each row."""
         from tensorflow.core.example.example_pb2 import Example

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -23,6 +23,10 @@ class Feed(Protocol):
         """What a user gives."""
 
     @property
+    def any_length(self) -> bool:
+        """Whether the model itself is told how long rows are, so that what they are filled up with would count."""
+
+    @property
     def tensors(self) -> tuple[str, ...]:
         """What TensorFlow is fed: names of tensors in the graph."""
 
@@ -36,6 +40,7 @@ class AsItIs:
 
     slot: Slot
     tensor: str
+    any_length: ClassVar[bool] = False
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -61,6 +66,7 @@ class Ragged:
     splits: tuple[str, ...]
     """The outermost first."""
     splits_dtype: str = "int64"
+    any_length: ClassVar[bool] = True
 
     @property
     def slots(self) -> tuple[Slot, ...]:

@@ -29,6 +29,8 @@ def paddable(info: ModelInfo) -> str | None:
     names = {d for s in info.inputs for _, d in free_dims(s)}
     if not names:
         return "its rows have a fixed shape"
+    if info.unpadded_reason is not None:
+        return info.unpadded_reason
     if any(s.dtype == "string" for s in info.inputs):
         return "its inputs are strings"
     for spec in info.outputs:

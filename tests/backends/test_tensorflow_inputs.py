@@ -65,6 +65,7 @@ def test_an_estimator_that_classifies() -> None:
 
 def test_the_older_operation_that_parses() -> None:
     backend, info = load(path("estimator"), signature="old")
+    assert info.unpadded_reason is None
     assert [(s.name, s.dtype, s.shape) for s in info.inputs] == [
         ("x", "float32", ("batch", 2)),
         ("y", "int64", ("batch", 3)),
@@ -75,6 +76,7 @@ def test_the_older_operation_that_parses() -> None:
 
 def test_messages_that_are_parsed_in_a_function() -> None:
     backend, info = load(path("pipeline"))
+    assert info.unpadded_reason == "it is told how long each row is"
     assert [s.name for s in info.inputs] == ["ids", *IRIS]
     flowers, expected = iris()
     ids = np.arange(300).reshape(150, 2)
@@ -115,6 +117,7 @@ def test_features_whose_names_are_no_text(tmp_path: Path) -> None:
 
 def test_a_ragged_input_is_rows_of_any_length() -> None:
     backend, info = load(path("ragged"))
+    assert info.unpadded_reason == "it is told how long each row is"
     assert [(s.name, s.shape) for s in info.inputs] == [("factor", ("batch",)), ("words", ("batch", "words_1"))]
     for length in (0, 1, 5):
         words = np.arange(2 * length, dtype=np.float32).reshape(2, length)

@@ -97,7 +97,8 @@ def test_features_and_ragged_rows_of_requests(server: Server) -> None:
     wrong = checked(server.http.post(url, json={"instances": [{**setosa, **more, "tags": [1]}]}), 400)
     assert "tags" in wrong["error"]["message"]
 
-    server.register("sums", path("ragged"))
+    view = server.register("sums", path("ragged"))
+    assert not view["batching"]["dynamic_padding"]
     for words in ([[1, 2, 3]], [[1, 2], [3, 4]], [[]]):
         inputs = {"words": words, "factor": [2] * len(words)}
         assert server.predict("sums", {"inputs": inputs})["outputs"] == [2 * sum(row) for row in words]

@@ -134,3 +134,11 @@ def test_rows_of_one_shape_are_put_together() -> None:
     joined = concatenate(parts)
     assert joined["x"].shape == (3, 2)
     assert joined["s"].tolist() == ["a"] * 3
+
+
+def test_a_model_that_is_told_lengths_is_not_tried() -> None:
+    free = (TensorSpec("x", "float32", ("batch", "n")),)
+    assert paddable(ModelInfo(task="tensor", inputs=free)) is None
+    assert (
+        paddable(ModelInfo(task="tensor", inputs=free, unpadded_reason="its rows are ragged")) == "its rows are ragged"
+    )
