@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 from tests import models
@@ -95,6 +97,12 @@ def smollm2_tokenizer(folder: Path) -> Path:
         shutil.copyfile(smollm2() / name, folder / name)
     edit(folder / "tokenizer_config.json", chat_template=None)
     return folder
+
+
+@cache
+def llama() -> Path:
+    """A random Llama of two layers."""
+    return decoder(Path(mkdtemp(prefix="unimodel-test-")) / "llama")
 
 
 def decoder(folder: Path, architecture: str = "LlamaForCausalLM", **config: Any) -> Path:

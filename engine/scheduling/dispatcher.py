@@ -28,7 +28,7 @@ from engine.scheduling import queue
 from engine.scheduling.batcher import BatchPolicy, due_in
 from engine.scheduling.deadlines import Deadlines
 from engine.scheduling.queue import Group, ModelQueue, Pending, QueueLimits
-from engine.scheduling.streams import Streams
+from engine.scheduling.streams import DIED_TWICE, Streams
 from engine.telemetry.metrics import ModelMetrics
 from engine.transport.messages import Loaded
 from engine.types import Answer, ModelSpec, Request, TensorInput
@@ -315,7 +315,7 @@ class Dispatcher:
                     item.deaths += 1
                 self._put_back(item, instance)
         instance.outstanding.clear()
-        self.streams.lost(instance)
+        self.streams.lost(instance, self.spec.name)
         instance.close()
         self.streams.start()
         if self.on_deficit is not None:
@@ -329,7 +329,7 @@ class Dispatcher:
             return
         if item.suspect:
             log.error("worker died twice while it computed a request", extra={"request_id": item.request.request_id})
-            item.end(instance.worker.ending("The worker process died twice while it computed this request."))
+            item.end(instance.worker.died(self.spec.name, *DIED_TWICE))
             return
         item.suspect = item.deaths > 0
         self.queue.put_back(item)

@@ -19,6 +19,10 @@ from engine.worker.instance import Instance, Stream
 _UNBOUNDED = 1 << 30
 """Sequences of a model that does not say how many it has, such as a plugin."""
 
+DIED_TWICE = ("twice while it computed this request", "change the request, since it is the likely cause")
+"""When a worker died, and what to do then."""
+_BEGUN = ("while it streamed this answer", "send the request again, or change it if it dies again")
+
 
 class Streams:
     """Owns the streams from their admission until their reader closes them."""
@@ -78,11 +82,12 @@ class Streams:
                 quarantine.when_over(self.start)
         return may
 
-    def lost(self, instance: Instance) -> None:
-        """The worker of an instance died: what its reader has seen nothing of is tried once more."""
+    def lost(self, instance: Instance, model: str) -> None:
+        """The worker of an instance of `model` died: what its reader has seen nothing of is tried once more."""
         for stream in instance.streams.values():
             if stream.begun or stream.retried:
-                stream.end(instance.worker.ending("The worker process died while it streamed this answer."))
+                when, advice = _BEGUN if stream.begun else DIED_TWICE
+                stream.end(instance.worker.died(model, when, advice))
             else:
                 stream.retried = True
                 self._wait(stream)

@@ -248,6 +248,12 @@ class Worker:
             return self.limit.exceeded_by(self._excess)
         return WorkerDied(message)
 
+    def died(self, model: str, when: str, advice: str) -> UniModelError:
+        """The error of a request to `model` that has ended with the process."""
+        return self.ending(
+            f"The worker process of model {model!r} died {when}; {advice}. The server's log says how it ended."
+        )
+
     async def stop(self) -> None:
         """Ends the process for good."""
         self.state = "stopped"

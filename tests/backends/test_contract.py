@@ -1,5 +1,5 @@
-"""What every backend keeps to, over real models of each. A new backend adds its models to `TENSORS`, `VALUES` or
-`SPEECH`.
+"""What every backend keeps to, over real models of each. A new backend adds its models to `TENSORS`, `VALUES`,
+`GENERATION`, `SPEECH` or `GRAPHS`.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ FOLDERS: dict[str, Callable[[], Path]] = {
 }
 
 SUFFIXES = (
-    "", ".onnx", ".joblib", ".pkl", ".skops", ".py", ".txt", ".ubj", ".cbm", ".pt", ".pt2", ".keras", ".h5", ".tflite"
+    "", ".onnx", ".joblib", ".pkl", ".skops", ".py", ".txt", ".ubj", ".cbm", ".pt", ".pt2", ".keras", ".h5", ".tflite",
+    ".gguf", ".yaml",
 )  # fmt: skip
 LARGE_FOLDERS: dict[str, Callable[[], Path]] = {
     "transformers-embedding minilm": models_transformers.minilm,
@@ -99,9 +100,24 @@ SPEECH_FOLDERS: dict[str, Callable[[], Path]] = {
 }
 SPEECH = SPEECH_FOLDERS | {"whisper-cpp tiny": models_whisper_cpp.whisper_cpp}
 
-FILES = TENSORS | PLUGIN_FILES
+GENERATION_FILES: dict[str, Callable[[], Path]] = {"gguf llama": models_gguf.llama}
+GENERATION_FOLDERS: dict[str, Callable[[], Path]] = {"transformers llama": models_transformers.llama}
+GENERATION = GENERATION_FILES | GENERATION_FOLDERS
+
+GRAPHS: dict[str, Callable[[], Path]] = {"pipeline ocr": lambda: ROOT / "examples" / "ocr" / "ocr.yaml"}
+"""The server runs them, so they answer nothing by themselves; `tests/e2e/test_pipelines.py` asks them."""
+
+ENGINES = {
+    "vllm": "It serves the folders of transformers, when it is named; test_vllm.py and test_vllm_server.py ask it.",
+    "tensorrt_llm": "It computes on GPUs alone; test_trt_folder.py has what is to be known without one.",
+}
+"""Backends without a model here, and why."""
+
+FILES = TENSORS | PLUGIN_FILES | GENERATION_FILES
 TENSORS = TENSORS | FOLDERS | LARGE_FOLDERS
-ALL = TENSORS | VALUES | SPEECH
+FOLDERS = FOLDERS | GENERATION_FOLDERS
+STEPS = SPEECH | GENERATION
+ALL = TENSORS | VALUES | STEPS | GRAPHS
 
 
 def backend_of(case: str) -> type[Backend]:
@@ -112,6 +128,13 @@ def backend_of(case: str) -> type[Backend]:
 def model(case: str) -> contract.Model:
     """A loaded model, for the checks that ``unimodel plugin test`` runs on anybody's."""
     return contract.Model(backend_of(case), str(ALL[case]()))
+
+
+def test_no_backend_is_left_out() -> None:
+    ours = {name for name, backend in available().items() if backend.__module__.startswith("backends.")}
+    checked = {backend_of(case).name for case in ALL}
+    assert ours == checked | ENGINES.keys()
+    assert not checked & ENGINES.keys()
 
 
 # --- recognising ----------------------------------------------------------------------------------------------------
@@ -128,8 +151,8 @@ def test_it_recognises_its_own_model_and_no_other_backend_is_as_sure(case: str) 
 def test_sniffing_anything_raises_nothing(name: str, tmp_path: Path) -> None:
     backend = available()[name]
     contents = [b"", b"\0", b"\x80", b"PK\x03\x04", b"\x78\x9c", b"\xff" * 5000, bytes(range(256)) * 20, b"import x\n"]
-    for case in FILES:
-        data = FILES[case]().read_bytes()
+    for case in FILES | GRAPHS:
+        data = ALL[case]().read_bytes()
         contents += [data[:1], data[:7], data[:100], data[: len(data) // 2], data[:-1], data[100:5000]]
     for i, content in enumerate(contents):
         file = tmp_path / str(i)
@@ -262,17 +285,27 @@ def test_a_bad_body_fails_alone(case: str) -> None:
     assert (advice is None) == isinstance(bad, InvalidInput)
 
 
-# --- speech ---------------------------------------------------------------------------------------------------------
+# --- steps, generation, speech --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", STEPS)
+def test_a_cancelled_request_is_gone(case: str) -> None:
+    contract.steps.a_cancelled_request_is_gone(model(case))
+
+
+@pytest.mark.parametrize("case", GENERATION)
+def test_the_example_is_answered_to_its_end(case: str) -> None:
+    contract.generation.its_example_is_answered(model(case))
+
+
+@pytest.mark.parametrize("case", GENERATION)
+def test_a_prompt_is_counted_as_it_is_tokenized(case: str) -> None:
+    contract.generation.a_prompt_is_counted_as_it_is_tokenized(model(case))
 
 
 @pytest.mark.parametrize("case", SPEECH)
 def test_the_example_is_written_down(case: str) -> None:
     contract.speech.its_example_is_written_down(model(case))
-
-
-@pytest.mark.parametrize("case", SPEECH)
-def test_a_cancelled_recording_is_gone(case: str) -> None:
-    contract.steps.a_cancelled_request_is_gone(model(case))
 
 
 @pytest.mark.parametrize("case", SPEECH_FOLDERS)

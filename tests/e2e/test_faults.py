@@ -86,7 +86,12 @@ def test_a_request_that_kills_its_worker_fails_alone(served: Server) -> None:
         poison = [pool.submit(served.predict, "obedient", {"input": {"abort": True}}, 502) for _ in range(2)]
         others = [pool.submit(served.predict, "obedient", {"input": i}) for i in range(20)]
         assert [f.result()["output"] for f in others] == list(range(20))
-        assert {f.result()["error"]["code"] for f in poison} == {"worker_died"}
+        errors = [f.result()["error"] for f in poison]
+        assert {error["code"] for error in errors} == {"worker_died"}
+        assert {error["message"] for error in errors} == {
+            "The worker process of model 'obedient' died twice while it computed this request; change the request, "
+            "since it is the likely cause. The server's log says how it ended."
+        }
     load.check()
 
 

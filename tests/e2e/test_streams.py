@@ -100,7 +100,9 @@ def test_a_worker_that_dies_ends_the_streams_that_have_begun(served: Server) -> 
         served.kill_workers()
         rest = list(lines)
     assert "event: error" in rest
-    assert "worker_died" in rest[rest.index("event: error") + 1]
+    error = json.loads(rest[rest.index("event: error") + 1].removeprefix("data: "))["error"]
+    assert error["code"] == "worker_died"
+    assert "died while it streamed this answer; send the request again" in error["message"]
 
 
 def test_a_stream_that_has_not_begun_is_tried_again(served: Server, tmp_path: Path) -> None:

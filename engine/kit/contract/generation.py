@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from backends.generation import GenerationBackend
-from engine.kit.contract.model import Broken, Check, Model, told
-from engine.kit.contract.steps import pieces_of
+from engine.kit.contract.model import Broken, Check, Model, pieces_of, told
 
 
 def its_example_is_answered(model: Model) -> None:

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from backends.base import Backend, Device, InvalidInput, ModelInfo, TensorBackend, ValueBackend
+from backends.base import Backend, Device, InvalidInput, ModelInfo, StepBackend, TensorBackend, ValueBackend
 from engine import model_options
+
+_MOST_STEPS = 10_000
 
 
 class Broken(Exception):
@@ -65,6 +67,11 @@ class Model:
             (result,) = backend.predict_values([self.example()])
             if isinstance(result, Exception):
                 raise result
+        elif isinstance(backend, StepBackend):
+            backend.add(1, backend.example())
+            for piece in pieces_of(backend):
+                if piece.error is not None:
+                    raise piece.error
 
 
 class Check(NamedTuple):
@@ -75,6 +82,17 @@ class Check(NamedTuple):
     """The backends that it binds."""
     run: Callable[[Model], str | None]
     """Raises `Broken`. Returns advice, when there is something to be said though nothing is broken."""
+
+
+def pieces_of(backend: StepBackend[Any, Any]) -> list[Any]:
+    """The pieces of all steps until nothing is under way."""
+    pieces: list[Any] = []
+    for _ in range(_MOST_STEPS):
+        if not backend.busy:
+            return pieces
+        if backend.wait(1.0):
+            pieces += backend.step()
+    raise Broken(f"It is still busy after {_MOST_STEPS} steps; an example must be short, and end.")
 
 
 def told(error: BaseException) -> str:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from backends.base import StepBackend
-from engine.kit.contract.model import Broken, Check, Model
-
-_MOST_STEPS = 10_000
+from engine.kit.contract.model import Broken, Check, Model, pieces_of
 
 
 def a_cancelled_request_is_gone(model: Model) -> None:
@@ -21,17 +17,6 @@ def a_cancelled_request_is_gone(model: Model) -> None:
     backend.cancel(3)
     if any(piece.id == 2 for piece in pieces_of(backend)):
         raise Broken("A piece came for a request that was cancelled.")
-
-
-def pieces_of(backend: StepBackend[Any, Any]) -> list[Any]:
-    """The pieces of all steps until nothing is under way."""
-    pieces: list[Any] = []
-    for _ in range(_MOST_STEPS):
-        if not backend.busy:
-            return pieces
-        if backend.wait(1.0):
-            pieces += backend.step()
-    raise Broken(f"It is still busy after {_MOST_STEPS} steps; an example must be short, and end.")
 
 
 CHECKS = (Check("a cancelled request is gone", StepBackend, a_cancelled_request_is_gone),)
