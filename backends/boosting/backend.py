@@ -23,6 +23,7 @@ from backends.base import (
     Tensors,
     TensorSpec,
 )
+from backends.boosting import rehearsal
 from backends.boosting.columns import MISSING_TEXT, Array, Columns
 
 _HEAD = 4096
@@ -57,6 +58,8 @@ class BoostingBackend(TensorBackend):
     Options: ClassVar[type[msgspec.Struct]] = BoostingOptions
     rows_at_once = 1024
 
+    library: ClassVar[str]
+    """Its name, for messages."""
     suffix: ClassVar[str] = ""
     """What alone lets a file be taken for one of these, though it does not begin like one."""
 
@@ -82,6 +85,10 @@ class BoostingBackend(TensorBackend):
         """Whether `head` is the beginning of a file of the library."""
 
     @abstractmethod
+    def check(self, path: Path) -> None:
+        """Raises `MissingRuntime`, and `ModelFileError` for what can be told of a bad file without the library."""
+
+    @abstractmethod
     def read(self, path: Path) -> Trees:
         """Reads a model for `self.threads` threads. What it raises besides `BackendError` is about the file."""
 
@@ -95,14 +102,10 @@ class BoostingBackend(TensorBackend):
             raise InvalidOption(f"Option threads must be at least 1; got {options.threads}.", field="config.threads")
         if not path.is_file():
             raise ModelFileError(f"{path} is not a file.", field="model_path")
-        self.threads = min(options.threads, device.threads)
-        try:
-            self._trees = trees = self.read(path)
-            answer = trees.predict(self.example())
-        except BackendError:
-            raise
-        except Exception as e:
-            raise ModelFileError(f"{path.name} is truncated or corrupt: {first_sentence(e)}", field="model_path") from e
+        self.check(path)
+        rehearsal.check(path, type(self))
+        answer = self.open(path, min(options.threads, device.threads))
+        trees = self.trees
         self._bytes = path.stat().st_size
         metadata = {"objective": trees.objective}
         if trees.columns.names is not None:
@@ -124,6 +127,17 @@ class BoostingBackend(TensorBackend):
             metadata=metadata,
             notes=trees.notes,
         )
+
+    def open(self, path: Path, threads: int) -> Tensors:
+        """Reads the file and computes a row of it. Damaged files may end the process."""
+        self.threads = threads
+        try:
+            self._trees = self.read(path)
+            return self._trees.predict(self.example())
+        except BackendError:
+            raise
+        except Exception as e:
+            raise ModelFileError(f"{path.name} is truncated or corrupt: {first_sentence(e)}", field="model_path") from e
 
     @property
     def trees(self) -> Trees:

@@ -23,6 +23,7 @@ class CatBoostBackend(BoostingBackend):
     summary = "CatBoost models: .cbm"
     package = "catboost"
     extra = "catboost"
+    library = "CatBoost"
 
     suffix = ".cbm"
 
@@ -30,9 +31,12 @@ class CatBoostBackend(BoostingBackend):
     def begins(cls, head: bytes) -> bool:
         return head.startswith(_MAGIC)
 
-    def read(self, path: Path) -> Trees:
+    def check(self, path: Path) -> None:
         if not self.begins(head_of(path)):
             raise ModelFileError(f"{path.name} is not a CatBoost model, or is truncated.", field="model_path")
+        _runtime()
+
+    def read(self, path: Path) -> Trees:
         model = _runtime().CatBoost()
         model.load_model(str(path))
         return _CatBoostTrees(model, self.threads, path)

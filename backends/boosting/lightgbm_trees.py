@@ -25,14 +25,19 @@ class LightGbmBackend(BoostingBackend):
     summary = "LightGBM models: .txt"
     package = "lightgbm"
     extra = "lightgbm"
+    library = "LightGBM"
 
     @classmethod
     def begins(cls, head: bytes) -> bool:
         return bool(_BEGIN.match(head.decode("utf-8", "replace")))
 
+    def check(self, path: Path) -> None:
+        _check(path, path.read_text("utf-8", "replace"))
+        _runtime()
+
     def read(self, path: Path) -> Trees:
         text = path.read_text("utf-8", "replace")
-        header = _checked(path, text)
+        header = _pairs(text.replace("\r\n", "\n").partition("\n\n")[0])
         _silence()
         booster = _runtime().Booster(model_str=text, params={"num_threads": self.threads, "verbosity": -1})
         return _LightGbmTrees(booster, header, self.threads)
@@ -87,13 +92,18 @@ def _categories(booster: Any, header: dict[str, str]) -> tuple[dict[int, Codes],
     )
 
 
-def _checked(path: Path, text: str) -> dict[str, str]:
-    """The header's values, of a file that is whole: LightGBM ends the process on one that is not."""
+def _pairs(lines: str) -> dict[str, str]:
+    """The values by their keys."""
+    return dict(line.partition("=")[::2] for line in lines.splitlines() if "=" in line)
+
+
+def _check(path: Path, text: str) -> None:
+    """Raises `ModelFileError` unless a file is whole: of most that are not, LightGBM would not say what is wrong."""
     try:
         if not _BEGIN.match(text):
             raise ValueError
         head, _, rest = text.replace("\r\n", "\n").partition("\n\n")
-        header = dict(line.partition("=")[::2] for line in head.splitlines() if "=" in line)
+        header = _pairs(head)
         sizes = [int(size) for size in header["tree_sizes"].split()]
         data = rest.encode("utf-8", "replace")
         at = 0
@@ -109,7 +119,6 @@ def _checked(path: Path, text: str) -> dict[str, str]:
         if not len(header["feature_names"].split()) == len(header["feature_infos"].split()) == count:
             raise ValueError
         int(header["num_class"])
-        return header
     except (ValueError, KeyError):
         raise ModelFileError(
             f"{path.name} is not a LightGBM model, or is truncated or corrupt. Save it again with save_model.",
@@ -119,7 +128,7 @@ def _checked(path: Path, text: str) -> dict[str, str]:
 
 def _check_tree(block: str) -> None:
     """Raises `ValueError` or `KeyError` unless a tree has the nodes and leaves that it says, and leads nowhere else."""
-    tree = dict(line.partition("=")[::2] for line in block.splitlines() if "=" in line)
+    tree = _pairs(block)
     leaves = int(tree["num_leaves"])
     if leaves < 1 or len(tree["leaf_value"].split()) != leaves:
         raise ValueError

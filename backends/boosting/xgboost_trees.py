@@ -11,8 +11,7 @@ import numpy as np
 
 from backends import categories
 from backends.base import MissingRuntime, ModelFileError, Tensors
-from backends.boosting import rehearsal
-from backends.boosting.backend import BoostingBackend, Trees, both, classified, first_sentence, head_of
+from backends.boosting.backend import BoostingBackend, Trees, both, classified, head_of
 from backends.boosting.columns import Columns, are_texts, codes_of
 
 _JSON = re.compile(rb'\s*\{\s*"(learner|version)"\s*:')
@@ -27,6 +26,7 @@ class XgboostBackend(BoostingBackend):
     summary = "XGBoost models: .json, .ubj"
     package = "xgboost"
     extra = "xgboost"
+    library = "XGBoost"
 
     suffix = ".ubj"
 
@@ -34,32 +34,21 @@ class XgboostBackend(BoostingBackend):
     def begins(cls, head: bytes) -> bool:
         return bool(_UBJSON.match(head) or (_JSON.match(head) and b"learner" in head))
 
-    def read(self, path: Path) -> Trees:
+    def check(self, path: Path) -> None:
         head = head_of(path)
         if not self.begins(head):
             old = ""
             if _OLD.match(head):
                 old = " If it is in the old binary format, read it with XGBoost below 3.1, and save it as .ubj."
             raise ModelFileError(f"{path.name} is not an XGBoost model, or is truncated.{old}", field="model_path")
-        _runtime()  # that it is missing is better said here
-        rehearsal.check(path)
-        return _open(path, self.threads)
+        _runtime()
 
-    def try_out(self, path: Path) -> None:
-        """Reads the file and computes a row, which is not for the process of a worker: damaged ones crash it."""
-        try:
-            trees = _open(path, 1)
-            trees.predict(trees.columns.example(trees.columns.first()))
-        except Exception as e:
-            raise ModelFileError(f"{path.name} is truncated or corrupt: {first_sentence(e)}", field="model_path") from e
+    def read(self, path: Path) -> Trees:
+        return _XgboostTrees(_runtime().Booster({"nthread": self.threads}, model_file=str(path)))
 
     @classmethod
     def version(cls) -> str:
         return str(_runtime().__version__)
-
-
-def _open(path: Path, threads: int) -> Trees:
-    return _XgboostTrees(_runtime().Booster({"nthread": threads}, model_file=str(path)))
 
 
 class _XgboostTrees(Trees):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -324,22 +326,58 @@ def test_threads_that_make_no_sense(threads: int) -> None:
         XgboostBackend().load(models_boosting.path("xgboost_iris"), CPU, BoostingOptions(threads=threads))
 
 
-@pytest.mark.parametrize(("suffix", "count"), [(".json", 2), (".ubj", 5)])
-def test_damaged_files_of_xgboost_end_no_process(suffix: str, count: int, tmp_path: Path) -> None:
-    data = models_boosting.path("xgboost_iris", suffix).read_bytes()
-    pick = random.Random(0)
-    crashes = 0
-    for _ in range(count):
-        damaged = bytearray(data)
-        for _ in range(3):
-            damaged[pick.randrange(len(data))] ^= 1 << pick.randrange(8)
-        (tmp_path / f"m{suffix}").write_bytes(damaged)
+@pytest.mark.parametrize(
+    ("name", "suffix", "seeds"),
+    [
+        ("xgboost_iris", ".ubj", range(4)),
+        ("xgboost_iris", ".json", range(2)),
+        ("lightgbm_iris", ".txt", (0, 5, 37, 41)),
+        ("catboost_flowers", ".cbm", (0, 1, 24, 100)),
+    ],
+)
+def test_flipped_bits_end_no_process(name: str, suffix: str, seeds: Iterable[int], tmp_path: Path) -> None:
+    """It is refused in a sentence, or a model that computes something else."""
+    file = tmp_path / f"m{suffix}"
+    refused = 0
+    for seed in seeds:
+        file.write_bytes(flipped(models_boosting.path(name, suffix).read_bytes(), random.Random(seed)))
+        backend = BACKENDS[name.partition("_")[0]]()
         try:
-            XgboostBackend().load(tmp_path / f"m{suffix}", CPU, BoostingOptions())
+            backend.load(file, CPU, BoostingOptions())
+            backend.predict(backend.example())
         except ModelFileError as e:
+            refused += 1
+            assert file.name in e.message
             assert e.message.endswith(".")
-            crashes += "crashes XGBoost" in e.message
-    assert crashes or suffix == ".json"
+    assert refused
+
+
+@pytest.mark.parametrize(
+    ("library", "name", "suffix", "whole", "damaged"),
+    [
+        ("XGBoost", "xgboost_iris", ".json", rb'"left_children":\[1', b'"left_children":[99999999'),
+        ("LightGBM", "lightgbm_iris", ".txt", rb"internal_weight=\d", b"internal_weight=x"),
+        ("CatBoost", "catboost_flowers", ".cbm", rb"CBM1.", b"CBM1T"),  # the size of what follows
+    ],
+)
+def test_files_on_which_the_library_ends_the_process(
+    library: str, name: str, suffix: str, whole: bytes, damaged: bytes, tmp_path: Path
+) -> None:
+    content, count = re.subn(whole, damaged, models_boosting.path(name, suffix).read_bytes(), count=1, flags=re.DOTALL)
+    assert count
+    file = tmp_path / f"m{suffix}"
+    file.write_bytes(content)
+    with pytest.raises(ModelFileError) as caught:
+        BACKENDS[library.lower()]().load(file, CPU, BoostingOptions())
+    assert caught.value.message == f"{file} is damaged: it crashes {library}. Save it again, or copy it again."
+
+
+def flipped(data: bytes, chance: random.Random) -> bytes:
+    """Three bits of `data` flipped."""
+    damaged = bytearray(data)
+    for _ in range(3):
+        damaged[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+    return bytes(damaged)
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:

@@ -135,11 +135,11 @@ class Model(BasePlugin):
 """
 
 
-def test_a_plugin_that_takes_its_thread_down_holds_nobody_up(served: Server, tmp_path: Path) -> None:
+def test_a_plugin_that_would_take_its_thread_down_fails_alone(served: Server, tmp_path: Path) -> None:
     (tmp_path / "leaver.py").write_text(LEAVER)
     served.register("leaver", f"{tmp_path / 'leaver.py'}:Model", trust=True)
     pid = served.predict("leaver", {"input": 1})["pid"]
-    assert served.predict("leaver", {"input": "leave"}, 502)["error"]["code"] == "worker_died"
+    assert served.predict("leaver", {"input": "leave"}, 500)["error"]["code"] == "model_error"
     assert served.predict("obedient", {"input": 1})["pid"] == pid
     assert served.predict("leaver", {"input": 2}) == {"model": "leaver", "version": 1, "output": 2, "pid": pid}
 
