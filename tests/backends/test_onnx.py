@@ -607,8 +607,10 @@ def test_files_elsewhere_are_no_part_of_a_model(tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
     path = with_weights_beside(tmp_path / "here" / "model.onnx", "elsewhere.x")
     path.write_bytes(path.read_bytes().replace(b"elsewhere.x", b"../elsewher"))
-    (tmp_path / "elsewher").write_bytes(b"secret")
+    (tmp_path / "elsewher").write_bytes((tmp_path / "here" / "elsewhere.x").read_bytes())
     assert OnnxBackend.parts(path) == ()
+    with pytest.raises(ModelFileError, match="escapes model directory"):
+        load(path)
 
 
 def test_external_weights(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,25 @@ def test_a_place_is_handed_on_as_it_is_and_all_else_as_json() -> None:
     assert Expression("length(a.b)").of(scope, plain) == 2
     with pytest.raises(ValueError, match="length"):
         Expression("length(a)").of({"a": 1}, lambda value: value)
+
+
+def test_cut_and_flipped_files_are_refused_or_read(tmp_path: Path) -> None:
+    data = CHAIN.encode()
+    chance = random.Random(0)
+    file = tmp_path / "damaged.yaml"
+    refused = 0
+    for case in range(300):
+        damaged = bytearray(data if case % 3 else data[: chance.randrange(len(data))])
+        if case % 3:
+            damaged[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        file.write_bytes(damaged)
+        try:
+            read(file)
+        except ModelFileError as e:
+            refused += 1
+            assert file.name in e.message
+            assert e.message.endswith(".")
+    assert refused > 100
 
 
 def test_the_backend_reads_the_file_and_runs_nothing(tmp_path: Path) -> None:

@@ -474,7 +474,7 @@ def test_damaged_files_are_errors_and_nothing_worse(tmp_path: Path) -> None:
     rng = random.Random(0)
     refused = 0
     for i in range(40):
-        source = path("digits.keras") if i % 4 == 0 else models.guesslang() if i % 4 == 1 else path("texts")
+        source = (path("digits.keras"), models.guesslang(), path("texts"), path("digits.h5"))[i % 4]
         copy = tmp_path / f"{i}{source.suffix}"
         (shutil.copytree if source.is_dir() else shutil.copy)(source, copy)
         parts = [file for file in copy.rglob("*") if file.name.startswith(("saved_model", "variables."))]

@@ -371,3 +371,13 @@ def test_a_block_of_each_kind_is_there() -> None:
     with pytest.raises(Exception, match="No such option"):
         parse(["predict", "iris", "--sideways"], "")
     assert "unimodel" in prose(ROOT / "README.md")
+
+
+def test_every_backend_has_hostile_files_and_their_tests_exist() -> None:
+    rows = re.findall(r"^\| (`.+?) \|(.+)$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    listed = [name for names, _ in rows for name in re.findall(r"`([^`]+)`", names)]
+    ours = [name for name, backend in discovery.available().items() if backend.__module__.startswith("backends.")]
+    assert sorted(listed) == sorted(ours)
+    code = "".join(file.read_text() for file in (ROOT / "tests").rglob("test_*.py"))
+    tests = {test for _, cells in rows for test in re.findall(r"`(test_\w+)`", cells)}
+    assert not {test for test in tests if f"def {test}(" not in code}

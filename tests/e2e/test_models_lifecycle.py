@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -115,13 +117,12 @@ def test_what_cannot_be_registered(server: Server, tmp_path: Path) -> None:
     empty.write_bytes(b"")
     text = tmp_path / "notes.txt"
     text.write_text("hello")
-    pickle = models_sklearn.path("iris")
     for path, status, code, extra in (
         (tmp_path / "missing.onnx", 422, "model_file_error", {}),
         (truncated, 422, "model_file_error", {}),
         (empty, 422, "model_file_error", {}),
         (text, 422, "model_file_error", {}),
-        (pickle, 403, "untrusted_model", {}),
+        (models_sklearn.path("iris"), 403, "untrusted_model", {}),
         (plugin(tmp_path), 403, "untrusted_model", {}),
         (good, 400, "invalid_option", {"backend": "onyx"}),
         (good, 400, "invalid_option", {"task": "chess"}),
@@ -137,6 +138,27 @@ def test_what_cannot_be_registered(server: Server, tmp_path: Path) -> None:
     assert "bad" not in [m["name"] for m in server.get("/v1/models")["data"]]
     error = checked(server.http.post("/v1/models", json={"name": "x", "model_path": "y", "colour": 1}), 400)["error"]
     assert error["param"] == "colour"
+
+
+class Touch:
+    """When it is unpickled, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("suffix", [".pkl", ".joblib", ".bin"])
+def test_a_pickle_that_runs_code_runs_none_untrusted(server: Server, tmp_path: Path, suffix: str) -> None:
+    file, mark = tmp_path / f"hostile{suffix}", tmp_path / "mark"
+    file.write_bytes(pickle.dumps(Touch(mark)))
+    error = server.register("hostile", file, 403)["error"]
+    assert error["code"] == "untrusted_model"
+    assert not mark.exists()
+    server.register("hostile", file, 422, trust=True)  # and then it is no model
+    assert mark.exists()
 
 
 OTHER_BACKEND = '''
