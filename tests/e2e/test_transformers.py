@@ -196,13 +196,13 @@ def test_code_and_damage(server: Server, tmp_path: Path) -> None:
     assert error["code"] == "untrusted_model"
     assert "brings Python code of its own" in error["message"]
     edit(folder / "config.json", auto_map=None)
-    edit(folder / "config.json", architectures=["SegformerForSemanticSegmentation"])
+    edit(folder / "config.json", architectures=["DPTForDepthEstimation"])
     answer = server.http.post("/v1/models", json=body)
     assert answer.status_code in (201, 422)
     if answer.status_code == 201:  # it is looked at closer when it is loaded
         answer = server.http.post("/v1/models/odd:predict", json={"input": "a"})
     assert answer.status_code == 422
-    assert "cuts pictures into regions; that is not served" in answer.json()["error"]["message"]
+    assert "estimates depth in pictures; that is not served" in answer.json()["error"]["message"]
 
 
 def test_pairs_of_texts(server: Server, tmp_path: Path) -> None:
