@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from backends.base import Finding, InvalidInput, TranscriptionInfo
-from backends.transcription import Piece, Recording, Samples, Segment, Transcription
+from backends.transcription import Piece, Recording, Samples, Segment, Transcription, TranscriptionBackend
 
 
 class Hearing:
@@ -143,3 +143,36 @@ class Recordings:
                 return dict.fromkeys(ready, e)
             return {n: error for number, one in ready.items() for n, error in self._advance({number: one}).items()}
         return {}
+
+
+class ListeningBackend(TranscriptionBackend):
+    """A backend whose model is a `Listener`, which `load` begins the recordings with."""
+
+    _recordings: Recordings | None = None
+
+    def add(self, request_id: int, request: Transcription) -> None:
+        self._loaded.add(request_id, request)
+
+    def wait(self, seconds: float) -> bool:
+        return self._loaded.wait(seconds)
+
+    def step(self) -> list[Piece]:
+        return self._loaded.step()
+
+    def cancel(self, request_id: int) -> None:
+        self._loaded.cancel(request_id)
+
+    @property
+    def busy(self) -> bool:
+        return self._loaded.busy
+
+    @property
+    def _loaded(self) -> Recordings:
+        assert self._recordings is not None, "load comes first"
+        return self._recordings
+
+    def close(self) -> None:
+        """Lets go of the recordings."""
+        if self._recordings is not None:
+            self._recordings.stop()
+            self._recordings = None

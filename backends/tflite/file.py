@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from pathlib import Path
+
+from backends import archives
 
 SUFFIX = ".tflite"
 _MAGIC = b"TFL3"
@@ -36,5 +37,5 @@ def texts(path: Path) -> dict[str, str]:
             named = [part for part in parts if part.filename.endswith((".txt", ".json"))]
             short = [part for part in named if part.file_size <= _LARGEST_LABELS]
             return {Path(part.filename).stem: archive.read(part).decode() for part in short}
-    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, zlib.error):
+    except (OSError, *archives.DAMAGE):
         return {}

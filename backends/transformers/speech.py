@@ -10,8 +10,8 @@ import numpy as np
 
 from backends import speech
 from backends.base import BackendError, Device, Match, ModelFileError, ModelInfo
-from backends.recordings import Listener, Recordings
-from backends.transcription import SAMPLE_RATE, Piece, Transcription, TranscriptionBackend
+from backends.recordings import Listener, ListeningBackend, Recordings
+from backends.transcription import SAMPLE_RATE, Transcription
 from backends.transformers import ctc_listener, weights, whisper_listener
 from backends.transformers import folder as folders
 from backends.transformers.ctc_listener import CtcListener
@@ -42,7 +42,7 @@ class SpeechOptions(TransformersOptions, frozen=True, forbid_unknown_fields=True
         speech.check_option("beam_size", self.beam_size, speech.MOST_BEAMS)
 
 
-class TransformersSpeechBackend(TranscriptionBackend):
+class TransformersSpeechBackend(ListeningBackend):
     """Owns a model that listens, and the recordings that it writes down."""
 
     name = "transformers-speech"
@@ -53,7 +53,6 @@ class TransformersSpeechBackend(TranscriptionBackend):
     Options: ClassVar[type[msgspec.Struct]] = SpeechOptions
 
     _network: Network | None = None
-    _recordings: Recordings | None = None
 
     @classmethod
     def sniff(cls, path: Path) -> Match:
@@ -113,34 +112,10 @@ class TransformersSpeechBackend(TranscriptionBackend):
 
     def close(self) -> None:
         """Lets go of the recordings and the weights."""
-        if self._recordings is not None:
-            self._recordings.stop()
+        super().close()
         if self._network is not None:
             self._network.close()
-        self._network = self._recordings = None
-
-    # --- requests ----------------------------------------------------------------------------------------------------
-
-    def add(self, request_id: int, request: Transcription) -> None:
-        self._loaded.add(request_id, request)
-
-    def wait(self, seconds: float) -> bool:
-        return self._loaded.wait(seconds)
-
-    def step(self) -> list[Piece]:
-        return self._loaded.step()
-
-    def cancel(self, request_id: int) -> None:
-        self._loaded.cancel(request_id)
-
-    @property
-    def busy(self) -> bool:
-        return self._loaded.busy
-
-    @property
-    def _loaded(self) -> Recordings:
-        assert self._recordings is not None, "load comes first"
-        return self._recordings
+            self._network = None
 
 
 def _try(listener: Listener, request: Transcription, folder: Folder) -> None:

@@ -19,9 +19,9 @@ from backends.base import (
     ModelInfo,
     TranscriptionInfo,
 )
-from backends.recordings import Recordings
+from backends.recordings import ListeningBackend, Recordings
 from backends.resources import cpu_threads
-from backends.transcription import SAMPLE_RATE, Piece, Transcription, TranscriptionBackend
+from backends.transcription import SAMPLE_RATE, Transcription
 from backends.whisper_cpp import file
 from backends.whisper_cpp.listener import Runtime, WhisperCppListener
 
@@ -40,7 +40,7 @@ class WhisperCppOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     """Texts that are followed at once, where a request does not say; 1 is fastest."""
 
 
-class WhisperCppBackend(TranscriptionBackend):
+class WhisperCppBackend(ListeningBackend):
     """Owns one model of whisper.cpp, and the recordings that it transcribes."""
 
     name = "whisper-cpp"
@@ -50,7 +50,6 @@ class WhisperCppBackend(TranscriptionBackend):
     Options: ClassVar[type[msgspec.Struct]] = WhisperCppOptions
 
     _runtime: Runtime | None = None
-    _recordings: Recordings
     _memory = 0
 
     @classmethod
@@ -91,26 +90,10 @@ class WhisperCppBackend(TranscriptionBackend):
         return self._memory
 
     def close(self) -> None:
+        super().close()
         if self._runtime is not None:
-            self._recordings.stop()
             self._runtime.module.whisper_free(self._runtime.context)
             self._runtime = None
-
-    def add(self, request_id: int, request: Transcription) -> None:
-        self._recordings.add(request_id, request)
-
-    def wait(self, seconds: float) -> bool:
-        return self._recordings.wait(seconds)
-
-    def step(self) -> list[Piece]:
-        return self._recordings.step()
-
-    def cancel(self, request_id: int) -> None:
-        self._recordings.cancel(request_id)
-
-    @property
-    def busy(self) -> bool:
-        return self._recordings.busy
 
 
 # --- loading --------------------------------------------------------------------------------------------------------
