@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -15,6 +17,25 @@ import fetch_models  # noqa: E402
 def model(name: str, file: str) -> Path:
     """A file of a model in `scripts/fetch_models.py`, such as ``model("magika", "model.onnx")``."""
     return fetch_models.fetch(name) / file
+
+
+def built(cache: str, name: str, build: Callable[[Path], object], *, folder: bool = False) -> Path:
+    """A model that tests make, now unless it is in a folder of the cache. `build` writes a file, or into a `folder`.
+
+    Other processes see all of it or nothing.
+    """
+    home = fetch_models.cache_folder() / cache
+    made = home / name
+    if not made.exists():
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=home) as temporary:
+            unfinished = Path(temporary) / name
+            if folder:
+                unfinished.mkdir()
+            build(unfinished)
+            if not (folder and made.exists()):  # another process may have been quicker
+                unfinished.replace(made)
+    return made
 
 
 def efficientnet() -> Path:

@@ -5,7 +5,6 @@ A model is trained once and kept in the cache of the fetched ones, under the ver
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -127,11 +126,5 @@ SUFFIXES = {"xgboost": ".ubj", "lightgbm": ".txt", "catboost": ".cbm"}
 def path(name: str, suffix: str = "") -> Path:
     """The file of a model, trained now unless it is in the cache. `suffix` may be ``.json`` for XGBoost."""
     versions = "-".join(version(package) for package in ("xgboost-cpu", "lightgbm", "catboost"))
-    folder = models.fetch_models.cache_folder() / f"boosting-{versions}-{REVISION}"
-    file = folder / f"{name}{suffix or SUFFIXES[name.partition('_')[0]]}"
-    if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, suffix=file.suffix, delete=False) as unfinished:
-            BUILDERS[name]().save_model(unfinished.name)
-        Path(unfinished.name).replace(file)
-    return file
+    file = f"{name}{suffix or SUFFIXES[name.partition('_')[0]]}"
+    return models.built(f"boosting-{versions}-{REVISION}", file, lambda path: BUILDERS[name]().save_model(str(path)))

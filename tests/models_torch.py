@@ -5,7 +5,6 @@ A model is trained once and kept in the cache of the fetched ones, under PyTorch
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -284,15 +283,9 @@ BUILDERS: dict[str, Callable[[Path], None]] = {
 
 def path(name: str) -> Path:
     """The file of a model, made now unless it is in the cache."""
-    folder = models.fetch_models.cache_folder() / f"torch-{torch.__version__}-{REVISION}"
-    file = folder / name
-    if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as temporary, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # TorchScript is deprecated, and says so at every step
-            BUILDERS[name](Path(temporary) / name)
-            (Path(temporary) / name).replace(file)
-    return file
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated, and says so at every step
+        return models.built(f"torch-{torch.__version__}-{REVISION}", name, BUILDERS[name])
 
 
 def numpy(tensor: Tensor) -> np.ndarray[Any, Any]:

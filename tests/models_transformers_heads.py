@@ -6,7 +6,6 @@ A model is trained once and kept in the cache of the fetched ones, under the ver
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -53,17 +52,7 @@ WHERE = ("in the forest", "under the table", "on the old shelf", "at the station
 
 def path(name: str) -> Path:
     """The folder of a model, trained now unless it is in the cache."""
-    cache = models.fetch_models.cache_folder() / f"transformers-{version('transformers')}-{REVISION}"
-    folder = cache / name
-    if not folder.is_dir():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as temporary:
-            unfinished = Path(temporary) / name
-            unfinished.mkdir()
-            BUILDERS[name](unfinished)
-            if not folder.is_dir():  # another process may have been quicker
-                unfinished.rename(folder)
-    return folder
+    return models.built(f"transformers-{version('transformers')}-{REVISION}", name, BUILDERS[name], folder=True)
 
 
 def _load(architecture: str, **config: Any) -> tuple[Any, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -40,17 +39,7 @@ def ctc() -> Path:
 
 
 def _path(name: str) -> Path:
-    cache = models.fetch_models.cache_folder() / f"transformers-speech-{version('transformers')}-{REVISION}"
-    folder = cache / name
-    if not folder.is_dir():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as temporary:
-            unfinished = Path(temporary) / name
-            unfinished.mkdir()
-            _BUILDERS[name](unfinished)
-            if not folder.is_dir():  # another process may have been quicker
-                unfinished.rename(folder)
-    return folder
+    return models.built(f"transformers-speech-{version('transformers')}-{REVISION}", name, _BUILDERS[name], folder=True)
 
 
 # --- Whisper --------------------------------------------------------------------------------------------------------

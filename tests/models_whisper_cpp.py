@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import struct
-import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,14 +19,7 @@ _ENDS_OF_TEXT = 50256
 
 def whisper_cpp() -> Path:
     """The file, which is made once. Its name is that of whisper.cpp's own."""
-    folder = models.fetch_models.cache_folder() / "whisper-cpp-1"
-    file = folder / "ggml-tiny.en.bin"
-    if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as temporary:
-            _write(Path(temporary) / file.name)
-            (Path(temporary) / file.name).replace(file)
-    return file
+    return models.built("whisper-cpp-1", "ggml-tiny.en.bin", _write)
 
 
 def _write(path: Path) -> None:

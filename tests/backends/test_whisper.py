@@ -7,20 +7,20 @@ import random
 import shutil
 import struct
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from backends.base import Device, InvalidInput, InvalidOption, ModelFileError, ModelInfo
+from backends.base import Device, InvalidOption, ModelFileError, ModelInfo
 from backends.discovery import choose
 from backends.transcription import SAMPLE_RATE, Transcription
 from backends.whisper import WhisperBackend, features, file, tokenizer
 from backends.whisper.backend import WhisperOptions
 from tests import models_speech
-from tests.hearing import Heard, hear, run
+from tests.hearing import Heard, each_request_has_its_own_error, hear, is_refused, run
 from tests.models_speech import TEXTS
 
 CPU = Device("cpu", threads=2)
@@ -153,15 +153,7 @@ def test_any_length_has_an_end(whisper: WhisperBackend, length: int) -> None:
 
 
 def test_each_request_has_its_own_error(whisper: WhisperBackend) -> None:
-    def broken() -> Any:
-        raise InvalidInput("It cannot be decoded.", field="input")
-
-    sound = models_speech.sound("0930")
-    audios: list[Callable[[], Any]] = [lambda: sound, broken, lambda: np.zeros(0, np.float32)]
-    good, bad, empty = run(whisper, [Transcription(audio=audio) for audio in audios])
-    assert good.text == TEXTS["0930"]
-    assert str(bad.error) == "It cannot be decoded."
-    assert str(empty.error) == "The recording is empty."
+    each_request_has_its_own_error(whisper)
 
 
 def test_a_cancelled_recording_leaves_nothing_behind(whisper: WhisperBackend) -> None:
@@ -213,11 +205,7 @@ def test_a_cancelled_recording_leaves_nothing_behind(whisper: WhisperBackend) ->
 def test_what_the_model_cannot_do_is_refused(
     whisper: WhisperBackend, wishes: dict[str, Any], field: str, says: str
 ) -> None:
-    with pytest.raises(InvalidInput) as caught:
-        whisper.add(1, Transcription(audio=lambda: np.zeros(1, np.float32), **wishes))
-    assert says in caught.value.message
-    assert caught.value.field == field
-    assert not whisper.busy
+    is_refused(whisper, wishes, field, says)
 
 
 def test_a_prompt_and_hotwords_of_the_greatest_lengths_leave_room_for_the_text(whisper: WhisperBackend) -> None:

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backends.base import Device, InvalidInput, InvalidOption, ModelFileError, ModelInfo
+from backends.base import Device, InvalidOption, ModelFileError, ModelInfo
 from backends.discovery import choose
 from backends.transcription import SAMPLE_RATE, Transcription
 from backends.whisper_cpp import WhisperCppBackend, file
 from backends.whisper_cpp.backend import WhisperCppOptions
 from backends.whisper_cpp.words import Token, Vocabulary, words
 from tests import models_speech
-from tests.hearing import hear, run
+from tests.hearing import each_request_has_its_own_error, hear, is_refused, run
 from tests.models_speech import TEXTS
 from tests.models_whisper_cpp import whisper_cpp
 
@@ -88,14 +88,7 @@ def test_silence_has_no_text(whisper: WhisperCppBackend) -> None:
 
 
 def test_what_cannot_be_decoded_fails_alone(whisper: WhisperCppBackend) -> None:
-    def broken() -> Any:
-        raise InvalidInput("It cannot be decoded.", field="input")
-
-    audios = (lambda: models_speech.sound("0930"), broken, lambda: np.zeros(0, np.float32))
-    good, bad, empty = run(whisper, [Transcription(audio=audio) for audio in audios])
-    assert good.text == TEXTS["0930"]
-    assert str(bad.error) == "It cannot be decoded."
-    assert str(empty.error) == "The recording is empty."
+    each_request_has_its_own_error(whisper)
 
 
 def test_beams_and_a_prompt(whisper: WhisperCppBackend) -> None:
@@ -140,11 +133,7 @@ def test_a_cancelled_recording_leaves_nothing_behind(whisper: WhisperCppBackend)
 def test_what_the_model_cannot_do_is_refused(
     whisper: WhisperCppBackend, wishes: dict[str, Any], field: str, says: str
 ) -> None:
-    with pytest.raises(InvalidInput) as caught:
-        whisper.add(1, Transcription(audio=lambda: np.zeros(1, np.float32), **wishes))
-    assert says in caught.value.message
-    assert caught.value.field == field
-    assert not whisper.busy
+    is_refused(whisper, wishes, field, says)
 
 
 # --- words and tokens -----------------------------------------------------------------------------------------------

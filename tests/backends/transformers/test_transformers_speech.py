@@ -19,7 +19,7 @@ from backends.transformers.ctc_listener import Chunk, Spoken, chunks, sentences
 from backends.transformers.speech import SpeechOptions, TransformersSpeechBackend
 from backends.transformers.whisper_windows import TEMPERATURES, Cut, Draft, WhisperHearing, cut
 from tests import models_speech, models_transformers_speech
-from tests.hearing import Heard, hear, run
+from tests.hearing import Heard, each_request_has_its_own_error, hear, run
 from tests.models_speech import TEXTS
 from tests.models_transformers import copied, edit
 from tests.models_transformers_speech import LEARNED, ctc_folder
@@ -196,15 +196,7 @@ def test_any_length_has_an_end(whisper: TransformersSpeechBackend, ctc: Transfor
 
 
 def test_each_request_has_its_own_error(whisper: TransformersSpeechBackend) -> None:
-    def broken() -> Any:
-        raise InvalidInput("It cannot be decoded.", field="input")
-
-    sound = models_speech.sound("0930")
-    audios: list[Callable[[], Any]] = [lambda: sound, broken, lambda: np.zeros(0, np.float32)]
-    good, bad, empty = run(whisper, [Transcription(audio=audio) for audio in audios])
-    assert good.text == TEXTS["0930"]
-    assert str(bad.error) == "It cannot be decoded."
-    assert str(empty.error) == "The recording is empty."
+    each_request_has_its_own_error(whisper)
 
 
 def test_the_one_at_fault_fails_alone(whisper: TransformersSpeechBackend, monkeypatch: pytest.MonkeyPatch) -> None:
