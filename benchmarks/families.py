@@ -28,7 +28,7 @@ class Family:
     package: str
     """The module of its library."""
     file: Callable[[], Path]
-    """Raises `scripts.fetch_models.FetchError` for a model that cannot be had."""
+    """Raises `scripts.packages.FetchError` for a model that cannot be had."""
     points: tuple[Point, ...]
     loop: str = ""
     """In `benchmarks.bare_loops`, if that is not the family's name."""
@@ -54,7 +54,7 @@ class Family:
 
     def lacks(self) -> str | None:
         """Why it cannot be measured here; `None` if it can."""
-        from scripts.fetch_models import FetchError
+        from scripts.packages import FetchError
 
         if find_spec(self.package) is None:
             return f"{self.package} is not installed"

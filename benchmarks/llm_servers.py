@@ -24,13 +24,7 @@ from benchmarks.load import WrongAnswer
 from benchmarks.processes import Process, StartFailed, free_port
 from benchmarks.prompts import Conversation, chatml
 from benchmarks.sse import Answers, stream
-
-SCRIPTS = Path(__file__).parents[1] / "scripts"
-if str(SCRIPTS) not in sys.path:
-    sys.path.insert(0, str(SCRIPTS))
-
-import fetch_models  # noqa: E402
-import llama_wheel  # noqa: E402
+from scripts import fetch_models, llama_wheel
 
 SEQUENCES = 16
 CONTEXT = 1024

@@ -25,7 +25,7 @@ class Clip:
 
 
 def clips(count: int) -> list[Clip]:
-    """So many recordings, the same again after the last one. Raises `scripts.fetch_models.FetchError`."""
+    """So many recordings, the same again after the last one. Raises `scripts.packages.FetchError`."""
     from scripts import fetch_models
 
     folder = fetch_models.fetch("speech")

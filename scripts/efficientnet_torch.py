@@ -15,7 +15,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import efficientnet_onnx
+from scripts import efficientnet_onnx
 
 
 def write(weights: bytes, names: bytes, package: zipfile.ZipFile, folder: Path) -> None:

@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Writes the parts of the documents that come from the code.
 
-    python scripts/generate_docs.py [--check]
+    python -m scripts.generate_docs [--check]
 
 A document marks such a part, and everything between the two lines is replaced::
 

@@ -1,8 +1,7 @@
-#!/usr/bin/env python3
 """Has llama-cpp-python compiled for this machine once, in the background, and keeps the wheel for the next environment.
 
-    python scripts/llama_wheel.py start      # begins to compile unless there is a wheel, and returns at once
-    python scripts/llama_wheel.py install    # waits for the wheel, showing progress, and installs it here
+    python -m scripts.llama_wheel start      # begins to compile unless there is a wheel, and returns at once
+    python -m scripts.llama_wheel install    # waits for the wheel, showing progress, and installs it here
 
 There is no wheel of it to download, and compiling takes minutes, so it runs beside everything else. The wheels lie in
 ``$UNIMODEL_WHEELS``, by default ``~/.cache/unimodel/wheels``, by Python, processor and ``CMAKE_ARGS``: llama.cpp is
@@ -31,10 +30,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-import fetch_models
+from scripts.fetch_models import cache_folder
+from scripts.packages import say
 
 PACKAGE = "llama-cpp-python"
-CONSTRAINTS = Path(__file__).resolve().parents[1] / "constraints.txt"
+ROOT = Path(__file__).resolve().parents[1]
+CONSTRAINTS = ROOT / "constraints.txt"
+_SELF = (sys.executable, "-m", "scripts.llama_wheel")
+"""To be run in `ROOT`."""
 REPORT_SECONDS = 15.0
 COMPILERS = "a C and a C++ compiler are needed: sudo apt-get install -y gcc g++"
 
@@ -66,8 +69,8 @@ def start() -> None:
         _require_compilers()
     except WheelError:
         return  # said by `install`, when the rest is done
-    subprocess.Popen([sys.executable, __file__, "build"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    fetch_models.say(f"compiling llama.cpp for this machine in the background, once; its log is {_log()}")
+    subprocess.Popen([*_SELF, "build"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    say(f"compiling llama.cpp for this machine in the background, once; its log is {_log()}")
 
 
 def install() -> None:
@@ -91,7 +94,7 @@ def find() -> Path | None:
     """A wheel of the pinned version that runs here: of this script's own cache, or of that of the models."""
     folders = [_folder()]
     if "CMAKE_ARGS" not in os.environ:
-        folders.append(fetch_models.cache_folder() / "wheels")
+        folders.append(cache_folder() / "wheels")
     wheels = (wheel for folder in folders for wheel in sorted(folder.glob(f"llama_cpp_python-{version()}-*.whl")))
     return next((wheel for wheel in wheels if _runs(wheel)), None)
 
@@ -179,7 +182,7 @@ class Progress:
             self._said = now
             share = share_built(_log()) if _log().exists() else None
             done = "getting its source" if share is None else f"{share:.0%} done"
-            fetch_models.say(f"compiling llama.cpp: {done}, waited {now - self._begin:.0f} s")
+            say(f"compiling llama.cpp: {done}, waited {now - self._begin:.0f} s")
 
 
 def share_built(log: Path) -> float | None:
@@ -198,8 +201,8 @@ def _runs(wheel: Path) -> bool:
                 file.extractall(folder, [name for name in file.namelist() if name.startswith("llama_cpp/lib/")])
         except zipfile.BadZipFile:
             return False
-        command = [sys.executable, __file__, "try", str(Path(folder, "llama_cpp", "lib", "libllama.so"))]
-        return subprocess.run(command, capture_output=True, timeout=60).returncode == 0
+        command = [*_SELF, "try", str(Path(folder, "llama_cpp", "lib", "libllama.so"))]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, timeout=60).returncode == 0
 
 
 def main() -> int:
@@ -218,7 +221,7 @@ def main() -> int:
         else:
             ctypes.CDLL(arguments.library).llama_backend_init()
     except (WheelError, OSError) as e:
-        fetch_models.say(f"error: {e}")
+        say(f"error: {e}")
         return 1
     return 0
 

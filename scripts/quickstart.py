@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """``make quickstart``: serves five real models, calls each, and says what to try next. Run it as often as you like.
 
 The server keeps everything in a home folder of its own (``.quickstart`` beside this repository's files), and is left
@@ -22,10 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import fetch_models
-import llama_wheel
-import sklearn_models
-
+from scripts import fetch_models, llama_wheel, sklearn_models
+from scripts.packages import FetchError
 from unimodel_cli.home import Home
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,7 +70,7 @@ def main() -> int:
             _predict(example, url)
         _title(5, "A language model: SmolLM2-135M-Instruct, in GGUF, on llama.cpp")
         llm = _chat(url)
-    except (StepFailed, fetch_models.FetchError) as e:
+    except (StepFailed, FetchError) as e:
         print(f"\nquickstart failed: {e}", file=sys.stderr)
         return 1
     _what_next(home, url, time.monotonic() - begin, llm)

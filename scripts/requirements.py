@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Prints what ``pip install '.[EXTRA]'`` would install, but for what `llama_wheel` compiles.
 
-python scripts/requirements.py EXTRA ... > requirements.txt
+python -m scripts.requirements EXTRA ... > requirements.txt
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-import llama_wheel
+from scripts import llama_wheel
 
 PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 

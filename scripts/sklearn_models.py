@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Real scikit-learn models as single files, for the quickstart and the examples of the documents.
 
-    python scripts/sklearn_models.py [NAME ...]
+    python -m scripts.sklearn_models [NAME ...]
 
 They are made once and kept in the cache of `fetch_models`, in a folder of the scikit-learn version that wrote them.
 """
@@ -14,10 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fetch_models
 import joblib
 import sklearn
 from sklearn.pipeline import Pipeline, make_pipeline
+
+from scripts import fetch_models
+from scripts.packages import say
 
 REVISION = 1
 """Raise it when a model is made in another way, so that stale files are not used."""
@@ -46,10 +47,10 @@ MODELS: dict[str, Callable[[], Any]] = {"iris": iris, "profanity": profanity}
 
 
 def path(name: str) -> Path:
-    """The ``.joblib`` file of a model, made now unless it is in the cache. Raises `fetch_models.FetchError`."""
+    """The ``.joblib`` file of a model, made now unless it is in the cache. Raises `packages.FetchError`."""
     file = fetch_models.cache_folder() / f"pipelines-{sklearn.__version__}-{REVISION}" / f"{name}.joblib"
     if not file.exists():
-        fetch_models.say(f"{name}: making the pipeline")
+        say(f"{name}: making the pipeline")
         file.parent.mkdir(parents=True, exist_ok=True)
         model = MODELS[name]()
         with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as unfinished:

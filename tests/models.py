@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
-if str(SCRIPTS) not in sys.path:
-    sys.path.insert(0, str(SCRIPTS))
-
-import fetch_models  # noqa: E402
+from scripts import fetch_models
 
 
 def model(name: str, file: str) -> Path:
-    """A file of a model in `scripts/fetch_models.py`, such as ``model("magika", "model.onnx")``."""
+    """A file of a model in `scripts/models.py`, such as ``model("magika", "model.onnx")``."""
     return fetch_models.fetch(name) / file
 
 

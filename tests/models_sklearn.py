@@ -24,6 +24,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.svm import LinearSVC
 
+from scripts import fetch_models
 from tests import models
 
 REVISION = 1
@@ -117,7 +118,7 @@ BUILDERS: dict[str, Callable[[], Any]] = {
 
 def path(name: str, suffix: str = ".joblib") -> Path:
     """The file of a model, trained now unless it is in the cache. `suffix` is ``.joblib`` or ``.skops``."""
-    folder = models.fetch_models.cache_folder() / f"sklearn-{sklearn.__version__}-{REVISION}"
+    folder = fetch_models.cache_folder() / f"sklearn-{sklearn.__version__}-{REVISION}"
     file = folder / f"{name}{suffix}"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)

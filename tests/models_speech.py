@@ -15,7 +15,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import pytest
 
-from tests import models
+from scripts import fetch_models
+from scripts.packages import FetchError
 
 RATE = 16_000
 
@@ -45,7 +46,7 @@ KINDS: dict[str, tuple[str, str, int, str]] = {
 
 def whisper() -> Path:
     """Whisper tiny.en, which knows English alone."""
-    return models.fetch_models.fetch("whisper")
+    return fetch_models.fetch("whisper")
 
 
 def weights() -> dict[str, np.ndarray[Any, Any]]:
@@ -80,8 +81,8 @@ def _weights(file: BinaryIO) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
 def clip(name: str) -> bytes:
     """A clip as a WAV file. Skips the test when Debian's archive cannot be reached and it was not fetched before."""
     try:
-        folder = models.fetch_models.fetch("speech")
-    except models.fetch_models.FetchError as e:
+        folder = fetch_models.fetch("speech")
+    except FetchError as e:
         pytest.skip(f"the clips of speech are not here: {e}")
     if name == "goforward":
         return wav(np.frombuffer((folder / "goforward.raw").read_bytes(), "<i2"))

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tests import models
+from scripts import fetch_models
 
 REVISION = 2
 """Raise it when a builder changes, so that models in the cache are made anew."""
@@ -31,7 +31,7 @@ def path(name: str) -> Path:
 
 def folder() -> Path:
     """Where the models are, made now unless they are there."""
-    cache = models.fetch_models.cache_folder()
+    cache = fetch_models.cache_folder()
     made = cache / f"tensorflow-{version('tensorflow-cpu')}-{version('keras')}-{REVISION}"
     if not made.is_dir():
         cache.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ from benchmarks.points import NAME, PATH, Answers, Recordings, Rows, json_call
 from benchmarks.workloads import families
 from engine import model_options, tasks
 from engine.model_options import ModelOptions
-from scripts.fetch_models import FetchError
+from scripts.packages import FetchError
 
 
 def test_every_metric_has_its_own_name_and_bar() -> None:

@@ -56,7 +56,7 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Quickstart]
 def run_quickstart(home: Path) -> str:
     """What it prints. Its environment is one that would lead it astray."""
     env = os.environ | {"UNIMODEL_HOST": "http://127.0.0.1:1", "UNIMODEL_ENGINE_MAX_MODELS": "1"}
-    command = [sys.executable, "scripts/quickstart.py", "--home", home, "--port", "0"]
+    command = [sys.executable, "-m", "scripts.quickstart", "--home", home, "--port", "0"]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

