@@ -39,6 +39,7 @@ from engine.errors import BY_CODE, ExitCode
 from engine.settings import OTHER_ENV, TABLE, load
 from engine.telemetry.metrics import Metrics
 from scripts import generate_docs
+from scripts.docs import command_line, options, results
 from unimodel_cli.main import build
 
 LANGUAGES = {"bash", "sh", "json", "yaml", "toml", "ini", "nginx", "python", "text"}
@@ -99,15 +100,15 @@ def test_settings_files_in_the_documents_load(document: Path, tmp_path: Path) ->
 
 def test_benchmark_results_become_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bar that was met, one that was missed, one that was not measured, and a system that is missing."""
-    monkeypatch.setattr(generate_docs, "RESULTS", tmp_path)
-    assert "No results" in generate_docs.benchmarks()
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    assert "No results" in results.benchmarks()
     study = Study("compute", "W2: compute", missing={"triton": "it did not start"}, notes=["two threads"])
     study.versions |= {"unimodel": {"python": "3.11.7", "unimodel": "0.1.0"}, "mosec": {"mosec": "0.9.8", "numpy": "2"}}
     for name, ours, theirs in (("binary throughput", 96.0, 100.0), ("image throughput", 90.0, 100.0)):
         study.samples[Metric(name, "images/s")] = {OURS: [ours], "bare onnxruntime": [theirs]}
     document = report.as_json(study, Options(rounds=3), 60.0, dict(machine.describe()))
     (tmp_path / "compute.json").write_text(json.dumps(document))
-    text = generate_docs.benchmarks()
+    text = results.benchmarks()
     assert "3 rounds" in text
     assert "Versions: unimodel 0.1.0, mosec 0.9.8." in text
     assert "| binary throughput >= 0.95 x bare onnxruntime | 0.96 (0.96 – 0.96) | met by 1% |" in text
@@ -178,7 +179,7 @@ def parse_names(words: list[str], where: str) -> None:
 
 @each_document
 def test_inline_code_names_what_exists(document: Path) -> None:
-    flags = {name for _, c in generate_docs.commands() for p in c.params for name in p.opts}
+    flags = {name for _, c in command_line.commands() for p in c.params for name in p.opts}
     others = {"--version", "--help", "--quick", "--parts"}
     families = {family.name for family in all_metrics()} | {f"{f.name}_total" for f in all_metrics()}
     packages = {f.name for f in ROOT.iterdir() if (f / "__init__.py").exists()}
@@ -231,10 +232,10 @@ def all_metrics() -> list[Any]:
 
 def test_everything_is_documented() -> None:
     settings = [name for row in TABLE.values() for name in (row.key, row.flag, row.env)]
-    words = [" ".join(path) for path, _ in generate_docs.commands()]
-    options = [
+    words = [" ".join(path) for path, _ in command_line.commands()]
+    flags = [
         name
-        for path, command in generate_docs.commands()
+        for path, command in command_line.commands()
         for parameter in command.params
         if parameter.param_type_name == "option" and not parameter.hidden
         for name in parameter.opts
@@ -244,7 +245,7 @@ def test_everything_is_documented() -> None:
     metrics = [family.name for family in all_metrics()]
     kinds = [f"`{name}`" for name in (*typing.get_args(base.Task), *discovery.available())]
     targets_of_make = [f"make {name}" for name in ("quickstart", "test", "bench", "docs")]
-    wanted = [*settings, *OTHER_ENV, *words, *options, *routes, *headers, *BY_CODE, *metrics, *kinds, *targets_of_make]
+    wanted = [*settings, *OTHER_ENV, *words, *flags, *routes, *headers, *BY_CODE, *metrics, *kinds, *targets_of_make]
     assert [name for name in dict.fromkeys(wanted) if name not in EVERYTHING] == []
 
 
@@ -260,7 +261,7 @@ def test_every_backend_has_the_table_of_its_options(name: str) -> None:
     text = (ROOT / "docs" / "configuration.md").read_text()
     mark = "boosting" if name in ("xgboost", "lightgbm", "catboost") else name
     (table,) = re.findall(rf"^<!-- generated: {mark}-options -->\n(.*?)^<!-- end -->", text, re.DOTALL | re.MULTILINE)
-    assert table.strip() == generate_docs.options_of(STRUCTS[name])()
+    assert table.strip() == options.options_of(STRUCTS[name])()
 
 
 @pytest.mark.parametrize(
@@ -305,7 +306,7 @@ def test_every_option_stands_in_the_section_of_its_command() -> None:
     reference = (ROOT / "docs" / "cli.md").read_text()
     sections = dict(re.findall(r"^## (unimodel .*?)\n(.*?)(?=^## |^<!-- end -->)", reference, re.DOTALL | re.MULTILINE))
     flags = {row.flag for row in TABLE.values()}
-    for path, command in generate_docs.commands():
+    for path, command in command_line.commands():
         section = sections[" ".join(path)]
         for parameter in command.params:
             name = parameter.opts[0]
@@ -315,7 +316,7 @@ def test_every_option_stands_in_the_section_of_its_command() -> None:
 
 @pytest.mark.parametrize("code", ExitCode)
 def test_every_exit_code_is_explained(code: ExitCode) -> None:
-    assert f"| {int(code)} | {generate_docs.EXIT_MEANINGS[code]} |" in (ROOT / "README.md").read_text()
+    assert f"| {int(code)} | {command_line.EXIT_MEANINGS[code]} |" in (ROOT / "README.md").read_text()
 
 
 def test_every_package_has_its_line() -> None:
