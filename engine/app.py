@@ -19,6 +19,7 @@ from engine.api.dialect import Endpoint
 from engine.api.http import Headers, Receive, Scope, Send, request_id, send_body, send_error
 from engine.api.native import MODELS, PREDICT, PredictEndpoint, parse_target
 from engine.api.routes import DIALECTS
+from engine.api.traced import traced
 from engine.core import Engine
 from engine.errors import MethodNotAllowed, NotFound, ServerStopping, UniModelError
 from engine.settings import Provenance
@@ -31,14 +32,14 @@ class App:
         self.predict = PredictEndpoint(engine)
         admin = Admin(engine, config)
         routes = [
-            Route(o.path, _Endpoint(admin, o.operation_id), methods=[o.method])
+            Route(o.path, traced(_Endpoint(admin, o.operation_id), engine, o), methods=[o.method])
             for o in operations.OPERATIONS
             if o.tag != "prediction"
         ]
         for dialect in DIALECTS:
             for o in dialect.operations:
                 endpoint = Endpoint(engine, self.predict.budget, dialect, o)
-                routes.append(Route(o.path, endpoint, methods=[o.method]))
+                routes.append(Route(o.path, traced(endpoint, engine, o), methods=[o.method]))
         self._router = Router(_suffixes_first(routes), redirect_slashes=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

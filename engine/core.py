@@ -34,7 +34,10 @@ from engine.registry import Registry, check_name, split_version
 from engine.reload import Reloader
 from engine.schema import RegisterRequest
 from engine.settings import Settings
+from engine.telemetry import tracing, tracing_calls
 from engine.telemetry.metrics import Metrics
+from engine.telemetry.tracing_calls import ModelCall
+from engine.telemetry.tracing_export import Tracer
 from engine.transport import transcription
 from engine.transport.generation import Delta, GenerateRequest, decode_deltas, encode_request
 from engine.transport.messages import Loaded
@@ -54,11 +57,14 @@ class Engine:
         registry: Registry,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
+        tracer: Tracer | None = None,
     ) -> None:
         self.settings = settings
         self.registry = registry
         self.metrics = metrics
         self.clock = clock
+        self.tracer = tracer
+        """Makes the spans of requests; `None` when nothing is traced."""
         self.pool = Pool(settings, metrics, clock)
         self.pipelines = Pipelines(registry, settings.engine.max_queue_requests)
         self.reloader = Reloader(self) if settings.engine.reload else None
@@ -104,6 +110,7 @@ class Engine:
         stream = Stream(next(self._stream_ids), body, request_id)
         begin = self.clock()
         entry = await self.ready(name, version, deadline)  # it was, but may have been unloaded before this step
+        stream.call = ModelCall.begin(tracing.current(), entry.spec, "stream", self.clock())
         dispatcher = entry.dispatcher
         dispatcher.open_stream(stream)
         outcome = "cancelled"
@@ -146,14 +153,25 @@ class Engine:
         except RecursionError:
             raise InvalidInput("The request is nested too deeply.") from None
         stream = Stream(next(self._stream_ids), body, request_id, priority, max(1, request.choices))
+        if (above := tracing.current()) is not None:
+            operation, asked = tracing_calls.generation(request)
+            stream.call = ModelCall.begin(above, entry.spec, operation, self.clock(), asked)
         metrics = entry.dispatcher.metrics
-        answer = self._follow(entry, stream, begin, deadline, "first token was there", metrics.first_token)
+
+        def first_token(seconds: float) -> None:
+            metrics.first_token(seconds)
+            if stream.call is not None:
+                stream.call.first_token(seconds)
+
+        answer = self._follow(entry, stream, begin, deadline, "first token was there", first_token)
         async with aclosing(answer) as chunks:
             async for chunk in chunks:
                 deltas = decode_deltas(chunk)
                 for delta in deltas:
                     if delta.usage is not None:
                         metrics.generated(delta.usage)
+                        if stream.call is not None:
+                            stream.call.generated(delta.usage, delta.finish)
                 yield deltas
 
     async def transcribe(
@@ -170,12 +188,15 @@ class Engine:
         `deadline` is as in `generate`; the default bounds the time until the recording is decoded. Raises the same.
         """
         stream = Stream(next(self._stream_ids), transcription.encode_request(request), request_id, priority)
+        stream.call = ModelCall.begin(tracing.current(), entry.spec, "transcribe", self.clock())
         metrics = entry.dispatcher.metrics
         async with aclosing(self._follow(entry, stream, begin, deadline, "recording was decoded")) as chunks:
             async for chunk in chunks:
                 for delta in transcription.decode_deltas(chunk):
                     if delta.recording is not None:
                         metrics.transcribed(delta.recording.duration)
+                        if stream.call is not None:
+                            stream.call.recorded(delta.recording.duration)
                     yield delta
 
     async def _follow(

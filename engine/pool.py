@@ -11,6 +11,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +26,7 @@ from engine.scheduling.placement import Resident, Seat, choose_victim, choose_wo
 from engine.scheduling.queue import QueueLimits
 from engine.schema import ModelState
 from engine.settings import Settings
-from engine.telemetry import gpu
+from engine.telemetry import gpu, tracing
 from engine.telemetry.metrics import Metrics, ModelMetrics
 from engine.transport.messages import Load, Loaded
 from engine.types import ModelSpec
@@ -162,8 +163,10 @@ class Pool:
                 await asyncio.sleep(0.005)
                 continue
             entry.awaited += 1
+            about: tracing.Attributes = {"unimodel.model.name": spec.name, "unimodel.model.version": spec.version}
             try:
-                await asyncio.shield(entry.loading)
+                with tracing.part(f"load {spec.name}", about):
+                    await asyncio.shield(entry.loading)
             finally:
                 entry.awaited -= 1
 
@@ -171,7 +174,7 @@ class Pool:
         options, _ = model_options.split(spec.config, self.backend(spec.backend).Options)
         entry = self._entry(spec, options)
         self.entries[spec.key] = entry
-        entry.loading = asyncio.create_task(self._load_registered(entry))
+        entry.loading = asyncio.create_task(self._load_registered(entry), context=Context())  # it outlives its request
         entry.loading.add_done_callback(_retrieve)
         return entry
 
@@ -441,7 +444,7 @@ class Pool:
 
     def background(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs work that nobody waits for; what it raises is logged."""
-        task: asyncio.Task[None] = asyncio.create_task(work)
+        task: asyncio.Task[None] = asyncio.create_task(work, context=Context())  # of no request's span
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(_log_crash)

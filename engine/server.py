@@ -26,8 +26,9 @@ from engine.errors import Conflict, InvalidOption
 from engine.home import Home
 from engine.registry import Registry
 from engine.settings import Provenance, ServerSettings, Settings
-from engine.telemetry import logs
+from engine.telemetry import logs, tracing_export
 from engine.telemetry.metrics import Metrics
+from engine.telemetry.tracing_export import Tracer
 from engine.version import __version__
 
 log = logging.getLogger("unimodel.server")
@@ -41,13 +42,16 @@ def run(settings: Settings, config: Mapping[str, Provenance], home_path: Path, s
     home = Home(home_path)
     home.lock()
     try:
+        tracer = tracing_export.start(settings.monitoring, time.monotonic)
         registry = Registry(home.registry)
         Blobs(home_path).prune(registry.all())
         sock = bind(settings.server.host, settings.server.port, "--port")
         _raise_file_limit()
         with asyncio.Runner(loop_factory=_new_loop) as runner:
-            runner.run(_serve(settings, config, home, registry, sock))
+            runner.run(_serve(settings, config, home, registry, sock, tracer))
         registry.close()
+        if tracer is not None:
+            tracer.close()
     finally:
         home.release()
 
@@ -70,9 +74,14 @@ def bind(host: str, port: int, flag: str) -> socket.socket:
 
 
 async def _serve(
-    settings: Settings, config: Mapping[str, Provenance], home: Home, registry: Registry, sock: socket.socket
+    settings: Settings,
+    config: Mapping[str, Provenance],
+    home: Home,
+    registry: Registry,
+    sock: socket.socket,
+    tracer: Tracer | None,
 ) -> None:
-    engine = Engine(settings, registry, Metrics(__version__))
+    engine = Engine(settings, registry, Metrics(__version__), tracer=tracer)
     app = App(engine, config)
     protocol = protocol_for(app.predict, app.predict.max_body, settings.server.max_connections)
     server = _HttpServer(_http_config(app, settings.server, protocol))

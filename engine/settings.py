@@ -1,8 +1,9 @@
 """ONE table of every setting: name, type, default, environment variable, help.
 
 The table is the dataclasses below; a field's metadata holds what a person needs to know of it. Precedence:
-flag > environment ``UNIMODEL_*`` > file > default. `load` returns the settings, frozen, and where each value came
-from. Everything that lists settings (``--help``, ``unimodel config show``, ``docs/configuration.md``) reads `TABLE`.
+flag > environment ``UNIMODEL_*`` > environment ``OTEL_*`` (OpenTelemetry's own) > file > default. `load` returns the
+settings, frozen, and where each value came from. Everything that lists settings (``--help``, ``unimodel config show``,
+``docs/configuration.md``) reads `TABLE`.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ class GpuSettings:
 
 @dataclass(frozen=True)
 class MonitoringSettings:
-    """Metrics and logs."""
+    """Metrics, logs and traces."""
 
     prometheus_port: int | None = _setting(
         None, "Serve /metrics on this port too; unset leaves it on the main port alone.", minimum=1, maximum=65535
@@ -119,6 +120,33 @@ class MonitoringSettings:
     )
     log_format: str = _setting("json", "json: one object a line. text: for people.", choices=("json", "text"))
     access_log: bool = _setting(False, "Log every request, not only the failed ones.")
+    otlp_endpoint: str | None = _setting(
+        None,
+        "Trace requests, and send the spans to this OpenTelemetry collector: a URL for OTLP over HTTP, such as "
+        "http://localhost:4318. Unset, nothing is traced.",
+        other_envs=("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+    )
+    trace_sampler: str = _setting(
+        "parentbased_traceidratio",
+        "Who decides whether a request is traced. parentbased: the caller, if it sends a traceparent.",
+        choices=(
+            *("parentbased_traceidratio", "parentbased_always_on", "parentbased_always_off"),
+            *("traceidratio", "always_on", "always_off"),
+        ),
+        other_envs=("OTEL_TRACES_SAMPLER",),
+    )
+    trace_sample_ratio: float = _setting(
+        1.0,
+        "Share of requests that are traced, where the server decides, and the sampler is a ratio.",
+        minimum=0,
+        maximum=1,
+        other_envs=("OTEL_TRACES_SAMPLER_ARG",),
+    )
+    service_name: str | None = _setting(
+        None,
+        "Name of this server in traces; unset is the service.name of OTEL_RESOURCE_ATTRIBUTES, else unimodel.",
+        other_envs=("OTEL_SERVICE_NAME",),
+    )
 
 
 @dataclass(frozen=True)
@@ -143,6 +171,8 @@ class Setting:
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] | None = None
+    other_envs: tuple[str, ...] = ()
+    """Variables of a standard beyond UniModel that set it too, the first that is not empty. `env` goes before them."""
 
     @property
     def env(self) -> str:
@@ -331,6 +361,9 @@ def load(
         for key, value in _from_file(config).items():
             source = f"file {config}"
             values[key] = Provenance(key, parse(TABLE[key], value, source), source)
+    for row in TABLE.values():
+        if name := next((name for name in row.other_envs if environ.get(name)), None):
+            values[row.key] = Provenance(row.key, parse(row, environ[name], f"env {name}"), f"env {name}")
     by_env = {row.env: row for row in TABLE.values()}
     for name, text in environ.items():
         if not name.startswith("UNIMODEL_") or name in OTHER_ENV or _is_service_link(name, text):

@@ -14,6 +14,7 @@ import msgspec
 
 from engine.errors import BodyTooLarge, Cancelled, InternalError, InvalidRequest, Overloaded, UniModelError
 from engine.schema import ErrorBody, ErrorDetail
+from engine.telemetry import tracing
 
 log = logging.getLogger("unimodel.http")
 
@@ -218,9 +219,13 @@ async def send_error(send: Send, error: BaseException, rid: str) -> None:
 def as_known(error: BaseException, rid: str) -> UniModelError:
     """The error that the client may see."""
     if isinstance(error, UniModelError):
-        return error
-    log.error("unexpected error", exc_info=error, extra={"request_id": rid})
-    return InternalError(f"An unexpected error; the server's log has it under request id {rid}.")
+        known = error
+    else:
+        log.error("unexpected error", exc_info=error, extra={"request_id": rid})
+        known = InternalError(f"An unexpected error; the server's log has it under request id {rid}.")
+    if (span := tracing.current()) is not None:
+        span.answered(known)
+    return known
 
 
 def log_request(rid: str, status: int, seconds: float, **about: object) -> None:

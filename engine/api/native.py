@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 
-from engine.api import native_generation, native_transcription, predict_body
+from engine.api import native_generation, native_transcription, predict_body, traced
 from engine.api.dialect import Call
 from engine.api.http import (
     Body,
@@ -38,10 +39,12 @@ from engine.api.http import (
     send_error,
 )
 from engine.api.streaming import EVENT_STREAM, send_events, while_connected
+from engine.api.traced import TracedRoute
 from engine.core import Engine
 from engine.errors import InvalidRequest, NotFound
 from engine.pipelines import is_pipeline
 from engine.pool import Entry
+from engine.telemetry.tracing import Span
 from engine.types import Answer, ModelSpec, Request
 
 MODELS = "/v1/models/"
@@ -72,6 +75,11 @@ class PredictEndpoint:
         self.max_body = engine.settings.server.max_body_mb << 20
         self.budget = BodyBudget(engine.settings.server.max_buffered_mb << 20)
         self._access_log = engine.settings.monitoring.access_log
+        self._routes = None
+        """Of a name, and of a version; `None` when nothing is traced."""
+        if (tracer := engine.tracer) is not None:
+            paths = ("{name}", "{name}/versions/{version}")
+            self._routes = [TracedRoute(tracer, engine.clock, "POST", f"{MODELS}{path}{PREDICT}") for path in paths]
 
     def start(
         self,
@@ -88,6 +96,7 @@ class PredictEndpoint:
         """
         begin = self.engine.clock()
         rid = request_id(headers)
+        span: Span | None = None
 
         def finish(outcome: Answer | BaseException) -> None:
             try:
@@ -101,22 +110,37 @@ class PredictEndpoint:
                 status, content, data = known.status, error_headers(known, rid), encode_json(error_body(known, rid))
             respond(status, content, data)
             self._log(name, rid, status, begin)
+            if span is not None:
+                traced.end(span, status, rid)
 
+        on_end: Callable[[Answer | BaseException], None] = finish
         try:
             entry = self.engine.ready_now(name, version)
             if entry is None or entry.spec.info.sequences is not None:
                 return False
+            if self._routes is not None:
+                path = f"{MODELS}{name}{PREDICT}" if version is None else f"{MODELS}{name}/versions/{version}{PREDICT}"
+                span = self._routes[version is not None].begin(headers, path, begin)
+                if span is not None:
+                    on_end = span.around(finish)
             dispatcher = entry.dispatcher
             request, stream = self._request(entry, body, headers, rid, begin, is_gone)
             if stream:
                 return False
-            dispatcher.submit(request, finish)
+            dispatcher.submit(request, on_end, span)
         except Exception as e:
-            finish(e)
+            on_end(e)
         return True
 
     async def __call__(self, name: str, version: int | None, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request, exactly once."""
+        if self._routes is None:
+            await self._answer(name, version, scope, receive, send)
+        else:
+            route = self._routes[version is not None]
+            await route.serve(scope, send, partial(self._answer, name, version, scope, receive))
+
+    async def _answer(self, name: str, version: int | None, scope: Scope, receive: Receive, send: Send) -> None:
         begin = self.engine.clock()
         headers = Headers(scope["headers"])
         rid = request_id(headers)

@@ -26,6 +26,7 @@ from engine.api.predict_body import JSON_TYPES, PredictBody, decode_json, media_
 from engine.errors import DeadlineExceeded, InvalidInput, InvalidRequest, UniModelError, UnsupportedMediaType
 from engine.pipelines import DEEPEST, is_pipeline
 from engine.registry import split_version
+from engine.telemetry import tracing
 from engine.types import ModelSpec, Request
 
 Body = TypeVar("Body", GenerateBody, TranscribeBody)
@@ -89,8 +90,10 @@ async def run(call: Call, spec: ModelSpec, value: Any, parameters: dict[str, Any
     """What a pipeline makes of one value. Raises the error of the step that fails first; the others are cancelled."""
     if depth > DEEPEST:
         raise InvalidRequest(f"More than {DEEPEST} pipelines are within one another; one may call itself.")
-    graph = await call.engine.pipelines.graph(spec)
-    return await _Run(call, graph, {INPUT: value, PARAMETERS: parameters}, depth).result()
+    about: tracing.Attributes = {"unimodel.pipeline.name": spec.name, "unimodel.pipeline.version": spec.version}
+    with tracing.part(f"pipeline {spec.name}", about):
+        graph = await call.engine.pipelines.graph(spec)
+        return await _Run(call, graph, {INPUT: value, PARAMETERS: parameters}, depth).result()
 
 
 class _Run:
@@ -116,14 +119,15 @@ class _Run:
     async def _step(self, step: Step) -> None:
         for name in step.needs:
             await self._ended[name].wait()
-        try:
-            self._scope[step.name] = await self._compute(step)
-        except UniModelError as e:
-            named = copy.copy(e)  # it may be that of a load which others wait for, too
-            named.message = f"Step {step.name!r} ({step.model}): {e.message}"
-            raise named from None
-        except ValueError as e:
-            raise InvalidInput(f"Step {step.name!r} ({step.model}): {e}.", field="input") from None
+        with tracing.part(f"step {step.name}", {"unimodel.step.name": step.name, "unimodel.step.model": step.model}):
+            try:
+                self._scope[step.name] = await self._compute(step)
+            except UniModelError as e:
+                named = copy.copy(e)  # it may be that of a load which others wait for, too
+                named.message = f"Step {step.name!r} ({step.model}): {e.message}"
+                raise named from None
+            except ValueError as e:
+                raise InvalidInput(f"Step {step.name!r} ({step.model}): {e}.", field="input") from None
         self._ended[step.name].set()
 
     async def _compute(self, step: Step) -> Any:
@@ -132,11 +136,14 @@ class _Run:
         items = elements(step.each.of(self._scope, plain), f"each ({step.each.text})")
         if len(items) > MOST_ITEMS:
             raise InvalidInput(f"each has {len(items)} elements; the most are {MOST_ITEMS}.", field="input")
+        if (span := tracing.current()) is not None:
+            span.set({"unimodel.step.items": len(items)})
         scopes = [{**self._scope, ITEM: item, INDEX: index} for index, item in enumerate(items)]
         return await _all([partial(self._call_model, step, scope) for scope in scopes])
 
     async def _call_model(self, step: Step, scope: dict[str, Any]) -> Any:
         if step.when is not None and not is_true(step.when.of(scope, plain)):
+            _note_skipped(step, scope)
             return None
         value = _value(step.input, scope)
         engine, call = self._call.engine, self._call
@@ -159,6 +166,15 @@ class _Run:
         priority, is_gone = call.headers.priority, call.is_gone
         request = Request(source, call.request_id, call.deadline(), as_tensors, parameters, priority, is_gone)
         return of_answer(await dispatcher.predict(request), source)
+
+
+def _note_skipped(step: Step, scope: dict[str, Any]) -> None:
+    """Says in the step's span that its condition did not hold, for the whole step or one element."""
+    span = tracing.current()
+    if span is not None and step.each is None:
+        span.set({"unimodel.step.skipped": True})
+    elif span is not None:
+        span.event("skipped", {"unimodel.step.item": scope[INDEX]})
 
 
 def _asked(kind: type[Body], body: dict[str, Any]) -> Body:

@@ -29,7 +29,10 @@ from engine.scheduling.batcher import BatchPolicy, due_in
 from engine.scheduling.deadlines import Deadlines
 from engine.scheduling.queue import Group, ModelQueue, Pending, QueueLimits
 from engine.scheduling.streams import DIED_TWICE, Streams
+from engine.telemetry import tracing
 from engine.telemetry.metrics import ModelMetrics
+from engine.telemetry.tracing import Span
+from engine.telemetry.tracing_calls import OPERATIONS, ModelCall
 from engine.transport.messages import Loaded
 from engine.types import Answer, ModelSpec, Request, TensorInput
 from engine.worker.instance import Batch, Instance, Stream
@@ -85,7 +88,7 @@ class Dispatcher:
     async def predict(self, request: Request) -> Answer:
         """Admits a request and waits for its answer. Raises `Overloaded`, or the error that ended it."""
         future: asyncio.Future[Answer] = self._loop.create_future()
-        item = self.submit(request, lambda outcome: _settle(future, outcome))
+        item = self.submit(request, lambda outcome: _settle(future, outcome), tracing.current())
         try:
             return await future
         except asyncio.CancelledError:
@@ -93,8 +96,10 @@ class Dispatcher:
             item.end(Cancelled("The client went away."))
             raise
 
-    def submit(self, request: Request, on_end: Callable[[Answer | UniModelError], None]) -> Pending:
-        """Admits a request, whose one ending goes to `on_end`.
+    def submit(
+        self, request: Request, on_end: Callable[[Answer | UniModelError], None], span: Span | None = None
+    ) -> Pending:
+        """Admits a request, whose one ending goes to `on_end`, and which is a part of `span` if that is traced.
 
         Raises `Overloaded`, `DeadlineExceeded`, or `BodyTooLarge` when no batch can hold its inputs.
         """
@@ -111,6 +116,8 @@ class Dispatcher:
             except UniModelError as e:
                 raise self._refused(e) from None
         item = Pending(request, self._group(request), rows, nbytes, on_end, self._ended, now)
+        if span is not None:
+            item.call = ModelCall.begin(span, self.spec, OPERATIONS.get(self.spec.task, "predict"), now)
         self._deadlines.add(item, time_left)
         self.queue.push(item)
         self.in_flight += 1
@@ -140,6 +147,8 @@ class Dispatcher:
             self.metrics.ended(outcome.code, seconds, item.nbytes)
         else:
             self.metrics.ended("ok", seconds, item.nbytes, outcome.nbytes)
+        if item.call is not None:
+            item.call.end(outcome.code if isinstance(outcome, UniModelError) else "ok", now)
         item.deliver(outcome)
         if self.idle and self.on_idle is not None:
             self.on_idle()
@@ -274,9 +283,17 @@ class Dispatcher:
             return
         for item in batch:
             self.metrics.queued(now - item.accepted)
+            if item.call is not None:
+                item.call.sent(instance.worker.name, str(instance.worker.device), now)
         instance.send(batch)
 
     def _done(self, instance: Instance, batch: Batch, answers: list[Answer | UniModelError], seconds: float) -> None:
+        rows = sum(i.rows for i in batch.items)
+        calls = [item.call for item in batch.items if item.call is not None]
+        if calls:
+            now = self._clock()
+            about = {"unimodel.batch.requests": len(batch.items), "unimodel.batch.rows": rows}
+            ModelCall.computed(calls, about, now - seconds, now)
         crowded = []
         for item, answer in zip(batch.items, answers, strict=True):
             if isinstance(answer, ResponseTooLarge) and len(batch.items) > 1 and not item.ended:
@@ -290,7 +307,7 @@ class Dispatcher:
         else:
             instance.worker.quarantine.progressed()
         self._seconds_per_row = max(i.speed.seconds_per_row for i in self.instances)
-        self.metrics.batch(sum(i.rows for i in batch.items), len(batch.items), seconds, batch.prompt_tokens)
+        self.metrics.batch(rows, len(batch.items), seconds, batch.prompt_tokens)
         if self.queue.requests:
             self._schedule_pump()
 
@@ -302,6 +319,8 @@ class Dispatcher:
         )
         for item in reversed(items):
             item.group = item
+            if item.call is not None:
+                item.call.waits_again("outputs of the batch too large")
             self.queue.put_back(item)
 
     def _lost(self, instance: Instance) -> None:
@@ -327,6 +346,8 @@ class Dispatcher:
         """Puts a request of a lost instance back into the queue, unless it was tried again already."""
         if item.ended:
             return
+        if item.call is not None:
+            item.call.waits_again("worker died")
         if item.suspect:
             log.error("worker died twice while it computed a request", extra={"request_id": item.request.request_id})
             item.end(instance.worker.died(self.spec.name, *DIED_TWICE))
@@ -349,6 +370,8 @@ class Dispatcher:
         self.errors += outcome != "ok"
         self.last_used = self._clock()
         self.metrics.ended(outcome, seconds)
+        if stream.call is not None:
+            stream.call.end(outcome)
         self.streams.close(stream)
         if self.idle and self.on_idle is not None:
             self.on_idle()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from engine.errors import Cancelled, Overloaded, UniModelError
 from engine.scheduling.batcher import MAX_ITEMS
+from engine.telemetry.tracing_calls import ModelCall
 from engine.types import Answer, Request
 
 Group = Hashable
@@ -43,6 +44,8 @@ class Pending:
     """It was computing when a worker died: it runs once more, alone."""
     deaths: int = 0
     """Of workers that were computing it."""
+    call: ModelCall | None = None
+    """Its span, if it is traced."""
 
     def end(self, outcome: Answer | UniModelError) -> None:
         """Gives the request its answer or error, unless it ended before."""

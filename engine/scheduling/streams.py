@@ -85,6 +85,8 @@ class Streams:
     def lost(self, instance: Instance, model: str) -> None:
         """The worker of an instance of `model` died: what its reader has seen nothing of is tried once more."""
         for stream in instance.streams.values():
+            if stream.call is not None:
+                stream.call.waits_again("worker died")
             if stream.begun or stream.retried:
                 when, advice = _BEGUN if stream.begun else DIED_TWICE
                 stream.end(instance.worker.died(model, when, advice))

@@ -15,6 +15,8 @@ from typing import Any, Final, TextIO
 
 import msgspec
 
+from engine.telemetry import tracing
+
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 """Attributes that every record has, and uvicorn's coloured copy of the message."""
 
@@ -80,7 +82,8 @@ class _Formatter(logging.Formatter):
         """The fields of a line beyond time, level, logger and message."""
         extra = {k: v for k, v in vars(record).items() if k not in _STANDARD}
         masked = {k: "[not logged]" for k in extra if k.lower() in _UNLOGGED}
-        return {**self._fields, **extra, **masked}
+        span = tracing.current()
+        return {**self._fields, **extra, **masked, **(span.log_fields if span is not None else {})}
 
     def trace(self, record: logging.LogRecord) -> str | None:
         """The exception's trace, several lines long."""

@@ -14,6 +14,7 @@ from engine.errors import UniModelError
 from engine.scheduling.batcher import MAX_OUTSTANDING, InstanceLoad
 from engine.scheduling.queue import Pending
 from engine.scheduling.tuner import Speed
+from engine.telemetry.tracing_calls import ModelCall
 from engine.transport import messages, packing
 from engine.transport.batchqueue import Slots
 from engine.transport.channel import AsyncChannel
@@ -53,6 +54,8 @@ class Stream:
         self.retried = False
         self._chunks: asyncio.Queue[bytes | UniModelError | None] = asyncio.Queue()
         self.waiting_bytes = 0
+        self.call: ModelCall | None = None
+        """Its span, if it is traced."""
 
     def put(self, chunk: bytes) -> None:
         """Adds a chunk. An empty one says that the first token of an answer that comes whole is there."""
@@ -122,6 +125,8 @@ class Instance:
         self._note_start()
         self._unended.add(stream.id)
         self.streams[stream.id] = stream
+        if stream.call is not None:
+            stream.call.sent(self.worker.name, str(self.worker.device))
         self._channel.send(messages.encode(StartStream(stream.id, stream.request_id, stream.body)))
 
     def cancel_stream(self, stream: Stream) -> None:
