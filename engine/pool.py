@@ -11,7 +11,6 @@ import logging
 import math
 import os
 from collections.abc import Callable, Coroutine
-from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -174,7 +173,7 @@ class Pool:
         options, _ = model_options.split(spec.config, self.backend(spec.backend).Options)
         entry = self._entry(spec, options)
         self.entries[spec.key] = entry
-        entry.loading = asyncio.create_task(self._load_registered(entry), context=Context())  # it outlives its request
+        entry.loading = asyncio.create_task(self._load_registered(entry))
         entry.loading.add_done_callback(_retrieve)
         return entry
 
@@ -444,7 +443,7 @@ class Pool:
 
     def background(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs work that nobody waits for; what it raises is logged."""
-        task: asyncio.Task[None] = asyncio.create_task(work, context=Context())  # of no request's span
+        task: asyncio.Task[None] = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(_log_crash)

@@ -231,7 +231,7 @@ def parse(row: Setting, value: Any, source: str) -> Any:
     """
     base, optional = _unwrap(row.type)
     try:
-        parsed = _from_text(base, value) if isinstance(value, str) else value
+        parsed = _from_text(base, value, optional) if isinstance(value, str) else value
         if base is float and type(parsed) is int:
             parsed = float(parsed)
     except (ValueError, OverflowError):
@@ -259,13 +259,15 @@ _WORDS = {
 }  # fmt: skip
 
 
-def _from_text(base: Any, text: str) -> Any:
+def _from_text(base: Any, text: str, optional: bool) -> Any:
     """`text` as a value of type `base`; nothing, ``null`` and ``none`` unset a setting. Raises `ValueError`."""
     word = text.strip().lower()
-    if base is str:
+    if base is str and not optional:
         return text
     if word in ("", "null", "none", "~"):
         return None
+    if base is str:
+        return text
     if base is bool:
         return _WORDS.get(word)
     if base is list:

@@ -116,8 +116,9 @@ HEAVY = {
     "lightgbm", "llama_cpp", "matplotlib", "onnx", "onnxruntime", "pandas", "safetensors", "scipy", "sklearn", "skops",
     "tensorflow", "tensorrt_llm", "tokenizers", "torch", "transformers", "vllm", "xgboost",
     "_pywhispercpp", "pywhispercpp",
+    "opentelemetry", "requests",
 }  # fmt: skip
-"""Imported only inside functions, when a model needs them."""
+"""Imported only inside functions, when a model, or a setting, needs them."""
 
 
 def name_of(file: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ class Client:
         import httpx
 
         self.url = normalize_url(url)
-        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        headers = _trace_context() | ({"authorization": f"Bearer {api_key}"} if api_key else {})
         self._http = httpx.Client(
             base_url=self.url,
             headers=headers,
@@ -195,6 +196,12 @@ def unreachable(url: str) -> ServerUnreachable:
     if is_loopback(url):
         return ServerUnreachable(f"No server answers at {url}. Start one with: unimodel start")
     return ServerUnreachable(f"No server answers at {url}. Check --host, or start one there with: unimodel start")
+
+
+def _trace_context() -> dict[str, str]:
+    """The trace in which the command was started, which OpenTelemetry's tools hand on in the environment."""
+    given = {name: os.environ.get(name.upper(), "") for name in ("traceparent", "tracestate")}
+    return {name: value for name, value in given.items() if value.isascii() and value.isprintable() and value}
 
 
 def error_of(status: int, headers: Any, body: bytes) -> UniModelError:

@@ -115,14 +115,14 @@ class PredictEndpoint:
 
         on_end: Callable[[Answer | BaseException], None] = finish
         try:
-            entry = self.engine.ready_now(name, version)
-            if entry is None or entry.spec.info.sequences is not None:
-                return False
             if self._routes is not None:
                 path = f"{MODELS}{name}{PREDICT}" if version is None else f"{MODELS}{name}/versions/{version}{PREDICT}"
                 span = self._routes[version is not None].begin(headers, path, begin)
                 if span is not None:
                     on_end = span.around(finish)
+            entry = self.engine.ready_now(name, version)
+            if entry is None or entry.spec.info.sequences is not None:
+                return False  # a span that does not end is never sent
             dispatcher = entry.dispatcher
             request, stream = self._request(entry, body, headers, rid, begin, is_gone)
             if stream:

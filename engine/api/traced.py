@@ -18,6 +18,9 @@ from engine.operations import Operation
 from engine.telemetry.tracing import ERROR_TYPE, REQUEST_ID, Span, within
 from engine.telemetry.tracing_export import Tracer
 
+_LONGEST_PATH = 512
+"""Characters of a path that are kept; a name that is not registered may be of any length."""
+
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
@@ -34,7 +37,7 @@ class TracedRoute:
         """The span of a request that came at `begin` on the engine's clock; `None` if it is not sampled."""
         span = self._tracer.request(self._name, headers, begin)
         if span is not None:
-            span.set({**self._about, "url.path": path})
+            span.set({**self._about, "url.path": path[:_LONGEST_PATH]})
         return span
 
     async def serve(self, scope: Scope, send: Send, answer: Callable[[Send], Awaitable[None]]) -> None:

@@ -35,8 +35,9 @@ _current: ContextVar[Span | None] = ContextVar("span", default=None)
 
 
 def current() -> Span | None:
-    """The span of what is running now, if it is traced."""
-    return _current.get()
+    """The span of what is running now, if it is traced. What outlives the request that began it is a part of none."""
+    span = _current.get()
+    return None if span is None or span.ended else span
 
 
 class Trace:
@@ -77,12 +78,13 @@ class Trace:
 class Span:
     """A part of a traced request. It ends once; what is said of it afterwards is not heard."""
 
-    __slots__ = ("_ended", "_span", "_trace", "failed")
+    __slots__ = ("_span", "_trace", "ended", "failed")
 
     def __init__(self, trace: Trace, span: otel.Span) -> None:
         self._trace = trace
         self._span = span
-        self._ended = False
+        self.ended = False
+        """Whether it is over."""
         self.failed = False
         """Whether an error was noted."""
 
@@ -113,12 +115,12 @@ class Span:
 
     def set(self, attributes: Attributes) -> None:
         """Says more of it."""
-        if not self._ended:
+        if not self.ended:
             self._span.set_attributes(attributes)
 
     def event(self, name: str, attributes: Attributes | None = None, at: float | None = None) -> None:
         """Something happened in it, now or at that time."""
-        if not self._ended:
+        if not self.ended:
             self._span.add_event(name, attributes, self._trace.nanoseconds(at))
 
     def fail(self, code: str, *, is_fault: bool = True) -> None:
@@ -127,7 +129,7 @@ class Span:
         `is_fault`: whether its status is *error*, which is not so when the client erred, or left. The message is not
         kept, since it may quote the input.
         """
-        if not self.failed and not self._ended:
+        if not self.failed and not self.ended:
             self.failed = True
             self.set({ERROR_TYPE: code})
             if is_fault and code != Cancelled.code:
@@ -141,8 +143,8 @@ class Span:
 
     def end(self, at: float | None = None) -> None:
         """It is over, now or at that time."""
-        if not self._ended:
-            self._ended = True
+        if not self.ended:
+            self.ended = True
             self._span.end(self._trace.nanoseconds(at))
 
     def around(self, work: Callable[P, T]) -> Callable[P, T]:
@@ -177,7 +179,7 @@ def within(span: Span | None) -> Iterator[Span | None]:
 
 def part(name: str, attributes: Attributes) -> AbstractContextManager[Span | None]:
     """The block as a span below the current one, if there is one."""
-    above = _current.get()
+    above = current()
     return within(above.child(name, attributes) if above is not None else None)
 
 

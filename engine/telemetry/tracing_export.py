@@ -132,7 +132,10 @@ class Tracer:
             api.Context() if parent is None else api.set_span_in_context(api.NonRecordingSpan(parent), api.Context())
         )
         kind = api.SpanKind.SERVER if parent is None or parent.is_remote else api.SpanKind.INTERNAL
-        return self._tracer.start_span(name, around, kind, attributes, [api.Link(c) for c in links], begin)
+        span = self._tracer.start_span(name, around, kind, None, [api.Link(c) for c in links], begin)
+        if attributes:
+            span.set_attributes(attributes)  # costs half of what it does to hand them over in the beginning
+        return span
 
     def close(self) -> None:
         """Sends what is left, but not for long: a collector that is down must not hold up a stop."""

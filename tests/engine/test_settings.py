@@ -74,6 +74,24 @@ def test_flag_over_environment_over_file_over_default(config: Path) -> None:
         assert provenance.value == getattr(getattr(settings, section), name)
 
 
+def test_the_variables_of_opentelemetry_are_between_our_own_and_the_file(config: Path) -> None:
+    config.write_text("monitoring: {otlp_endpoint: 'http://file:1', service_name: file, trace_sample_ratio: 0.1}\n")
+    environ = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://all:2",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://traces:3/v1/traces",
+        "OTEL_SERVICE_NAME": "",  # which is as good as not set, says the standard
+        "OTEL_TRACES_SAMPLER_ARG": "0.25",
+        "UNIMODEL_MONITORING_TRACE_SAMPLE_RATIO": "0.5",
+    }
+    settings, sources = load(config, {}, environ)
+    assert settings.monitoring.otlp_endpoint == "http://traces:3/v1/traces"
+    assert sources["monitoring.otlp_endpoint"].source == "env OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+    assert settings.monitoring.service_name == "file"
+    assert settings.monitoring.trace_sample_ratio == 0.5
+    with pytest.raises(InvalidOption, match="'xray' from env OTEL_TRACES_SAMPLER"):
+        load(environ={"OTEL_TRACES_SAMPLER": "xray"})
+
+
 def test_the_file_may_be_named_by_the_environment(config: Path) -> None:
     config.write_text("server: {port: 1}\n")
     settings, _ = load(environ={"UNIMODEL_CONFIG": str(config)})
@@ -167,7 +185,8 @@ def test_any_value_is_of_the_settings_type_or_refused(row: Setting, value: Any) 
         assert row.key in e.message
         assert "here" in e.message
     else:
-        kind = type(row.default) if row.default is not None else (list if "ids" in row.key else int)
+        optional = {"text": str, "list of integers": list, "integer": int}
+        kind = type(row.default) if row.default is not None else optional[row.type_name.removesuffix(", or unset")]
         assert type(parsed) is kind or (parsed is None and row.type_name.endswith("or unset"))
         assert parse(row, parsed, "again") == parsed
         if row.minimum is not None and parsed is not None:
@@ -183,6 +202,7 @@ def test_text_means_what_the_value_means(row: Setting, data: st.DataObject) -> N
         "number": st.floats(low, high),
         "true or false": st.booleans(),
         "list of integers": st.lists(st.integers(0, 99), max_size=4),
+        "text": st.sampled_from(["http://localhost:4318", "a b", "7", "Null Island"]),
     }
     value = data.draw(strategies[row.type_name.removesuffix(", or unset")])
     assert parse(row, str(value), "text") == parse(row, value, "value") == value
