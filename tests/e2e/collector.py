@@ -40,7 +40,7 @@ class Collector:
     """Listens while the block runs."""
 
     def __init__(self) -> None:
-        self._spans: list[SentSpan] = []
+        self.spans: list[SentSpan] = []
         self.resource: dict[str, Any] = {}
         self.bodies: list[bytes] = []
         collector = self
@@ -78,7 +78,7 @@ class Collector:
         for of_resource in ExportTraceServiceRequest.FromString(body).resource_spans:
             self.resource = attributes(of_resource.resource.attributes)
             for scope in of_resource.scope_spans:
-                self._spans.extend(scope.spans)
+                self.spans.extend(scope.spans)
 
     def trace_of(self, request_id: str) -> Spans:
         """The whole trace of a request, once its first span, which ends last, is here."""
@@ -86,19 +86,19 @@ class Collector:
         def of_request(span: SentSpan) -> bool:
             return attributes(span.attributes).get("unimodel.request.id") == request_id
 
-        trace_id = self.wait(lambda: [span for span in self._spans if of_request(span)])[0].trace_id
-        return Spans(span for span in self._spans if span.trace_id == trace_id)
+        trace_id = self.wait(lambda: [span for span in self.spans if of_request(span)])[0].trace_id
+        return Spans(span for span in self.spans if span.trace_id == trace_id)
 
     @property
     def trace_ids(self) -> set[str]:
         """Of all spans so far."""
-        return {span.trace_id.hex() for span in self._spans}
+        return {span.trace_id.hex() for span in self.spans}
 
     def wait(self, condition: Callable[[], Any], seconds: float = 20.0) -> Any:
         """What the condition gives, as soon as it gives something."""
         deadline = time.monotonic() + seconds
         while not (found := condition()):
-            assert time.monotonic() < deadline, f"it never came; there are {[s.name for s in self._spans]}"
+            assert time.monotonic() < deadline, f"it never came; there are {[s.name for s in self.spans]}"
             time.sleep(0.02)
         return found
 

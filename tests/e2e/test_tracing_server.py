@@ -143,11 +143,11 @@ def test_a_request_whose_worker_died_shows_its_second_try(served: Server, collec
     with blocked:
         served.kill_workers()
         wait_until(lambda: served.get("/v1/status")["workers"][0]["restarts"])
-    found = collector.wait(lambda: [s for s in collector._spans if s.name == "predict obedient" and s.events])
+    found = collector.wait(lambda: [s for s in collector.spans if s.name == "predict obedient" and s.events])
     (call,) = found
     assert events(call) == ["worker died"]
     assert "error.type" not in attributes(call.attributes)
-    spans = Spans(s for s in collector._spans if s.trace_id == call.trace_id)
+    spans = Spans(s for s in collector.spans if s.trace_id == call.trace_id)
     assert spans.below(call) == ["queue", "queue", "compute"]
 
 
@@ -254,22 +254,28 @@ def test_the_command_line_hands_its_trace_on(served: Server, collector: Collecto
     collector.wait(lambda: trace in collector.trace_ids)
 
 
-def test_a_collector_that_is_down_harms_no_request_and_no_stop(tmp_path: Path) -> None:
-    with socket.socket() as taken:  # bound, but nobody listens
+@pytest.mark.parametrize("listens", [False, True])
+def test_a_collector_that_is_down_harms_no_request_and_no_stop(tmp_path: Path, listens: bool) -> None:
+    with socket.socket() as taken:  # nobody listens, or nobody answers
         taken.bind(("127.0.0.1", 0))
+        if listens:
+            taken.listen()
         flag = ("--otlp-endpoint", f"http://127.0.0.1:{taken.getsockname()[1]}")
         with Server(tmp_path / "home", *flag, env=SOON) as server:
             server.register("double", doubler(tmp_path / "double.onnx"))
             for number in range(50):
                 answer = server.predict("double", {"input": [number, 0, 0, 0]})
                 assert answer["output"] == [2 * number, 0, 0, 0]
-            wait_until(lambda: "takes no spans" in server.log.read_text())
+            if not listens:
+                wait_until(lambda: "takes no spans" in server.log.read_text())
             assert server.process is not None
             begin = time.monotonic()
             server.process.send_signal(signal.SIGTERM)
             assert server.process.wait(10) == 0
             assert time.monotonic() - begin < 5
     lines = [json.loads(line) for line in server.log.read_text().splitlines()]
-    (warning,) = [line for line in lines if "takes no spans" in line["message"]]
-    assert (warning["level"], warning["reason"]) == ("warning", "Connection refused")
+    if not listens:
+        (warning,) = [line for line in lines if "takes no spans" in line["message"]]
+        assert (warning["level"], warning["reason"]) == ("warning", "Connection refused")
+    assert "the last spans could not be sent in time" in [line["message"] for line in lines]
     assert not any("trace" in line or line["logger"].startswith("opentelemetry") for line in lines)
