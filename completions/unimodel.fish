@@ -10,7 +10,7 @@ function __unimodel_at
             continue
         end
         switch $word
-            case --access-log --api-key --as --backend --beam-size --body --chat-template --concurrency --config --cpu-threads --cpu-workers --deadline-ms --default-batch-size --device-ids --dir --drain-seconds --duration --dynamic-padding --enable-pooling --format --grpc-port --hang-timeout-s --home --host --hotwords --image --input --jobs --json-schema --language --lines --load-timeout-s --log-format --log-level --masks --max-batch-mb --max-batch-wait-ms --max-body-mb --max-buffered-mb --max-connections --max-models --max-queue-mb --max-queue-requests --max-tokens --max-upload-mb --memory-fraction --model --name --npy --output --params --plot --port --preload --priority --prometheus-port --prompt --reload --seed --set --stop --stop-timeout --system --task --temperature --tensor --timeout --top-p -c -j -n -o
+            case --access-log --api-key --as --backend --beam-size --body --chat-template --concurrency --config --cpu-threads --cpu-workers --deadline-ms --default-batch-size --device-ids --dir --drain-seconds --duration --dynamic-padding --enable-pooling --format --grpc-port --hang-timeout-s --home --host --hotwords --image --input --jobs --json-schema --language --lines --load-timeout-s --log-format --log-level --masks --max-batch-mb --max-batch-wait-ms --max-body-mb --max-buffered-mb --max-connections --max-models --max-queue-mb --max-queue-requests --max-tokens --max-upload-mb --memory-fraction --model --name --npy --otlp-endpoint --output --params --plot --port --preload --priority --prometheus-port --prompt --reload --seed --service-name --set --stop --stop-timeout --system --task --temperature --tensor --timeout --top-p --trace-sample-ratio --trace-sampler -c -j -n -o
                 set skip 1
             case '-*'
             case '*'
@@ -93,6 +93,10 @@ complete -c unimodel -n '__unimodel_at "/serve"' -l enable-pooling -x -a 'true f
 complete -c unimodel -n '__unimodel_at "/serve"' -l prometheus-port -x -d 'Serve /metrics on this port too; unset leaves it on the main port alone'
 complete -c unimodel -n '__unimodel_at "/serve"' -l log-format -x -a 'json text' -d 'json: one object a line'
 complete -c unimodel -n '__unimodel_at "/serve"' -l access-log -x -a 'true false' -d 'Log every request, not only the failed ones'
+complete -c unimodel -n '__unimodel_at "/serve"' -l otlp-endpoint -x -d 'Trace requests, and send the spans to this OpenTelemetry collector: a URL for OTLP over HTTP, such as http://localhost:4318'
+complete -c unimodel -n '__unimodel_at "/serve"' -l trace-sampler -x -a 'parentbased_traceidratio parentbased_always_on parentbased_always_off traceidratio always_on always_off' -d 'Who decides whether a request is traced'
+complete -c unimodel -n '__unimodel_at "/serve"' -l trace-sample-ratio -x -d 'Share of requests that are traced, where the server decides, and the sampler is a ratio'
+complete -c unimodel -n '__unimodel_at "/serve"' -l service-name -x -d 'Name of this server in traces; unset is the service.name of OTEL_RESOURCE_ATTRIBUTES, else unimodel'
 complete -c unimodel -n '__unimodel_at "/serve"' -l json -d 'Print JSON, and errors as JSON on stderr'
 complete -c unimodel -n '__unimodel_at "/serve"' -l home -x -a '(__fish_complete_directories)' -d 'Server\'s folder'
 
@@ -129,6 +133,10 @@ complete -c unimodel -n '__unimodel_at "/start"' -l enable-pooling -x -a 'true f
 complete -c unimodel -n '__unimodel_at "/start"' -l prometheus-port -x -d 'Serve /metrics on this port too; unset leaves it on the main port alone'
 complete -c unimodel -n '__unimodel_at "/start"' -l log-format -x -a 'json text' -d 'json: one object a line'
 complete -c unimodel -n '__unimodel_at "/start"' -l access-log -x -a 'true false' -d 'Log every request, not only the failed ones'
+complete -c unimodel -n '__unimodel_at "/start"' -l otlp-endpoint -x -d 'Trace requests, and send the spans to this OpenTelemetry collector: a URL for OTLP over HTTP, such as http://localhost:4318'
+complete -c unimodel -n '__unimodel_at "/start"' -l trace-sampler -x -a 'parentbased_traceidratio parentbased_always_on parentbased_always_off traceidratio always_on always_off' -d 'Who decides whether a request is traced'
+complete -c unimodel -n '__unimodel_at "/start"' -l trace-sample-ratio -x -d 'Share of requests that are traced, where the server decides, and the sampler is a ratio'
+complete -c unimodel -n '__unimodel_at "/start"' -l service-name -x -d 'Name of this server in traces; unset is the service.name of OTEL_RESOURCE_ATTRIBUTES, else unimodel'
 complete -c unimodel -n '__unimodel_at "/start"' -l json -d 'Print JSON, and errors as JSON on stderr'
 complete -c unimodel -n '__unimodel_at "/start"' -l home -x -a '(__fish_complete_directories)' -d 'Server\'s folder'
 
@@ -174,6 +182,10 @@ complete -c unimodel -n '__unimodel_at "/restart"' -l enable-pooling -x -a 'true
 complete -c unimodel -n '__unimodel_at "/restart"' -l prometheus-port -x -d 'Serve /metrics on this port too; unset leaves it on the main port alone'
 complete -c unimodel -n '__unimodel_at "/restart"' -l log-format -x -a 'json text' -d 'json: one object a line'
 complete -c unimodel -n '__unimodel_at "/restart"' -l access-log -x -a 'true false' -d 'Log every request, not only the failed ones'
+complete -c unimodel -n '__unimodel_at "/restart"' -l otlp-endpoint -x -d 'Trace requests, and send the spans to this OpenTelemetry collector: a URL for OTLP over HTTP, such as http://localhost:4318'
+complete -c unimodel -n '__unimodel_at "/restart"' -l trace-sampler -x -a 'parentbased_traceidratio parentbased_always_on parentbased_always_off traceidratio always_on always_off' -d 'Who decides whether a request is traced'
+complete -c unimodel -n '__unimodel_at "/restart"' -l trace-sample-ratio -x -d 'Share of requests that are traced, where the server decides, and the sampler is a ratio'
+complete -c unimodel -n '__unimodel_at "/restart"' -l service-name -x -d 'Name of this server in traces; unset is the service.name of OTEL_RESOURCE_ATTRIBUTES, else unimodel'
 complete -c unimodel -n '__unimodel_at "/restart"' -l json -d 'Print JSON, and errors as JSON on stderr'
 complete -c unimodel -n '__unimodel_at "/restart"' -l home -x -a '(__fish_complete_directories)' -d 'Server\'s folder'
 

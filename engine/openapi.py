@@ -20,9 +20,16 @@ _PATH_PARAMETERS = {
     "digest": Parameter("digest", "path", "string", "sha256: and the 64 hexadecimal digits of a file's SHA-256."),
 }
 
-_REQUEST_ID = Parameter(
-    "x-request-id", "header", "string", "Names this request in the answer and the logs; up to 128 printable characters."
+_ALWAYS = (
+    Parameter(
+        "x-request-id",
+        "header",
+        "string",
+        "Names this request in the answer and the logs; up to 128 printable characters.",
+    ),
+    Parameter("traceparent", "header", "string", "The caller's span (W3C Trace Context), where requests are traced."),
 )
+"""Headers of any request."""
 
 
 def document(version: str, operations: Sequence[Operation] = OPERATIONS) -> dict[str, Any]:
@@ -79,7 +86,7 @@ def _parameters(operation: Operation) -> Iterator[Parameter]:
     for name in operation.path_parameters:
         yield _PATH_PARAMETERS[name]
     yield from operation.parameters
-    yield _REQUEST_ID
+    yield from _ALWAYS
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:

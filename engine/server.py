@@ -10,6 +10,7 @@ import logging
 import resource
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -103,6 +104,8 @@ async def _serve(
         log.info("serving", extra={"url": url, "version": __version__, "workers": list(engine.pool.workers)})
         gc.freeze()  # what start-up made stays; the collector need not walk it on every full collection
         gc.set_threshold(10_000, 20, 50)  # requests make many objects and few cycles
+        if tracer is not None:
+            sys.setswitchinterval(0.0005)  # the thread that encodes spans must not hold up the loop for 5 ms at a time
         await serving[0]
     finally:
         log.info("stopping")

@@ -28,7 +28,11 @@ VARIABLES = {
 def settings() -> str:
     """Every setting."""
     rows = (
-        [code(row.key), _allowed(row), value(row.default), f"{code(row.flag)}<br>{code(row.env)}", row.help]
+        [
+            *(code(row.key), _allowed(row), value(row.default)),
+            "<br>".join(map(code, (row.flag, row.env, *row.other_envs))),
+            row.help,
+        ]
         for row in TABLE.values()
     )
     return table(["setting", "type", "default", "flag, variable", "meaning"], rows)
