@@ -78,6 +78,12 @@ def traces_url(endpoint: str) -> str:
         raise InvalidOption(
             f"{_ENDPOINT} must be a URL such as http://localhost:4318; got {endpoint[:200]!r}.", field=_ENDPOINT
         )
+    if "@" in parts.netloc:
+        raise InvalidOption(
+            f"{_ENDPOINT} is logged and shown, so it must have no password; set OTEL_EXPORTER_OTLP_HEADERS instead, to "
+            "authorization=Basic%20 and the Base64 of USER:PASSWORD.",
+            field=_ENDPOINT,
+        )
     return endpoint if endpoint.endswith(_PATH) else endpoint.rstrip("/") + _PATH
 
 
@@ -99,8 +105,10 @@ class Tracer:
 
     def __init__(self, provider: TracerProvider, sampler: Sampler, clock: Callable[[], float]) -> None:
         from opentelemetry import trace
+        from opentelemetry.context import Context
 
         self._api = trace
+        self._nothing = Context()
         self._provider = provider
         self._sampler = sampler
         self._clock = clock
@@ -129,7 +137,7 @@ class Tracer:
     ) -> otel.Span:
         api = self._api
         around = (
-            api.Context() if parent is None else api.set_span_in_context(api.NonRecordingSpan(parent), api.Context())
+            self._nothing if parent is None else api.set_span_in_context(api.NonRecordingSpan(parent), self._nothing)
         )
         kind = api.SpanKind.SERVER if parent is None or parent.is_remote else api.SpanKind.INTERNAL
         span = self._tracer.start_span(name, around, kind, None, [api.Link(c) for c in links], begin)

@@ -328,6 +328,12 @@ def test_what_is_no_endpoint(endpoint: str) -> None:
         traces_url(endpoint)
 
 
+def test_an_endpoint_has_no_password() -> None:
+    with pytest.raises(InvalidOption, match="OTEL_EXPORTER_OTLP_HEADERS") as refused:
+        traces_url("https://me:secret@host")
+    assert "secret" not in refused.value.message
+
+
 def start(**settings: Any) -> Tracer | None:
     return tracing_export.start(MonitoringSettings(otlp_endpoint="http://localhost:9", **settings), lambda: 0.0)
 
