@@ -181,6 +181,19 @@ class Device(msgspec.Struct, frozen=True):
         return "cpu" if self.kind == "cpu" else f"cuda:{self.index}"
 
 
+class Build(msgspec.Struct, frozen=True):
+    """What an installed runtime can compute on."""
+
+    devices: tuple[str, ...]
+    """The kinds of device that it was built for."""
+    unknown: tuple[str, ...] = ()
+    """Those of which only loading a model tells."""
+    cuda: str = ""
+    """The version of CUDA that it was built for, such as ``12.8``; empty when that is not known."""
+    remedy: str = ""
+    """The command that installs a build for the rest of `Backend.devices`."""
+
+
 class Match(msgspec.Struct, frozen=True):
     """The answer of `Backend.sniff`: how sure it is, and whether loading the file runs code from it."""
 
@@ -299,6 +312,16 @@ class Backend(ABC):
     @abstractmethod
     def sniff(cls, path: Path) -> Match:
         """Says whether `path` looks like a model of this backend. Reads a few bytes, imports no runtime."""
+
+    @classmethod
+    def build(cls) -> Build:
+        """What the installed runtime can compute on. Asked when `package` is there; reads a few bytes, imports nothing.
+
+        Of a backend that does not say, whether it can use a GPU is known when a model is loaded.
+        """
+        return Build(
+            tuple(kind for kind in cls.devices if kind == "cpu"), tuple(kind for kind in cls.devices if kind != "cpu")
+        )
 
     @classmethod
     def source(cls, target: str) -> Path:

@@ -16,7 +16,7 @@ from typing import Any
 
 from backends import discovery
 from backends.base import Backend, Device
-from engine import digest, model_options
+from engine import digest, installed, model_options
 from engine.errors import InsufficientMemory, ModelFailed, ModelFileError, UniModelError, WorkerDied
 from engine.model_options import ModelOptions
 from engine.scheduling.batcher import MAX_OUTSTANDING, BatchPolicy
@@ -311,7 +311,10 @@ class Pool:
             for w in self.workers.values()
         ]
         replicas = 1 if options.isolated else options.replicas
-        names = choose_workers(seats, options.device, replicas, backend.devices)
+        kinds = backend.devices
+        if options.device == "auto" and options.python is None and any(seat.device != "cpu" for seat in seats):
+            kinds = await asyncio.to_thread(installed.kinds, backend)
+        names = choose_workers(seats, options.device, replicas, kinds)
         if not options.isolated:
             return [self.workers[n] for n in names]
         size = options.memory_bytes

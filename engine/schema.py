@@ -285,7 +285,15 @@ class BackendView(msgspec.Struct, kw_only=True):
     version: str | None = None
     """Of the runtime."""
     devices: list[str] = []
-    """Kinds of device that it can run on."""
+    """Kinds of device that it can compute on here: the machine has them, the installed runtime was built for them."""
+    unknown_devices: list[str] = []
+    """Those of which only loading a model tells."""
+    supported_devices: list[str] = []
+    """Those that it can compute on in principle, with another machine or another build of its runtime."""
+    gpu_problem: str | None = None
+    """Why it cannot use this machine's GPU, which it supports."""
+    gpu_install: str | None = None
+    """The command that installs a build for the GPU."""
     extra: str | None = None
     """The extra of ``unimodel`` that installs its runtime."""
     package: str = ""

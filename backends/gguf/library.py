@@ -10,8 +10,10 @@ import re
 import threading
 from typing import Any
 
-from backends.base import MissingRuntime
+from backends import builds
+from backends.base import Build, Device, MissingRuntime
 
+_REMEDY = "CMAKE_ARGS=-DGGML_CUDA=on pip install --force-reinstall --no-cache-dir llama-cpp-python"
 log = logging.getLogger("unimodel.llama")
 
 _INFO, _WARNING, _ERROR = 2, 3, 4
@@ -72,6 +74,23 @@ def library() -> Library:
     except ModuleNotFoundError as e:
         raise MissingRuntime("llama-cpp-python", "gguf") from e
     return Library(api, version)
+
+
+def build() -> Build:
+    """What the installed llama.cpp was built for, by the libraries in its package."""
+    libraries = builds.folder("llama_cpp") / "lib"
+    if any(libraries.glob("libggml-cuda.so*")):
+        return Build(("cpu", "cuda"))
+    others = {path.name.split(".")[0] for path in libraries.glob("libggml*")} - {"libggml", "libggml-base"}
+    if others and all(name.startswith("libggml-cpu") for name in others):
+        return Build(("cpu",), remedy=_REMEDY)
+    return Build(("cpu",), ("cuda",))  # all in one library, which may come from elsewhere
+
+
+def check_device(api: Any, device: Device) -> None:
+    """Raises `InvalidOption` for a GPU that llama.cpp cannot use."""
+    if device.kind == "cuda" and not api.llama_supports_gpu_offload():
+        raise builds.no_gpu("llama-cpp-python", _REMEDY)
 
 
 def text_of(value: bytes | None) -> str:

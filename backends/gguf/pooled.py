@@ -24,6 +24,7 @@ from backends import resources
 from backends.base import (
     TRUNCATE,
     BackendError,
+    Build,
     Device,
     InvalidOption,
     ModelFileError,
@@ -34,7 +35,7 @@ from backends.base import (
 from backends.gguf import file, memory
 from backends.gguf.context import Settings
 from backends.gguf.file import Header
-from backends.gguf.library import Library, library
+from backends.gguf.library import Library, build, check_device, library
 from backends.gguf.model import Model
 from backends.gguf.options import GgufOptions
 from backends.gguf.types import ENCODERS, VOCABULARY
@@ -86,12 +87,7 @@ class PooledModel:
         options.check()
         self.library: Library = library()
         self._api = api = self.library.api
-        if device.kind == "cuda" and not api.llama_supports_gpu_offload():
-            raise InvalidOption(
-                "The installed llama-cpp-python computes on the CPU only. Register the model with device=cpu, or "
-                "install a build of llama-cpp-python for CUDA.",
-                field="config.device",
-            )
+        check_device(api, device)
         _check_width(header)
         ranks_by_last = pooling == "rank" and header.own("classifier.pooling_type") != _MEAN
         self._by_tails = is_causal(header) and (pooling == "last" or ranks_by_last)
@@ -235,6 +231,11 @@ class PooledBackend(TensorBackend):
 
     _loaded: PooledModel | None = None
     _truncate = False
+
+    @classmethod
+    def build(cls) -> Build:
+        """By the libraries of llama.cpp."""
+        return build()
 
     @classmethod
     def parts(cls, source: Path) -> tuple[Path, ...]:

@@ -10,11 +10,13 @@ from typing import Any, ClassVar, Literal
 import msgspec
 import numpy as np
 
-from backends import labels
+from backends import builds, labels
 from backends.base import (
     NO_MATCH,
     BackendError,
+    Build,
     Device,
+    InvalidOption,
     Match,
     MissingRuntime,
     ModelFileError,
@@ -29,6 +31,9 @@ from backends.probing import Input, Signature, image_classes, looks_like_images,
 from backends.resources import cpu_threads, resident_bytes, spreads_rows
 
 _SHOWN_CLASSES = 100
+_REMEDY = "pip uninstall -y onnxruntime && pip install 'unimodel[gpu]'"
+"""Both packages are one module, so one must go before the other comes."""
+_CUDA = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
 
 
 class OnnxOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -83,6 +88,15 @@ class OnnxBackend(TensorBackend):
         except (OSError, ValueError):  # what is not there, or empty, has none
             return ()
         return (source, *weights) if weights else ()
+
+    @classmethod
+    def build(cls) -> Build:
+        """By the provider for CUDA, which is a library of its own."""
+        folder = builds.folder("onnxruntime") / "capi"
+        if not (folder / "libonnxruntime_providers_cuda.so").is_file():
+            return Build(("cpu",), remedy=_REMEDY)
+        version = builds.constant(folder / "build_and_package_info.py", "cuda_version")
+        return Build(("cpu", "cuda"), cuda=version or "")
 
     def load(self, path: Path, device: Device, options: OnnxOptions) -> ModelInfo:
         """Opens the session and finds the signature by running it. See `Backend.load` for the errors."""
@@ -249,7 +263,11 @@ def _open(onnxruntime: Any, path: Path, kind: Kind, device: Device, options: Onn
     except Exception as e:
         raise errors.of_file(e, path, kind) from None
     if device.kind == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
-        raise MissingRuntime("onnxruntime's CUDA provider did not start: CUDA or cuDNN", "gpu")
+        raise InvalidOption(
+            "onnxruntime could not start its CUDA provider, for want of CUDA or cuDNN in the versions that it was "
+            f"built for. Register the model with --set device=cpu, or install them: {_CUDA}",
+            field="config.device",
+        )
     return session
 
 
@@ -284,7 +302,7 @@ def _providers(onnxruntime: Any, device: Device) -> list[Any]:
     if device.kind == "cpu":
         return ["CPUExecutionProvider"]
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        raise MissingRuntime("onnxruntime with CUDA", "gpu")
+        raise builds.no_gpu("onnxruntime", _REMEDY)
     if hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()  # finds CUDA and cuDNN where pip put them
     cuda: dict[str, Any] = {

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from backends.base import (
+    Build,
     Device,
     Finding,
     InvalidOption,
@@ -72,6 +73,11 @@ class TensorFlowBackend(TensorBackend):
     @classmethod
     def sniff(cls, path: Path) -> Match:
         return files.sniff(path)
+
+    @classmethod
+    def build(cls) -> Build:
+        """By TensorFlow's record of how it was built."""
+        return runtime.build()
 
     def load(self, path: Path, device: Device, options: TensorFlowOptions) -> ModelInfo:
         """Loads the model and finds the signature by running it. See `Backend.load` for the errors."""

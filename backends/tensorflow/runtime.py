@@ -11,10 +11,11 @@ import re
 import sys
 from typing import Any
 
-from backends import chatter
-from backends.base import Device, InvalidOption, MissingRuntime, ModelFileError
+from backends import builds, chatter
+from backends.base import Build, Device, InvalidOption, MissingRuntime, ModelFileError
 from backends.resources import cpu_threads
 
+_REMEDY = "pip uninstall -y tensorflow-cpu && pip install 'tensorflow[and-cuda]'"
 _CHATTER = re.compile(rb"WARNING: All log messages before absl::InitializeLog|[IW]\d{4} \d{2}\S* +\d+ [\w./-]+:\d+\]")
 
 
@@ -29,6 +30,14 @@ def tensorflow(device: Device, threads: int | None) -> tuple[Any, int]:
     else:
         _use_no_gpu(tf)
     return tf, _set_threads(tf, device, threads)
+
+
+def build() -> Build:
+    """What the installed TensorFlow was built for. Whether it finds CUDA's libraries, it tells when it starts."""
+    info = builds.constant(builds.folder("tensorflow") / "python/platform/build_info.py", "build_info") or ""
+    if "('is_cuda_build', False)" in info:
+        return Build(("cpu",), remedy=_REMEDY)
+    return Build(("cpu",), ("cuda",))
 
 
 def keras() -> Any:
@@ -91,7 +100,13 @@ def _use_gpu(tf: Any, device: Device) -> None:
     """Lets TensorFlow see one GPU, and take memory as it needs it, up to the worker's bound."""
     gpus = tf.config.list_physical_devices("GPU")
     if device.index >= len(gpus):
-        raise MissingRuntime("TensorFlow with CUDA (pip install 'tensorflow[and-cuda]')", "tensorflow")
+        if not tf.test.is_built_with_cuda():
+            raise builds.no_gpu("TensorFlow", _REMEDY)
+        raise InvalidOption(
+            f"TensorFlow finds no GPU {device.index} that it can use, for want of CUDA or cuDNN or of a newer driver. "
+            "Register the model with --set device=cpu, or install them: pip install 'tensorflow[and-cuda]'",
+            field="config.device",
+        )
     gpu = gpus[device.index]
     try:
         tf.config.set_visible_devices([gpu], "GPU")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
-from backends import labels
+from backends import labels, pytorch
 from backends.base import (
     NO_MATCH,
     BackendError,
+    Build,
     Device,
     InvalidOption,
     Match,
@@ -19,7 +20,7 @@ from backends.base import (
     Tensors,
 )
 from backends.probing import Input, Signature, image_classes, looks_like_images, probe
-from backends.pytorch import bound_memory, limit_threads
+from backends.pytorch import bound_memory, check_device, limit_threads
 from backends.resources import cpu_threads, resident_bytes
 from backends.torch import archive, candidates, errors
 from backends.torch.archive import Kind
@@ -56,6 +57,11 @@ class TorchBackend(TensorBackend):
         if found.kind is Kind.WEIGHTS:  # so that loading can say what is missing
             return Match(0.7)
         return Match(1.0 if named else 0.9, runs_code)
+
+    @classmethod
+    def build(cls) -> Build:
+        """By PyTorch's version."""
+        return pytorch.build()
 
     def load(self, path: Path, device: Device, options: TorchOptions) -> ModelInfo:
         """Loads the program and finds the signature by running it. See `Backend.load` for the errors."""
@@ -120,10 +126,8 @@ def _runtime(device: Device) -> Any:
         import torch
     except ImportError:
         raise MissingRuntime("PyTorch", "torch") from None
-    if device.kind == "cuda":
-        if not torch.cuda.is_available():
-            raise MissingRuntime("PyTorch with CUDA", "torch")
-        bound_memory(torch, device)
+    check_device(torch, device)
+    bound_memory(torch, device)
     return torch
 
 

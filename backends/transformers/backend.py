@@ -7,7 +7,9 @@ from typing import ClassVar
 
 import msgspec
 
+from backends import pytorch
 from backends.base import (
+    Build,
     Device,
     InvalidInput,
     InvalidOption,
@@ -103,6 +105,11 @@ class TransformersBackend(GenerationBackend):
     def sniff(cls, path: Path) -> Match:
         """By its files and ``config.json``."""
         return folders.sniff(path, cls.name)
+
+    @classmethod
+    def build(cls) -> Build:
+        """By PyTorch's version."""
+        return pytorch.build()
 
     def load(self, path: Path, device: Device, options: TransformersGenerationOptions) -> ModelInfo:
         """Loads the model. See `Backend.load` for the errors."""

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 import msgspec
 
-from backends.base import BackendError, Device, Match, ModelFileError, ModelInfo, TensorBackend, Tensors
+from backends import pytorch
+from backends.base import BackendError, Build, Device, Match, ModelFileError, ModelInfo, TensorBackend, Tensors
 from backends.transformers import folder as folders
 from backends.transformers import weights
 from backends.transformers.detect_head import DetectHead
@@ -45,6 +46,11 @@ class TransformersClassifyBackend(TensorBackend):
     def sniff(cls, path: Path) -> Match:
         """By its files and ``config.json``."""
         return folders.sniff(path, cls.name)
+
+    @classmethod
+    def build(cls) -> Build:
+        """By PyTorch's version."""
+        return pytorch.build()
 
     def load(self, path: Path, device: Device, options: ClassifyOptions) -> ModelInfo:
         """Loads the model. See `Backend.load` for the errors."""

@@ -8,9 +8,11 @@ from typing import Any, ClassVar
 import msgspec
 import numpy as np
 
+from backends import pytorch
 from backends.base import (
     TRUNCATE,
     BackendError,
+    Build,
     Device,
     InvalidOption,
     Match,
@@ -64,6 +66,11 @@ class TransformersEmbeddingBackend(TensorBackend):
     def sniff(cls, path: Path) -> Match:
         """By its files and ``config.json``."""
         return folders.sniff(path, cls.name)
+
+    @classmethod
+    def build(cls) -> Build:
+        """By PyTorch's version."""
+        return pytorch.build()
 
     def load(self, path: Path, device: Device, options: TransformersEmbeddingOptions) -> ModelInfo:
         """Loads the model. See `Backend.load` for the errors."""

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from backends.base import BackendError, Device, InvalidOption, MissingRuntime, ModelFileError, OutOfMemory, Tensors
-from backends.pytorch import bound_memory, limit_threads
+from backends.base import BackendError, Device, MissingRuntime, ModelFileError, OutOfMemory, Tensors
+from backends.pytorch import bound_memory, check_device, limit_threads
 from backends.resources import cpu_threads
 from backends.transformers import packing
 from backends.transformers.folder import Folder, has_code, pickled
@@ -79,12 +79,7 @@ class Network:
         check_trust(folder, trusted)
         self.library = library()
         self.torch = torch = self.library.torch
-        if device.kind == "cuda" and not torch.cuda.is_available():
-            raise InvalidOption(
-                "The installed PyTorch computes on the CPU only. Register the model with device=cpu, or install a "
-                "build of PyTorch for CUDA.",
-                field="config.device",
-            )
+        check_device(torch, device)
         bound_memory(torch, device)
         self.threads = cpu_threads(device, options.threads)
         self.use_threads()

@@ -8,8 +8,8 @@ from typing import ClassVar
 import msgspec
 import numpy as np
 
-from backends import speech
-from backends.base import BackendError, Device, Match, ModelFileError, ModelInfo
+from backends import pytorch, speech
+from backends.base import BackendError, Build, Device, Match, ModelFileError, ModelInfo
 from backends.recordings import Listener, ListeningBackend, Recordings
 from backends.transcription import SAMPLE_RATE, Transcription
 from backends.transformers import ctc_listener, weights, whisper_listener
@@ -58,6 +58,11 @@ class TransformersSpeechBackend(ListeningBackend):
     def sniff(cls, path: Path) -> Match:
         """By its files and ``config.json``."""
         return folders.sniff(path, cls.name)
+
+    @classmethod
+    def build(cls) -> Build:
+        """By PyTorch's version."""
+        return pytorch.build()
 
     def load(self, path: Path, device: Device, options: SpeechOptions) -> ModelInfo:
         """Loads the model. See `Backend.load` for the errors."""

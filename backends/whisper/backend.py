@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 import msgspec
 import numpy as np
 
-from backends import mel, speech
+from backends import builds, mel, speech
 from backends.base import (
     NO_MATCH,
     BackendError,
+    Build,
     Device,
     InvalidOption,
     Match,
@@ -70,6 +71,15 @@ class WhisperBackend(TranscriptionBackend):
         except (OSError, ValueError):
             return NO_MATCH
         return Match(confidence, task="transcription") if confidence else NO_MATCH
+
+    @classmethod
+    def build(cls) -> Build:
+        """By what CTranslate2's library opens: cuBLAS, if it was built for CUDA, when it first needs it."""
+        folder = builds.folder("ctranslate2")
+        libraries = [*folder.glob("*.so*"), *(folder.parent / "ctranslate2.libs").glob("libctranslate2*")]
+        if any(builds.mentions(path, b"libcublas") for path in libraries):
+            return Build(("cpu",), ("cuda",))
+        return Build(("cpu",))
 
     def load(self, path: Path, device: Device, options: WhisperOptions) -> ModelInfo:
         """Checks the folder, and opens it without any network. See `Backend.load` for the errors."""

@@ -37,6 +37,23 @@ def find_gpus() -> list[Gpu]:
         pynvml.nvmlShutdown()
 
 
+def cuda_version() -> str:
+    """The newest version of CUDA that the driver has, such as ``12.8``; empty without a driver."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return ""
+    try:
+        number = int(pynvml.nvmlSystemGetCudaDriverVersion_v2())
+    except pynvml.NVMLError:
+        return ""
+    finally:
+        pynvml.nvmlShutdown()
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
 def select(gpus: Sequence[Gpu], wanted: Sequence[int] | None) -> list[Gpu]:
     """The GPUs of ``gpu.device_ids``: all when unset. Raises `InvalidOption` for one that is not there."""
     if wanted is None:

@@ -22,7 +22,6 @@ from backends.base import (
     Device,
     InvalidInput,
     InvalidOption,
-    MissingRuntime,
     ModelFileError,
     ModelInfo,
     OutOfMemory,
@@ -713,5 +712,5 @@ def test_cuda_needs_its_own_onnxruntime(save: Callable[..., Path]) -> None:
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime has CUDA")
-    with pytest.raises(MissingRuntime, match=r"pip install 'unimodel\[gpu\]'"):
+    with pytest.raises(InvalidOption, match=r"uninstall -y onnxruntime && pip install 'unimodel\[gpu\]'"):
         OnnxBackend().load(save(*linear()), Device("cuda", index=0), OnnxOptions())

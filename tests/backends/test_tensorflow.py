@@ -26,7 +26,7 @@ from backends.base import (
     OutOfMemory,
     UntrustedFile,
 )
-from backends.tensorflow import TensorFlowBackend, TensorFlowOptions, errors, files
+from backends.tensorflow import TensorFlowBackend, TensorFlowOptions, errors, files, runtime
 from backends.tensorflow.graph import _OUTSIDE
 from engine import tasks
 from engine.model_options import ModelOptions
@@ -563,3 +563,12 @@ def test_memory_that_runs_out_is_told_apart() -> None:
     assert isinstance(errors.of_run(ResourceExhaustedError("OOM when allocating")), OutOfMemory)
     assert isinstance(errors.of_file(MemoryError(), Path("a")), OutOfMemory)
     assert json.dumps(errors.of_run(RuntimeError("odd")).message) == '"The model failed: odd."'
+
+
+def test_a_gpu_that_is_not_there() -> None:
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("there is one")
+    with pytest.raises(InvalidOption, match=r"device=cpu.*pip install 'tensorflow\[and-cuda\]'"):
+        runtime.tensorflow(Device("cuda"), None)

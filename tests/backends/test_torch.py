@@ -783,3 +783,11 @@ def test_one_image_without_a_batch_axis_is_an_image(program: type[torch.nn.Modul
     encoded = base64.b64encode(file.getvalue()).decode()
     with pytest.raises(InvalidInput, match="takes exactly one image in a request; got 2"):
         task.decode("input", [encoded, encoded])
+
+
+def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    path = script(nn.Linear(2, 2), tmp_path / "m.pt")
+    with pytest.raises(InvalidOption, match=r"device=cpu.*pip install --force-reinstall torch|update the driver"):
+        TorchBackend().load(path, Device("cuda"), TorchOptions())

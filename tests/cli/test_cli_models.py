@@ -215,7 +215,7 @@ def test_backends_without_a_server(cli, tmp_path):
     assert done.returncode == 0
     assert "No server runs" in done.stderr
     rows = {words[0]: words[1:] for line in done.stdout.splitlines() if (words := line.split())}
-    assert rows["python"][:4] == ["built", "in", "-", "cpu,"]
+    assert rows["python"][:4] == ["built", "in", "-", "cpu"]
     assert "gone: nowhere:Gone of hungry cannot be imported: ModuleNotFoundError" in done.stdout
     assert "hungry needs no_such_runtime. Install it with: pip install 'unimodel[torch]'" in done.stdout
     answer = cli.json("backend", "list")

@@ -81,13 +81,14 @@ def test_versions_without_importing_a_runtime(site: Path) -> None:
 
 def test_what_prints_when_it_is_imported_does_not_spoil_the_answer(found: dict[str, dict[str, Any]]) -> None:
     assert found["python"]["available"]
-    assert found["onnx"]["devices"] == ["cpu", "cuda"]
+    assert found["onnx"]["supported_devices"] == ["cpu", "cuda"]
     assert found["onnx"]["package"].startswith("unimodel ")
 
 
 def test_a_missing_runtime_comes_with_the_command_that_installs_it(found: dict[str, dict[str, Any]]) -> None:
     hungry = found["hungry"]
     assert (hungry["available"], hungry["version"], hungry["problem"]) == (False, None, None)
+    assert (hungry["devices"], hungry["supported_devices"]) == ([], ["cpu", "cuda"])
     assert (hungry["runtime"], hungry["package"]) == ("no_such_runtime", "hungry 1.5")
     assert hungry["install"] == "pip install 'unimodel[torch]'"
     assert found["stranger"]["install"] is None

@@ -21,8 +21,9 @@ def add(app: typer.Typer) -> None:
 def list_backends(session: Session) -> None:
     """List the backends, and how to install what is missing.
 
-    With the formats, the runtime and the kinds of device of each. They are those of the server. Without one, they are
-    those that it would have if it were started here.
+    With the formats and the runtime of each, and what it can compute on with the installed build and this machine; a
+    question mark stands where loading a model tells. They are those of the server. Without one, they are those that it
+    would have if it were started here.
     """
     from unimodel_cli import kit
 
@@ -32,7 +33,7 @@ def list_backends(session: Session) -> None:
         return
     session.out.table(
         ["BACKEND", "RUNTIME", "VERSION", "DEVICES", "SERVES"],
-        [[b.name, _state(b), b.version, ", ".join(b.devices), b.summary] for b in answer.backends],
+        [[b.name, _state(b), b.version, _devices(b), b.summary] for b in answer.backends],
         empty="There is no backend. Reinstall it with: pip install --force-reinstall unimodel",
     )
     for b in answer.backends:
@@ -40,9 +41,18 @@ def list_backends(session: Session) -> None:
             session.out.line(f"{b.name} needs {b.runtime}. Install it with: {b.install}")
         elif b.problem or not b.available:
             session.out.line(f"{b.name}: {b.problem or f'install {b.runtime}, as {b.package} documents.'}")
+        elif b.gpu_problem:
+            command = f". For the GPU: {b.gpu_install}" if b.gpu_install else "."
+            session.out.line(f"{b.name} does not use the GPU: {b.gpu_problem}{command}")
+        elif not b.devices and not b.unknown_devices:
+            session.out.line(f"{b.name} needs a GPU, and this machine has none.")
 
 
 def _state(b: BackendView) -> str | None:
     if b.available:
         return b.runtime or "built in"
     return "broken" if b.problem else f"missing: {b.runtime}"
+
+
+def _devices(b: BackendView) -> str:
+    return ", ".join([*b.devices, *(f"{kind}?" for kind in b.unknown_devices)])
