@@ -78,6 +78,8 @@ class PreprocessOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     """With `preprocess.longest`: both sides become multiples of this, by leaving out the rest."""
     multiple_up: bool | None = None
     """Whether they become the next larger multiples instead."""
+    keep_size: bool | None = None
+    """Leaves images as large as they are, of models that take any size."""
 
 
 class DetectionOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

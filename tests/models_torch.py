@@ -125,6 +125,41 @@ class Words(nn.Module):
         return self.head((self.words(ids) * weights).sum(1) / weights.sum(1).clamp(min=1))
 
 
+class ColourFinder(nn.Module):
+    """Pictures of different sizes in a list, as torchvision's detectors take them: finds what is bright in a colour."""
+
+    def forward(
+        self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None
+    ) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
+        found: list[dict[str, Tensor]] = []
+        for image in images:
+            assert image.dim() == 3, "an image has three dimensions"
+            bright = image > 0.5
+            kept = torch.nonzero(bright.flatten(1).any(1)).flatten()
+            boxes, scores = torch.zeros(len(kept), 4), torch.zeros(len(kept))
+            for i in range(len(kept)):
+                colour = int(kept[i])
+                rows = torch.nonzero(bright[colour].any(1)).flatten()
+                columns = torch.nonzero(bright[colour].any(0)).flatten()
+                boxes[i] = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]).to(torch.float32)
+                scores[i] = image[colour][bright[colour]].mean()
+            found.append({"boxes": boxes, "labels": kept + 1, "scores": scores})
+        losses: dict[str, Tensor] = {}
+        return losses, found
+
+
+def _colours(path: Path) -> None:
+    torch.jit.save(torch.jit.script(ColourFinder().eval()), path, {"labels": "background,red,green,blue"})
+
+
+def colours(height: int, width: int, **boxes: tuple[int, int, int, int]) -> np.ndarray[Any, Any]:
+    """A dark picture with a bright box (left, top, right, bottom) in each of some colours: uint8 [height, width, 3]."""
+    picture = np.full((height, width, 3), 25, np.uint8)
+    for colour, (left, top, right, bottom) in boxes.items():
+        picture[top:bottom, left:right, ("red", "green", "blue").index(colour)] = 255
+    return picture
+
+
 class Pixels(nn.Module):
     """Pictures of any size."""
 
@@ -262,6 +297,7 @@ BUILDERS: dict[str, Callable[[Path], None]] = {
     "named.pt": _script("named"),
     "words.pt": _script("words"),
     "pixels.jit": _script("pixels"),
+    "colours.pt": _colours,
     "recurrent.pt": _script("recurrent"),
     "remembering.pt": _script("remembering"),
     "dense.pt2": _export("dense", (torch.zeros(3, 4),), ({0: Dim("batch", min=2, max=16)},)),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from backends import labels, pytorch
 from backends.base import (
     NO_MATCH,
+    PIXEL_MASK,
     BackendError,
     Build,
     Device,
@@ -18,11 +21,12 @@ from backends.base import (
     ModelInfo,
     TensorBackend,
     Tensors,
+    TensorSpec,
 )
 from backends.probing import Input, Signature, image_classes, looks_like_images, probe
 from backends.pytorch import bound_memory, check_device, limit_threads
 from backends.resources import cpu_threads, resident_bytes
-from backends.torch import archive, candidates, errors
+from backends.torch import archive, candidates, errors, lists
 from backends.torch.archive import Kind
 from backends.torch.compiled import CompiledProgram
 from backends.torch.options import TorchOptions
@@ -161,6 +165,8 @@ def _signature(program: Program, options: TorchOptions) -> Signature:
         program.settle()
         if candidates.tie(inputs, found.example, program):
             found = _probe(program, inputs, {**program.sizes, **options.dims})
+        if program.row_lists is not None:
+            found.outputs = lists.told(found.outputs)
         return found
     assert first is not None
     if options.dtype != "float32":
@@ -186,10 +192,19 @@ def _probe(program: Program, inputs: list[Input], sizes: dict[str, int]) -> Sign
     return probe(inputs, program, sizes)
 
 
+def _of_any_size(inputs: Sequence[TensorSpec]) -> bool:
+    """Whether a program's one input are pictures of any size."""
+    shapes = [spec.shape for spec in inputs]
+    return len(shapes) == 1 and len(shapes[0]) == 4 and all(isinstance(dim, str) for dim in shapes[0][2:])
+
+
 def _info(program: Program, found: Signature, extra: dict[str, str], device: Device, version: str) -> ModelInfo:
     image = image_classes(found.inputs, found.outputs)
     names = labels.named(extra) if image is None else None
     notes = list(program.notes)
+    kept = program.list_input is not None and _of_any_size(found.inputs)
+    if kept:
+        extra = {"unimodel.preprocess": json.dumps({"keep_size": True}), **extra}
     if image is not None:
         names, label_note = labels.find(extra, image)
         notes += [label_note] if label_note else []
@@ -197,6 +212,7 @@ def _info(program: Program, found: Signature, extra: dict[str, str], device: Dev
         task="tensor" if image is None else "image-classification",
         inputs=found.inputs,
         outputs=found.outputs,
+        optional=(PIXEL_MASK,) if kept else (),
         batchable=found.unbatched_reason is None,
         unbatched_reason=found.unbatched_reason,
         labels=names,

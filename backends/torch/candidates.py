@@ -10,6 +10,7 @@ import numpy as np
 
 from backends.base import BackendError, InvalidOption, ModelFileError, Tensors
 from backends.probing import Input, Run
+from backends.torch import lists
 from backends.torch.graph import Code, Shape
 from backends.torch.options import InputOptions
 from backends.torch.turns import FREE
@@ -32,16 +33,26 @@ _USUAL = (
 """What to try for an input of which the code tells nothing."""
 
 
+_ELEMENTS = (
+    *(Shape("float32", (FREE, channels, "height", "width")) for channels in (3, 1)),
+    *(shape for shape in _USUAL if 0 < len(shape.dims) < 4),
+)
+"""What to try for the rows of a list, which are mostly pictures."""
+
+
 def arguments(method: Any, given: Mapping[str, InputOptions]) -> tuple[dict[str, str], list[str]]:
     """The arguments of a method that a request fills, with their types, and those that are left at their default.
 
     Raises `ModelFileError` for one that no request could fill, `InvalidOption` for an option of one that is not there.
     """
-    filled, left = {}, []
+    filled: dict[str, str] = {}
+    left: list[str] = []
     schema = method.schema.arguments[1:]  # the first is the module
     for argument in schema:
         kind = str(argument.type)
-        if kind == "Tensor" or (kind == "Optional[Tensor]" and argument.name in given):
+        if kind == lists.KIND and lists.KIND not in filled.values():
+            filled[argument.name] = kind
+        elif kind == "Tensor" or (kind == "Optional[Tensor]" and argument.name in given):
             filled[argument.name] = "Tensor"
         elif argument.has_default_value() or kind.startswith("Optional["):
             left.append(argument.name)
@@ -78,7 +89,10 @@ def combinations(
     program = Code(module, method)
     choices: dict[str, list[Shape]] = {}
     for name, kind in filled.items():
-        found = [Shape(_SCALARS[kind], ())] if kind in _SCALARS else program.shapes(name)
+        if kind == lists.KIND:
+            found = list(_ELEMENTS)
+        else:
+            found = [Shape(_SCALARS[kind], ())] if kind in _SCALARS else program.shapes(name)
         choices[name] = _as_given(found, given.get(name, InputOptions()))
     known = [shape for shapes in choices.values() for shape in shapes[:1] if shape.dims]
     for name, shapes in choices.items():

@@ -3,18 +3,29 @@ itself runs; `compiled` has the third."""
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from backends.base import Device, Finding, InvalidOption, ModelFileError, Tensors, TensorSpec, UntrustedFile
+from backends.base import (
+    PIXEL_MASK,
+    Device,
+    Finding,
+    InvalidOption,
+    ModelFileError,
+    Tensors,
+    TensorSpec,
+    UntrustedFile,
+)
 from backends.probing import Input
-from backends.torch import archive, candidates, errors, values
+from backends.torch import archive, candidates, errors, lists, values
 from backends.torch.archive import Archive
+from backends.torch.lists import RowLists
 from backends.torch.options import TorchOptions
 from backends.torch.rows import RowLimits
 from backends.torch.state import State
@@ -50,6 +61,10 @@ class Program(ABC):
         self.row_axes: dict[str, int] = {}
         """Where each input has its rows, if their count is limited."""
         self.state: State | None = None
+        self.list_input: str | None = None
+        """The input whose rows the program takes as a list."""
+        self.row_lists: RowLists | None = None
+        """What of its results has an entry for each of them."""
         self.refusal: ModelFileError | None = None
         """Why nothing that it computes can be served, once it has run."""
         self._half_inputs: dict[str, str] = {}
@@ -90,6 +105,8 @@ class Program(ABC):
         tensors = {name: self._tensor(name, array) for name, array in batch.items()}
         result = self.call(tensors)
         try:
+            if self.row_lists is not None and self.list_input is not None:
+                result = self.row_lists.stacked(result, len(batch[self.list_input]))
             return values.outputs_of(self.torch, result, widen=self._half)
         except ModelFileError as e:
             self.refusal = e
@@ -105,6 +122,8 @@ class Program(ABC):
 
     def settle(self) -> None:
         """After the first runs, which have shown what the program does."""
+        if self.row_lists is not None:
+            self.row_lists.settle()
         if self.state is not None:
             self.state.settle()
             if self.state.kept:
@@ -138,7 +157,7 @@ class ScriptProgram(Program):
             )
         if not source.trusted:
             _check_reach(torch, source.path)
-        self._module = torch.jit.load(str(source.path), map_location=str(source.device))
+        self._module = with_operators(torch, source.path, self._read)
         self._module.eval()
         self._method = _method(self._module, source.options.method)
         if self._half:
@@ -146,7 +165,12 @@ class ScriptProgram(Program):
         self._filled, left = candidates.arguments(self._method, source.options.inputs)
         if left:
             self.notes.append(f"Arguments that are left at their defaults: {', '.join(left)}.")
+        self.list_input = next((name for name, kind in self._filled.items() if kind == lists.KIND), None)
+        self.row_lists = RowLists(torch) if self.list_input is not None else None
         self.state = State(self._module, self._method.inlined_graph)
+
+    def _read(self) -> Any:
+        return self.torch.jit.load(str(self.source.path), map_location=str(self.source.device))
 
     def inputs(self) -> Iterator[list[Input]]:
         """Many: the file only says which are tensors."""
@@ -155,7 +179,14 @@ class ScriptProgram(Program):
 
     def call(self, tensors: dict[str, Any]) -> Any:
         """Calls the method by the names of its arguments."""
-        return self._method(**{n: t if self._filled[n] == "Tensor" else t.item() for n, t in tensors.items()})
+        mask = tensors.pop(PIXEL_MASK.name, None) if self.list_input is not None else None
+        return self._method(**{name: self._argument(self._filled[name], t, mask) for name, t in tensors.items()})
+
+    @staticmethod
+    def _argument(kind: str, tensor: Any, mask: Any | None) -> Any:
+        if kind == lists.KIND:
+            return lists.images(tensor, mask)
+        return tensor if kind == "Tensor" else tensor.item()
 
 
 def _method(module: Any, name: str) -> Any:
@@ -165,6 +196,24 @@ def _method(module: Any, name: str) -> Any:
         known = ", ".join(sorted(names)) or "none"
         raise InvalidOption(f"The model has no method {name!r}; it has: {known}.", field="config.method")
     return getattr(module, name)
+
+
+def with_operators(torch: Any, path: Path, read: Callable[[], Any]) -> Any:
+    """What `read` gives, with the operators of torchvision if it needs them: importing that registers them."""
+    try:
+        return read()
+    except Exception as e:
+        if "torchvision" not in str(e):
+            raise
+    try:
+        importlib.import_module("torchvision")
+    except Exception as e:
+        problem = "is not installed" if isinstance(e, ImportError) else f"cannot be imported ({errors.reason(e)})"
+        raise ModelFileError(
+            f"{path.name} needs the operators of torchvision, which {problem}. Install the build that belongs to "
+            f"PyTorch {torch.__version__}, from where that came: pip install torchvision"
+        ) from None
+    return read()
 
 
 def _check_reach(torch: Any, path: Path) -> None:

@@ -56,7 +56,9 @@ def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...]
     else:
         yield path, value
         return
-    if len(parts) == 1 and parts[0][0] == "0":  # one value in a tuple needs no number
+    parts = [part for part in parts if not (isinstance(part[1], dict | list | tuple) and not part[1])]
+    lone = len(parts) == 1 and (parts[0][0] == "0" or (isinstance(value, list | tuple) and parts[0][0].isdigit()))
+    if lone:  # one value in a tuple needs no number
         yield from _leaves(parts[0][1], path)
         return
     for name, part in parts:

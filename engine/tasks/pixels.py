@@ -21,6 +21,8 @@ Array = np.ndarray[Any, Any]
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """What is read. Pillow knows more; some of those start other programs."""
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
+MAX_KEPT = 1 << 24
+"""Pixels of an image that is not scaled: each becomes numbers that take up to 24 bytes."""
 MAX_PIXELS = 89_478_485
 """A larger image is refused before it is decoded: a small file can claim a gigantic one. It is Pillow's own limit."""
 
@@ -37,6 +39,8 @@ class Free(NamedTuple):
     """Of which both sides are multiples."""
     up: bool = False
     """Whether the next larger ones, not the next smaller ones."""
+    as_it_is: bool = False
+    """Whether it is not scaled at all; nothing else counts then."""
 
 
 class Geometry(NamedTuple):
@@ -102,7 +106,14 @@ def decode_placed(data: bytes, geometry: Geometry, where: str) -> tuple[Array, P
     """As `decode`, and where the image lies in it."""
     image = _open(data, where)
     size = image.size
-    if image.format in ("JPEG", "MPO"):  # a large one is told to decode to a fraction of its size
+    as_it_is = geometry.free is not None and geometry.free.as_it_is
+    if as_it_is and size[0] * size[1] > MAX_KEPT:
+        raise InvalidInput(
+            f"{where} has {size[0]} × {size[1]} pixels, which is too much for a model that takes images as they are; "
+            "send a smaller one, or have images scaled with --set preprocess.size=N --set preprocess.longest=N.",
+            field=where,
+        )
+    if image.format in ("JPEG", "MPO") and not as_it_is:  # a large one is told to decode to a fraction of its size
         width, height = image.size
         scale = _KEPT * max(_target(geometry)) / min(width, height)
         if scale < 1:
@@ -218,6 +229,8 @@ def _place(geometry: Geometry, size: tuple[int, int]) -> tuple[Geometry, Placeme
         left, top, right, bottom = _centre(size, whole, geometry.resize)
         scale = whole[0] / (right - left), whole[1] / (bottom - top)
         return geometry, Placement(size, scale, (-left * scale[0], -top * scale[1]), whole)
+    if geometry.free is not None and geometry.free.as_it_is:
+        return geometry._replace(width=size[0], height=size[1]), Placement(size, (1, 1), (0, 0), size)
     if geometry.free is not None:
         whole = _shaped(size, geometry.height, geometry.free)
         geometry = geometry._replace(width=whole[0], height=whole[1])

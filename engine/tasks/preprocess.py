@@ -88,6 +88,8 @@ class Origin(NamedTuple):
 
 
 UNKNOWN = PreprocessOptions()
+_FITS = ("size", "crop", "resize", "border", "longest")
+"""The options that say how large an image becomes."""
 LETTERBOX_GREY = 114
 """Of the borders with which YOLO's family was trained."""
 
@@ -123,8 +125,8 @@ def resolve(
         raise _bad("color", f"must be rgb or bgr; got {color!r}")
     bgr = color == "bgr" and not grey
     mean, std = _normalization(chosen, 1 if grey else 3, bgr)
-    border = _border(chosen)
     free = _free(spec, nchw, chosen)
+    border = None if free is not None else _border(chosen)
     resize = None if border is not None or free is not None else _resize(chosen, height, width)
     geometry = Geometry(height, width, resize, _interpolation(chosen), "L" if grey else "RGB", border, free)
     found = Preprocess(geometry, 1 / std, -mean / std, bgr, nchw)
@@ -189,6 +191,8 @@ def _border(chosen: _Choice) -> int | None:
 
 def _free(spec: TensorSpec, nchw: bool, chosen: _Choice) -> Free | None:
     """How an image keeps its shape in a model that takes any; `None` where all get the same size."""
+    if _keeps_size(spec, nchw, chosen):
+        return Free(0, as_it_is=True)
     longest: int | None = chosen.get("longest")
     others = [name for name in ("crop", "resize", "border") if chosen.from_user(name)]
     if longest is None or (others and not chosen.from_user("longest")):
@@ -206,6 +210,18 @@ def _free(spec: TensorSpec, nchw: bool, chosen: _Choice) -> Free | None:
     if not 1 <= multiple <= height:
         raise _bad("multiple", f"must be from 1 to the short side, {height}; got {multiple}")
     return Free(longest, multiple, bool(chosen.get("multiple_up")))
+
+
+def _keeps_size(spec: TensorSpec, nchw: bool, chosen: _Choice) -> bool:
+    """Whether images are left as large as they are."""
+    others = [name for name in _FITS if chosen.from_user(name)]
+    if not chosen.get("keep_size") or (others and not chosen.from_user("keep_size")):
+        return False
+    if others:
+        raise _bad(others[0], "and preprocess.keep_size exclude each other; give one of them")
+    if any(isinstance(d, int) for d in (spec.shape[2:4] if nchw else spec.shape[1:3])):
+        raise _bad("keep_size", f"is for models that take images of any size; this one takes {list(spec.shape)}")
+    return True
 
 
 def _resize(chosen: _Choice, height: int, width: int) -> int | None:
@@ -254,6 +270,8 @@ def _findings(found: Preprocess, spec: TensorSpec, chosen: _Choice, mean: Array,
     size = f"{geometry.height} × {geometry.width}"
     if fixed:
         yield Finding("image size", size, *_SIGNATURE)
+    elif geometry.free is not None and geometry.free.as_it_is:
+        yield chosen.told("image size", "each its own", ("keep_size",), "--set preprocess.size=N", _USUAL)
     elif geometry.free is not None:
         size = f"short side {geometry.height}, long side at most {geometry.free.longest}"
         yield chosen.told("image size", size, ("longest",), "--set preprocess.size=N", _USUAL)
@@ -267,7 +285,7 @@ def _findings(found: Preprocess, spec: TensorSpec, chosen: _Choice, mean: Array,
     elif geometry.resize is not None:
         fit, other = f"short side to {geometry.resize}, centre cut out", "false"
     yield chosen.told(
-        "image fit", fit, ("border", "crop", "resize", "longest"), f"--set preprocess.crop={other}", _USUAL
+        "image fit", fit, ("border", "crop", "resize", "longest", "keep_size"), f"--set preprocess.crop={other}", _USUAL
     )
     names = "--set preprocess.interpolation=NAME"
     yield chosen.told("image scaling", geometry.interpolation, ("interpolation",), names, _USUAL)

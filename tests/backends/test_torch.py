@@ -332,12 +332,12 @@ def test_numbers_are_inputs_and_what_has_a_default_is_left(tmp_path: Path) -> No
 
 
 class Listed(nn.Module):
-    def forward(self, parts: list[Tensor]) -> Tensor:
-        return torch.cat(parts)
+    def forward(self, parts: dict[str, Tensor]) -> Tensor:
+        return parts["a"]
 
 
 def test_arguments_that_no_request_can_give_are_refused_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ModelFileError, match=r"'parts' of the model's forward is a List\[Tensor\].*plain tensors"):
+    with pytest.raises(ModelFileError, match=r"'parts' of the model's forward is a Dict\[str, Tensor\].*plain tensors"):
         load(script(Listed(), tmp_path / "listed.pt"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -112,6 +113,28 @@ def test_texts_of_different_lengths_share_a_batch(server: Server) -> None:
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(lambda body: server.predict("words", body)["output"], bodies))
     np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_a_detector_that_takes_a_list_of_images(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "colours.pt").write_bytes(models_torch.path("colours.pt").read_bytes())
+    registered = command(server, tmp_path, "register", "colours", "./colours.pt").stdout
+    assert "object-detection on torch" in registered
+    assert "each its own" in registered
+    boxes = {"red": (3, 4, 50, 60), "blue": (70, 5, 90, 20)}
+    scenes = [models_torch.colours(70 + 10 * i, 100, **dict(list(boxes.items())[:i])) for i in range(3)]
+    for i, scene in enumerate(scenes):
+        Image.fromarray(scene).save(tmp_path / f"{i}.png")
+    images = [base64.b64encode((tmp_path / f"{i}.png").read_bytes()).decode() for i in range(3)]
+    together = server.predict("colours", {"input": images})["output"]
+    with ThreadPoolExecutor(6) as pool:
+        alone = list(pool.map(lambda image: server.predict("colours", {"input": image})["output"], images * 4))
+    assert alone == together * 4
+    found = [{each["label"]: tuple(each["box"].values()) for each in one} for one in together]
+    assert found == [{}, {"red": boxes["red"]}, boxes]
+    answer = command(server, tmp_path, "predict", "colours", "2.png", "--json").stdout
+    assert json.loads(answer)["output"] == together[2]
+    wrong = server.predict("colours", {"input": [images[0], "bm8gaW1hZ2U="]}, status=400)["error"]
+    assert wrong["param"] == "input[1]"
 
 
 def test_damaged_and_foreign_files_leave_the_server_up(server: Server, tmp_path: Path) -> None:
