@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from backends.base import PIXEL_MASK, ModelFileError, Tensors, TensorSpec
+from backends.base import PIXEL_MASK, ModelFileError, OutOfMemory, Tensors, TensorSpec
 from backends.transformers.heads import Head
 from backends.transformers.library import from_folder, reason
-from backends.transformers.preparation import preprocessing, whole
+from backends.transformers.preparation import preprocessing, squeezed, whole
 
+_EVEN = 32
+"""What the sides of images are multiples of that any network takes which takes more than one size."""
 PROCESSOR = "preprocessor_config.json"
 
 
@@ -47,13 +49,30 @@ class PixelHead(Head):
         whether they keep their shapes, so that the input has any size."""
         chosen, self.notes = whole(processor)
         channels, (height, width) = int(getattr(self.network.config, "num_channels", 3)), chosen["size"]
+        free = "longest" in chosen or "keep_size" in chosen
+        if free and not self._takes_any_shape(channels, int(height)):
+            free = False
+            chosen, self.notes = squeezed(chosen)
         self.takes(channels, int(height), int(width))
         self.metadata = {"unimodel.preprocess": json.dumps(chosen)}
-        if "longest" not in chosen:
+        if not free:
             return False
         self.inputs = (TensorSpec("pixel_values", "float32", ("batch", channels, "height", "width")),)
         if PIXEL_MASK.name in inspect.signature(self.network.model.forward).parameters:
             self.optional = (PIXEL_MASK,)
+        return True
+
+    def _takes_any_shape(self, channels: int, side: int) -> bool:
+        """Whether the network runs on an image that is not square, of which it can be told before."""
+        if PIXEL_MASK.name in inspect.signature(self.network.model.forward).parameters:
+            return True
+        shape = (1, channels, side, side + max(_EVEN, side // 2 // _EVEN * _EVEN))
+        try:
+            self.compute({"pixel_values": np.zeros(shape, np.float32)})
+        except OutOfMemory:
+            raise
+        except Exception:
+            return False
         return True
 
     def processor(self) -> Any:

@@ -6,6 +6,13 @@ from typing import Any
 
 _INTERPOLATIONS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """By their number in Pillow."""
+_LONG = 8
+"""Times their short side to which long images are bounded that the library does not bound."""
+_MIDDLE = (
+    "Only the middle of an image is looked at, as the folder's processor cuts it out; nothing is found in the rest. "
+    "For whole images, squeezed: --set preprocess.crop=false."
+)
+_OF_ANY_SHAPE = ("crop", "longest", "keep_size", "multiple", "multiple_up")
 _PATCH = 16
 """Of YOLOS, whose sides are multiples of it; its processor has no setting for that."""
 
@@ -23,6 +30,8 @@ def preprocessing(processor: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
         chosen = {"size": _size(get("crop_size")) or size, "crop": True, "resize": min(size)}
         if isinstance(_entry(get("size"), "shortest_edge"), type(None)) and size[0] != size[1]:
             notes = ("Images are scaled by their short side, where the library would squeeze them.",)
+        if max(chosen["size"]) > chosen["resize"]:
+            notes = (*notes, "Images are scaled to what is cut out, where the library would add black borders.")
         chosen["resize"] = max(chosen["resize"], *chosen["size"])
     elif get("crop_pct") and min(size) < 384:  # ConvNeXT's way
         chosen |= {"crop": True, "resize": int(min(size) / get("crop_pct"))}
@@ -42,14 +51,21 @@ def preprocessing(processor: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
 
 
 def whole(processor: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """As `preprocessing`, of images of which nothing may be cut off. They keep their shapes where the library lets
-    them."""
+    """As `preprocessing`, of images in which things are to be found, each where it is. They keep their shapes where the
+    library lets them; what it cuts off is cut off."""
     chosen, notes = preprocessing(processor)
+    if getattr(processor, "do_center_crop", None):
+        return chosen, (*notes, _MIDDLE)
+    if getattr(processor, "do_resize", None) is False:
+        chosen.pop("resize", None)
+        return {**chosen, "crop": None, "keep_size": True}, ()
     short, longest = (_entry(getattr(processor, "size", None), name) for name in ("shortest_edge", "longest_edge"))
     if chosen.pop("crop"):
         chosen.pop("resize", None)
-        notes = () if longest else ("Images are squeezed into a square, where the library would leave their shape.",)
-    if not short or not longest:
+        notes = ()
+    if not short:
+        if getattr(processor, "keep_aspect_ratio", None):
+            notes = (*notes, "Images are squeezed, where the library would leave their shape.")
         return {**chosen, "crop": False}, notes
     divisor = getattr(processor, "size_divisor", None)
     if divisor:
@@ -57,7 +73,14 @@ def whole(processor: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
     elif type(processor).__name__.startswith("Yolos"):
         chosen["multiple"] = _PATCH
     chosen["size"] = (int(short), int(short))
-    return {**chosen, "crop": None, "longest": max(int(longest), int(short))}, notes
+    longest = int(longest) if longest else _LONG * int(short)
+    return {**chosen, "crop": None, "longest": max(longest, int(short))}, notes
+
+
+def squeezed(chosen: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What `whole` gives, for a network that takes images of one size only."""
+    kept = {name: value for name, value in chosen.items() if name not in _OF_ANY_SHAPE}
+    return {**kept, "crop": False}, ("Images are squeezed into a square, where the library would leave their shape.",)
 
 
 def _several(value: Any) -> tuple[float, ...]:

@@ -131,10 +131,12 @@ class SegmentLayout:
         sampler = Sampler(placement, weighed.shape[1:], len(kept))
         owners = np.empty(sampler.size[::-1], np.int32)
         covered = np.zeros(len(kept), np.int64)
+        inside = sampler.inside()
         for rows, values in sampler.strips(weighed):
             owners[rows], _ = best(values)
-            covered += np.count_nonzero(values >= wanted.mask_threshold, axis=(1, 2))
-        areas = np.bincount(owners.ravel(), minlength=len(kept))
+            covered += np.count_nonzero((values >= wanted.mask_threshold) & inside[rows], axis=(1, 2))
+        owners[~inside] = len(kept)
+        areas = np.bincount(owners.ravel(), minlength=len(kept) + 1)
         for i in np.argsort(-scores, kind="stable").tolist():
             if covered[i] and areas[i] / covered[i] > _LEAST_KEPT:
                 yield Segment(int(classes[i]), float(scores[i]), owners == i, sampler.whole, sampler.size)

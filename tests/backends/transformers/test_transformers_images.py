@@ -17,10 +17,11 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from backends.base import PIXEL_MASK, Device, InvalidInput, ModelFileError, ModelInfo
+from backends.base import PIXEL_MASK, BackendError, Device, InvalidInput, ModelFileError, ModelInfo
 from backends.transformers import folder as folders
 from backends.transformers.classify import TransformersClassifyBackend
 from backends.transformers.heads import ClassifyOptions
+from backends.transformers.library import Network
 from backends.transformers.preparation import whole
 from engine import tasks
 from engine.model_options import ModelOptions, PreprocessOptions
@@ -338,9 +339,107 @@ def test_yolos_rounds_down() -> None:
             assert _shaped((width, height), 800, Free(1333, 16)) == (columns, rows)
 
 
-def test_what_is_cut_elsewhere_is_squeezed() -> None:
-    processor = type("Processor", (), {"size": {"shortest_edge": 40}, "crop_size": 32, "do_center_crop": True})()
-    chosen, notes = whole(processor)
-    assert (chosen["size"], chosen["crop"]) == ((32, 32), False)
-    assert "resize" not in chosen
-    assert notes == ("Images are squeezed into a square, where the library would leave their shape.",)
+def mobilenet(folder: Path, **processor: Any) -> Path:
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.MobileNetV2Config(depth_multiplier=0.25, output_stride=8, id2label=LABELS)
+    model = transformers.MobileNetV2ForSemanticSegmentation(config).eval()
+    with torch.no_grad():
+        model.segmentation_head.classifier.convolution.weight.normal_(0, 1)
+    model.save_pretrained(folder)
+    transformers.MobileNetV2ImageProcessorPil(**processor).save_pretrained(folder)
+    return folder
+
+
+CUT = {"size": {"shortest_edge": 110}, "crop_size": {"height": 96, "width": 96}}
+
+
+def test_what_the_library_cuts_off_is_cut_off_and_masks_lie_where_the_rest_was(tmp_path: Path) -> None:
+    import torch
+    import transformers
+
+    folder = mobilenet(tmp_path / "mobilenet", **CUT)
+    backend, info = load(folder)
+    assert info.inputs[0].shape == ("batch", 3, 96, 96)
+    assert any("Only the middle of an image is looked at" in note for note in info.notes)
+    task = tasks.create(info.task, info, ModelOptions())
+    picture = image("astronaut", 300, 220)
+    pixels = transformers.AutoImageProcessor.from_pretrained(folder)(picture, return_tensors="pt")["pixel_values"]
+    decoded = task.decode("input", png(picture))
+    difference = np.abs(decoded.tensors["pixel_values"] - pixels.numpy())
+    assert difference.mean() < 0.01  # the library rounds to whole numbers between scaling and cutting
+    found = answer(backend, task, png(picture))
+    model = transformers.MobileNetV2ForSemanticSegmentation.from_pretrained(folder)
+    with torch.no_grad():
+        logits = model(torch.from_numpy(decoded.tensors["pixel_values"])).logits
+    side, left, top = 96 * 2, (300 - 96 * 2) // 2, (220 - 96 * 2) // 2  # the short side of 220 became 110
+    inner = torch.nn.functional.interpolate(logits, size=(side, side), mode="bilinear", align_corners=False)
+    expected = np.full((220, 300), -1)
+    expected[top : top + side, left : left + side] = inner[0].argmax(0).numpy()
+    assert {each["index"] for each in found} == set(np.unique(expected)) - {-1}
+    assert len(found) >= 2
+    for each in found:
+        assert np.mean(mask(each) != (expected == each["index"])) < 2e-3
+    assert sum(each["share"] for each in found) == pytest.approx(side * side / (300 * 220), abs=1e-3)
+    squeezed = tasks.create(info.task, info, ModelOptions(preprocess=PreprocessOptions(crop=False)))
+    assert sum(each["share"] for each in answer(backend, squeezed, png(picture))) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "shape"),
+    [({"size": {"shortest_edge": 96}, "do_center_crop": False}, (96, 130)), ({"do_resize": False}, (102, 139))],
+)
+def test_images_keep_their_shapes_where_the_library_leaves_them(
+    settings: dict[str, Any], shape: tuple[int, int], tmp_path: Path
+) -> None:
+    import transformers
+
+    folder = mobilenet(tmp_path / "mobilenet", **{"do_center_crop": False, **settings})
+    backend, info = load(folder)
+    assert info.inputs[0].shape == ("batch", 3, "height", "width")
+    assert info.outputs[0].shape == ("batch", 3, "map_height", "map_width")
+    task = tasks.create(info.task, info, ModelOptions())
+    picture = image("astronaut", 139, 102)
+    pixels = task.decode("input", png(picture)).tensors["pixel_values"]
+    assert pixels.shape == (1, 3, *shape)
+    processor = transformers.AutoImageProcessor.from_pretrained(folder)
+    np.testing.assert_allclose(pixels, processor(picture, return_tensors="pt")["pixel_values"], atol=1e-5)
+    found = answer(backend, task, png(picture))
+    expected = transformers.pipeline("image-segmentation", model=str(folder), device="cpu")(picture)
+    masks = {each["label"]: np.asarray(each["mask"]) > 0 for each in expected}
+    assert {each["label"] for each in found} == masks.keys()
+    for each in found:
+        assert np.mean(mask(each) != masks[each["label"]]) < 1e-3
+
+
+def test_a_network_of_one_size_gets_its_images_squeezed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compute = Network.compute
+
+    def of_squares(self: Network, **inputs: Any) -> Any:
+        if inputs["pixel_values"].shape[2] != inputs["pixel_values"].shape[3]:
+            raise BackendError("The network takes squares.")
+        return compute(self, **inputs)
+
+    monkeypatch.setattr(Network, "compute", of_squares)
+    _, info = load(mobilenet(tmp_path / "mobilenet", size={"shortest_edge": 96}, do_center_crop=False))
+    assert info.inputs[0].shape == ("batch", 3, 96, 96)
+    assert "Images are squeezed into a square, where the library would leave their shape." in info.notes
+    assert tasks.create(info.task, info, ModelOptions())
+
+
+def test_what_processors_say_of_cutting() -> None:
+    def said(**settings: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
+        return whole(type("Processor", (), settings)())
+
+    chosen, notes = said(size={"shortest_edge": 40}, crop_size=32, do_center_crop=True)
+    assert (chosen["size"], chosen["crop"], chosen["resize"]) == ((32, 32), True, 40)
+    assert len(notes) == 1
+    chosen, notes = said(size={"shortest_edge": 24}, crop_size=32, do_center_crop=True)
+    assert (chosen["resize"], notes[0]) == (
+        32,
+        "Images are scaled to what is cut out, where the library would add black borders.",
+    )
+    _, notes = said(size={"height": 32, "width": 32}, keep_aspect_ratio=True)
+    assert notes == ("Images are squeezed, where the library would leave their shape.",)
