@@ -8,6 +8,13 @@ from pathlib import Path
 
 from scripts import fetch_models
 
+COLOURS = ("dark", "red", "green", "blue", "white")
+COLOUR_SCORES = (
+    ((-20.0, -20.0, -20.0), (20.0, -20.0, -20.0), (-20.0, 20.0, -20.0), (-20.0, -20.0, 20.0), (20.0, 20.0, 20.0)),
+    (10.0, 0.0, 0.0, 0.0, -40.0),
+)
+"""Weights of red, green and blue, from 0 to 1, for each of the colours, and what is added."""
+
 
 def model(name: str, file: str) -> Path:
     """A file of a model in `scripts/models.py`, such as ``model("magika", "model.onnx")``."""

@@ -20,7 +20,7 @@ import numpy as np
 
 from scripts import fetch_models
 
-REVISION = 2
+REVISION = 3
 """Raise it when a builder changes, so that models in the cache are made anew."""
 
 
@@ -399,6 +399,18 @@ def ragged(target: Path) -> None:
     tf.saved_model.save(module, str(target / "ragged"), signatures=signatures)
 
 
+def colours(target: Path) -> None:
+    """A SavedModel and a Keras file that give scores for each pixel of pictures of any size: `models.COLOUR_SCORES`."""
+    import keras
+
+    weights, bias = models.COLOUR_SCORES
+    layer = keras.layers.Conv2D(5, 1, name="scores")
+    model = keras.Sequential([keras.Input((None, None, 3), name="picture"), layer])
+    layer.set_weights([np.array(weights, np.float32).T.reshape(1, 1, 3, 5), np.array(bias, np.float32)])
+    model.export(target / "colours", verbose=False)
+    model.save(target / "colours.keras")
+
+
 def hostile(target: Path) -> None:
     """Graphs that do more than compute: when they are called, when they are initialized, in a function's function."""
     import tensorflow as tf
@@ -463,7 +475,17 @@ def hostile(target: Path) -> None:
         builder.save()
 
 
-BUILDERS: Sequence[Callable[[Path], None]] = (digits, keras_others, lite_others, tf1, module, messages, ragged, hostile)
+BUILDERS: Sequence[Callable[[Path], None]] = (
+    digits,
+    keras_others,
+    lite_others,
+    tf1,
+    module,
+    messages,
+    ragged,
+    colours,
+    hostile,
+)
 
 
 def main() -> None:

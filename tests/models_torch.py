@@ -148,6 +148,26 @@ class ColourFinder(nn.Module):
         return losses, found
 
 
+class ColourMap(nn.Module):
+    """Scores, for each pixel, of being dark, red, green, blue or white."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores = nn.Conv2d(3, 5, 1)
+        weights, bias = models.COLOUR_SCORES
+        self.scores.weight.data = torch.tensor(weights).reshape(5, 3, 1, 1)
+        self.scores.bias.data = torch.tensor(bias)
+
+    def forward(self, picture: Tensor) -> Tensor:
+        return self.scores(picture)
+
+
+def _colour_map(path: Path) -> None:
+    sizes = {0: Dim("batch", max=8), 2: Dim("height", min=8, max=512), 3: Dim("width", min=8, max=512)}
+    program = torch.export.export(ColourMap().eval(), (torch.zeros(2, 3, 32, 48),), dynamic_shapes=(sizes,))
+    torch.export.save(program, path, extra_files={"labels": ",".join(models.COLOURS)})
+
+
 def _colours(path: Path) -> None:
     torch.jit.save(torch.jit.script(ColourFinder().eval()), path, {"labels": "background,red,green,blue"})
 
@@ -301,6 +321,7 @@ BUILDERS: dict[str, Callable[[Path], None]] = {
     "recurrent.pt": _script("recurrent"),
     "remembering.pt": _script("remembering"),
     "dense.pt2": _export("dense", (torch.zeros(3, 4),), ({0: Dim("batch", min=2, max=16)},)),
+    "colours.pt2": _colour_map,
     "words.pt2": _export(
         "words",
         (torch.zeros(3, 7, dtype=torch.int64), torch.ones(3, 7, dtype=torch.int64)),

@@ -8,6 +8,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,10 @@ import skimage.data
 from PIL import Image
 from serving import Server, checked
 
-from tests import models
+from tests import models, models_tensorflow, models_torch
+
+DARK = (10, 10, 10)
+STRIPES = {"blue": (0, 0, 255), "white": (255, 255, 255), "red": (255, 0, 0)}
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +97,49 @@ def test_registration_says_what_else_it_may_be(served: Server) -> None:
     found = {f["subject"]: f for f in served.get("/v1/models/unknown")["findings"]}
     assert (found["task"]["value"], found["task"]["sure"]) == ("tensor", "guess")
     assert found["task"]["option"] == "--task image-segmentation"
+
+
+def flag(height: int, width: int) -> Any:
+    """Three stripes, blue, white and red, between dark ones: uint8 [height, width, 3]."""
+    picture = np.full((height, width, 3), DARK, np.uint8)
+    for i, colour in enumerate(STRIPES.values()):
+        picture[height // 4 : height * 3 // 4, width * i // 4 : width * (i + 1) // 4] = colour
+    return picture
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param(lambda: models_torch.path("colours.pt2"), id="exported program"),
+        pytest.param(lambda: models_tensorflow.path("colours"), id="saved model"),
+        pytest.param(lambda: models_tensorflow.path("colours.keras"), id="keras file"),
+    ],
+)
+def test_maps_of_scores_in_other_formats(server: Server, source: Callable[[], Path], request: Any) -> None:
+    name = request.node.callspec.id.replace(" ", "-")
+    preprocess = {"mean": [0], "std": [255], "size": [96, 128], "interpolation": "nearest"}
+    server.register(name, source(), trust=True, config={"labels": list(models.COLOURS), "preprocess": preprocess})
+    info = server.get(f"/v1/models/{name}")
+    assert info["task"] == "image-segmentation"
+    pictures = []
+    for size in ((96, 128), (192, 256), (48, 64)):
+        file = io.BytesIO()
+        Image.fromarray(flag(*size)).save(file, "PNG")
+        pictures.append(base64.b64encode(file.getvalue()).decode())
+    answers = server.predict(name, {"input": pictures})["output"]
+    for (height, width), found in zip(((96, 128), (192, 256), (48, 64)), answers, strict=True):
+        assert found[0]["label"] == "dark"
+        assert {each["label"] for each in found} == {"dark", *STRIPES}
+        expected = flag(height, width)
+        for each in found:
+            wanted = (expected == STRIPES.get(each["label"], DARK)).all(axis=2)
+            shown = mask(base64.b64decode(each["mask"]))
+            assert shown.shape == (height, width)
+            assert np.mean(shown != wanted) < (0.001 if (height, width) == (96, 128) else 0.02)
+            assert each["score"] > 0.99 if (height, width) == (96, 128) else each["score"] > 0.9
+    with ThreadPoolExecutor(6) as pool:
+        alone = list(pool.map(lambda picture: server.predict(name, {"input": picture})["output"], pictures * 4))
+    for one, together in zip(alone, answers * 4, strict=True):
+        assert [(each["label"], each["mask"]) for each in one] == [(each["label"], each["mask"]) for each in together]
+    refused = server.predict(name, {"input": [pictures[0], pictures[1][:40]]}, status=400)["error"]
+    assert refused["param"] == "input[1]"
