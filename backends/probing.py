@@ -24,6 +24,7 @@ _LONGEST_NAME = 40
 _NOT_BATCH = re.compile(r"^(?!.*batch).*(seq|len|time|token|height|width|frame|chunk|step)", re.IGNORECASE)
 _SAMPLE_RATE = re.compile(r"sr|sample_?rate|sampling_?rate", re.IGNORECASE)
 
+_OTHER_TEXT = "Some other words, and 1.5 of them:\nhere, there."
 _LENGTHS = (16, 64, 512, 8, 32, 128, 256, 1024, 2048, 4096, 16000, 4, 2, 1)
 _PIXELS = (224, 256, 320, 640, 32, 64, 28, 512, 299, 384, 16, 1)
 """Sizes tried for a free dimension, the likeliest first."""
@@ -58,10 +59,13 @@ def probe(
     run: Run,
     sizes: Mapping[str, int],
     outputs: Sequence[tuple[str, Sequence[Any]]] | None = None,
+    *,
+    filled: bool = False,
 ) -> Signature:
     """Runs the model and tells its signature.
 
     `sizes` are the user's sizes of free dimensions; `outputs` are names and declared shapes, where the file has them.
+    `filled` is whether rows of outputs that are shorter than others of their batch end in values that say so.
     Raises `ModelFileError` when no made-up row makes the model run, `OutOfMemory`.
     """
     for tensor in inputs:
@@ -73,11 +77,14 @@ def probe(
     if batch is not None and two is None:
         _fix(inputs, batch)
     others = trial.follow()
-    shapes = _Shapes(batch, one, two, others, all_varied=len(others) == len(trial.sizes))
+    shapes = _Shapes(batch, one, two, others, trial.vary(row), all_varied=len(others) == len(trial.sizes))
     found = tuple(shapes.spec(name, declared) for name, declared in outputs or [(name, ()) for name in one])
     specs = tuple(TensorSpec(t.name, t.dtype, tuple(t.dims), t.batch_axis) for t in inputs)
     specs, found = _fixed_batch(specs, found) if two is None else (specs, found)
-    return Signature(specs, found, row, _unbatched_reason(specs, found, refusal))
+    reason = _unbatched_reason(specs, found, refusal)
+    if reason is None and not filled and (own := [name for name in one if shapes.vary(name)]):
+        reason = f"The size of the output {_listed(own)} depends on what is in a row."
+    return Signature(specs, found, row, reason)
 
 
 # --- inputs ---------------------------------------------------------------------------------------------------------
@@ -190,6 +197,15 @@ class _Trial:
                 break
         return found
 
+    def vary(self, row: Tensors) -> list[Tensors]:
+        """The outputs for a row of the same shape with other values: in all inputs, and else in one after the other."""
+        for names in (list(row), *([name] for name in row)):
+            try:
+                return [self.run({name: _other(a) if name in names else a for name, a in row.items()})]
+            except BackendError:
+                continue
+        return []
+
     def _free(self) -> dict[str, tuple[int, ...]]:
         """The free dimensions besides the batch, and the sizes to try for each."""
         free: dict[str, tuple[int, ...]] = {}
@@ -227,6 +243,17 @@ class _Trial:
         return np.full(shape, self.fill - 1, dtype)
 
 
+def _other(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Other values of the same kind: texts with more words and lines, negative numbers. Integers are zeros where there
+    were others, and else ones: larger ones may be no index, and on a GPU that ends the process."""
+    if values.dtype.kind == "O":
+        return np.full(values.shape, _OTHER_TEXT, object)
+    if values.dtype.kind == "f":
+        return (0.5 - values).astype(values.dtype)
+    zeros: np.ndarray[Any, Any] = values == 0
+    return zeros.astype(values.dtype)
+
+
 def _numpy(dtype: str) -> str:
     return "object" if dtype == "string" else dtype
 
@@ -242,6 +269,8 @@ class _Shapes:
     one: Tensors
     two: Tensors | None
     others: dict[str, tuple[int, Tensors]]
+    varied: list[Tensors]
+    """Of rows with other values."""
     all_varied: bool
     """Whether `others` has every free dimension, so that what did not change there never will."""
 
@@ -252,6 +281,10 @@ class _Shapes:
         axis = self._batch_axis(name)
         dims = tuple(self.batch or "" if i == axis else self._dim(name, i, declared) for i in range(array.ndim))
         return TensorSpec(name, dtype, dims, axis)
+
+    def vary(self, name: str) -> bool:
+        """Whether the shape of an output depends on what is in a row."""
+        return any(outputs[name].shape != self.one[name].shape for outputs in self.varied)
 
     def _batch_axis(self, name: str) -> int | None:
         one, two = self.one[name].shape, self.two[name].shape if self.two is not None else ()
@@ -272,6 +305,8 @@ class _Shapes:
                 return key
             if now != size:
                 return own_name
+        if self.vary(name) and any(outputs[name].shape[axis : axis + 1] != (size,) for outputs in self.varied):
+            return own_name
         if isinstance(said, int) and said > 0:
             return size
         per_row = self.two is None or self._batch_axis(name) is not None

@@ -181,15 +181,16 @@ def _signature(program: Program, options: TorchOptions) -> Signature:
 
 def _probe(program: Program, inputs: list[Input], sizes: dict[str, int]) -> Signature:
     dims = [list(tensor.dims) for tensor in inputs]
+    filled = program.row_lists is not None
     try:
-        return probe(inputs, program, sizes)
+        return probe(inputs, program, sizes, filled=filled)
     except ModelFileError:
         if program.rows.declared <= program.rows.least:
             raise
     program.rows.least = program.rows.declared  # one row alone is filled up
     for tensor, before in zip(inputs, dims, strict=True):
         tensor.dims, tensor.batch_axis = before, None
-    return probe(inputs, program, sizes)
+    return probe(inputs, program, sizes, filled=filled)
 
 
 def _of_any_size(inputs: Sequence[TensorSpec]) -> bool:

@@ -95,7 +95,7 @@ class RowLists:
 def told(outputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
     """The outputs of rows whose results differ in size: where all have as many entries, that is the count of what was
     found in the row, whatever it was in the first calls."""
-    counts = {spec.shape[1] for spec in outputs if len(spec.shape) > 1}
+    counts = {ITEMS if s.shape[1] == f"{s.name}_1" else s.shape[1] for s in outputs if len(s.shape) > 1}
     several = len(outputs) > 1 and len(counts) == 1 and all(len(s.shape) > 1 and s.batch_axis == 0 for s in outputs)
     specs = []
     for spec in outputs:

@@ -206,3 +206,23 @@ def test_the_first_graph_of_tensorflow_1(tmp_path: Path) -> None:
     _, info = load(tmp_path / "m")
     assert json.loads(info.metadata["unimodel.preprocess"]) == {"mean": [0], "std": [1.0]}
     assert told(info) == ("0 to 255", "certain")
+
+
+def test_rows_whose_size_follows_their_text_are_computed_together_or_alone_as_they_came(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.split = tf.function(
+        lambda text: {"words": tf.strings.split(text).to_tensor("")},
+        input_signature=[tf.TensorSpec([None], tf.string, name="text")],
+    )
+    tf.saved_model.save(module, str(tmp_path / "split"), signatures={"serving_default": module.split})
+    backend, info = load(tmp_path / "split")
+    assert info.outputs[0].shape == ("batch", "words_1")
+    assert (info.batchable, info.unbatched_reason) == (
+        False,
+        "The size of the output 'words' depends on what is in a row.",
+    )
+    assert backend.predict({"text": np.array(["d"], object)})["words"].tolist() == [["d"]]
+    together = backend.predict({"text": np.array(["a b c", "d"], object)})["words"].tolist()
+    assert together == [["a", "b", "c"], ["d", "", ""]]
