@@ -198,13 +198,24 @@ class _Trial:
         return found
 
     def vary(self, row: Tensors) -> list[Tensors]:
-        """The outputs for a row of the same shape with other values: in all inputs, and else in one after the other."""
-        for names in (list(row), *([name] for name in row)):
-            try:
-                return [self.run({name: _other(a) if name in names else a for name, a in row.items()})]
-            except BackendError:
-                continue
-        return []
+        """The outputs for rows of the same shape with other values: in all inputs, or else in one after the other."""
+        together = self._runs({name: _other(values) for name, values in row.items()})
+        if together is not None:
+            return [together]
+        found = []
+        for name, values in row.items():
+            for other in (_other(values), _larger(values)):
+                outputs = None if other is None else self._runs({**row, name: other})
+                if outputs is not None:
+                    found.append(outputs)
+                    break
+        return found
+
+    def _runs(self, row: Tensors) -> Tensors | None:
+        try:
+            return self.run(row)
+        except BackendError:
+            return None
 
     def _free(self) -> dict[str, tuple[int, ...]]:
         """The free dimensions besides the batch, and the sizes to try for each."""
@@ -244,14 +255,20 @@ class _Trial:
 
 
 def _other(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Other values of the same kind: texts with more words and lines, negative numbers. Integers are zeros where there
-    were others, and else ones: larger ones may be no index, and on a GPU that ends the process."""
+    """Other values of the same kind: texts with more words and lines, negative numbers, zeros for other integers, and
+    ones for zeros."""
     if values.dtype.kind == "O":
         return np.full(values.shape, _OTHER_TEXT, object)
     if values.dtype.kind == "f":
         return (0.5 - values).astype(values.dtype)
     zeros: np.ndarray[Any, Any] = values == 0
     return zeros.astype(values.dtype)
+
+
+def _larger(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
+    """Larger integers, for lengths of which none is 0. The last to be tried: they may be no index, and on a GPU that
+    ends the process."""
+    return values + 1 if values.dtype.kind in "iu" else None
 
 
 def _numpy(dtype: str) -> str:

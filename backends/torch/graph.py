@@ -101,6 +101,9 @@ class Code:
         elif kind in ("prim::TupleIndex", "aten::__getitem__"):
             if places and self._constant(node.inputsAt(1)) == places[0]:
                 yield node.outputsAt(0), places[1:], ()
+        elif kind == _PACK:
+            if offset == 0:
+                yield node.outputsAt(0), (), (self._packed(node),)
         elif kind in TURNS:
             turn = TURNS[kind]([self._numbers(each) for each in list(node.inputs())[1:]]) if offset == 0 else None
             if turn is not None:
@@ -109,6 +112,14 @@ class Code:
             for output in node.outputs():
                 if output.type().kind() == "TensorType":
                     yield output, (), ()
+
+    def _packed(self, node: Any) -> TurnBack:
+        """Back from the steps of all sequences, one below the other, to [batch, sequence, features] or the like."""
+        batch_first = self._constant(node.inputsAt(2))
+        if batch_first is None:  # not written in the code, but an attribute of the module
+            batch_first = owner_of(node.inputsAt(2), self.module)
+        lead: Dims = (FREE, FREE) if batch_first else ("sequence", FREE)
+        return lambda dims: (*lead, *dims[1:])
 
     # --- what layers want --------------------------------------------------------------------------------------------
 
@@ -127,6 +138,8 @@ class Code:
             return [Shape("int64", (FREE, FREE)), Shape("int64", (FREE,))]
         if kind == "aten::embedding_bag" and offset == 1:
             return [Shape("int64", (FREE, FREE)), Shape("int64", (FREE,))]
+        if kind == _PACK and offset == 1:
+            return [Shape("int64", (FREE,))]
         if kind in ("aten::lstm", "aten::gru", "aten::rnn_tanh", "aten::rnn_relu"):
             return self._recurrent(inputs, offset, places)
         if kind in ("aten::lstm_cell", "aten::gru_cell", "aten::rnn_tanh_cell", "aten::rnn_relu_cell"):
@@ -184,11 +197,17 @@ class Code:
 
     def _recurrent(self, inputs: list[Any], offset: int, places: Places) -> Iterable[Shape]:
         """Its input is [batch, sequence, features] or has the sequence first, its state is [layers, batch, width]."""
+        packed = inputs[3].type().kind() == "ListType"  # the sizes of its steps come before the state
+        if packed:
+            inputs, offset = [inputs[0], *inputs[2:]], offset - (offset > 0)
         weights = self._weight_shapes(inputs[2])
         if len(weights) < 2 or None in weights[:2]:
             return []
         first, second = weights[0] or (), weights[1] or ()
-        layers, both, batch_first = (self._constant(inputs[i]) for i in (4, 7, 8))
+        layers, both = (self._constant(inputs[i]) for i in (4, 7))
+        batch_first = not packed and self._constant(inputs[8])
+        if packed and offset == 0:
+            return [Shape("float32", (FREE, first[1]))]
         if offset == 0:
             lead: Dims = (FREE, FREE) if batch_first else ("sequence", FREE)
             return [Shape("float32", (*lead, first[1]))]
@@ -236,6 +255,7 @@ class Code:
         return known if known else None
 
 
+_PACK = "aten::_pack_padded_sequence"
 _ENDS = frozenset(
     f"aten::{name}"
     for name in (

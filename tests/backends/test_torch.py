@@ -791,3 +791,30 @@ def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
     path = script(nn.Linear(2, 2), tmp_path / "m.pt")
     with pytest.raises(InvalidOption, match=r"device=cpu.*pip install --force-reinstall torch|update the driver"):
         TorchBackend().load(path, Device("cuda"), TorchOptions())
+
+
+class Packed(nn.Module):
+    """Sequences whose lengths are said: the output is as long as the longest of them."""
+
+    def __init__(self, batch_first: bool) -> None:
+        super().__init__()
+        self.first = batch_first
+        self.layer = nn.LSTM(3, 4, batch_first=batch_first)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=self.first, enforce_sorted=False)
+        return nn.utils.rnn.pad_packed_sequence(self.layer(packed)[0], batch_first=self.first)[0]
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_packed_sequences_are_found_and_their_rows_stay_apart(batch_first: bool, tmp_path: Path) -> None:
+    module = Packed(batch_first)
+    backend, info = load(script(module, tmp_path / "packed.pt"))
+    shape = ("batch", "x_1", 3) if batch_first else ("sequence", "batch", 3)
+    assert [(s.dtype, s.shape) for s in info.inputs] == [("float32", shape), ("int64", ("batch",))]
+    assert not info.batchable
+    x, lengths = np.random.default_rng(0).random((2, 5, 3), np.float32), np.array([4, 2])
+    x = x if batch_first else np.ascontiguousarray(x.swapaxes(0, 1))
+    found = backend.predict({"x": x, "lengths": lengths})["output"]
+    np.testing.assert_allclose(found, module(torch.from_numpy(x), torch.from_numpy(lengths)).detach(), atol=1e-6)
+    assert found.shape[1 if batch_first else 0] == 4
