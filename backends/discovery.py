@@ -17,6 +17,9 @@ GROUP = "unimodel.backends"
 
 _IN_FOLDERS = (".gguf", ".onnx", ".tflite", ".pt", ".pt2", ".keras", ".joblib", ".skops", ".py")
 """How files end that people give the folder of."""
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_MOST_OF_POINTER = 1024
+"""Bytes that a pointer of Git LFS has."""
 MARGIN = 0.2
 """Two backends whose confidence differs by no more than this are both candidates."""
 
@@ -82,6 +85,8 @@ def choose_from(backends: dict[str, type[Backend]], path: Path, wanted: str | No
     problem = _problem(path)
     if problem and _is_there(path):  # a socket, a device or a named pipe must not even be opened
         raise ModelFileError(problem)
+    if not problem and (instead := _instead_of_a_model(path)):
+        raise ModelFileError(instead)
     candidates = backends if wanted is None else {wanted: backends[wanted]}
     matches = {name: _sniff(backend, path) for name, backend in candidates.items()}
     if wanted is not None:
@@ -135,6 +140,32 @@ def _problem(path: Path) -> str | None:
     if status.st_size == 0:
         return f"The file {path} is empty."
     return None if os.access(path, os.R_OK) else f"{path} cannot be read: permission denied."
+
+
+def _instead_of_a_model(path: Path) -> str | None:
+    """What was downloaded in place of a model, in a sentence: the pointer to it that Git keeps, or a web page."""
+    try:
+        files = [path] if path.is_file() else [p for p in path.iterdir() if p.is_file() and _is_small(p)]
+        heads = {file: _head(file) for file in files}
+    except OSError:
+        return None
+    for file, head in heads.items():
+        if head.startswith(_POINTER):
+            return (
+                f"{file.name} is a pointer of Git LFS, not the file that it stands for: fetch that with git lfs pull."
+            )
+    if path in heads and heads[path].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return f"{path.name} is a web page, and not a model: what was downloaded is an error or a login page."
+    return None
+
+
+def _is_small(path: Path) -> bool:
+    return path.stat().st_size <= _MOST_OF_POINTER
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_MOST_OF_POINTER)
 
 
 def _unrecognised(path: Path, backends: dict[str, type[Backend]]) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 
 from backends.base import BackendError, Dim, Finding, InvalidOption, ModelFileError, OutOfMemory, Tensors, TensorSpec
 
-_MADE_UP = re.compile(r"\?|unk_.*|.*_dim_\d+|None")
+_MADE_UP = re.compile(r"\?|unk_.*|.*_dim_\d+|None|p2o\.DynamicDimension\.\d+")
 """Names that exporters give to dimensions of which they know nothing."""
 _LONGEST_NAME = 40
 """Of a dimension; exporters also write whole formulas there, which tell a user nothing."""

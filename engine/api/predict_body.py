@@ -78,9 +78,9 @@ def decode_json(error_free: Any, body: bytes | bytearray) -> Any:
     except msgspec.ValidationError as e:
         text, _, where = str(e).partition(" - at `$.")
         place = where.rstrip("`")
-        unknown = text.split("`")[1] if "unknown field" in text else None
+        name = text.split("`")[1] if "unknown field" in text or "required field" in text else None
         problem = f"{place}: {text[0].lower()}{text[1:]}" if place else text
-        raise InvalidInput(f"{problem}.", field=place or unknown) from None
+        raise InvalidInput(f"{problem}.", field=place or name) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as e:
         raise InvalidJSON(f"The body is not valid JSON: {e}.") from None
     except RecursionError:

@@ -67,6 +67,8 @@ class ImageTask(TensorTask):
         images = value
         if isinstance(value, dict) and value.keys() == {self.input.name}:
             where, images = f"{form}.{self.input.name}", value[self.input.name]
+        if images is None:
+            raise InvalidInput(f"{where} must be an image in base64, or a list of them; got null.", field=where)
         several = isinstance(images, list)
         items = images if several else [images]
         if not items or self._text(items[0]) is None:

@@ -263,3 +263,27 @@ def test_a_file_without_permission(tmp_path: Path) -> None:
     (tmp_path / "x.joblib").write_bytes(b"x")
     (tmp_path / "x.joblib").chmod(0)
     assert refused(tmp_path / "x.joblib").message.endswith("permission denied.")
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 12345\n"
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "model.onnx", "model.pt", "model.joblib", "weights.bin"])
+def test_a_pointer_of_git_is_no_model(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(POINTER)
+    with pytest.raises(ModelFileError, match=rf"{name} is a pointer of Git LFS.*git lfs pull"):
+        choose(tmp_path / name)
+
+
+def test_a_folder_with_a_pointer_of_git_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
+    (tmp_path / "model.safetensors").write_text(POINTER)
+    with pytest.raises(ModelFileError, match=r"model.safetensors is a pointer of Git LFS"):
+        choose(tmp_path)
+
+
+@pytest.mark.parametrize("page", ["<!DOCTYPE html><html></html>", "\n <HTML><body>Log in</body></HTML>"])
+def test_a_web_page_is_no_model(page: str, tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_text(page)
+    with pytest.raises(ModelFileError, match=r"model.gguf is a web page"):
+        choose(tmp_path / "model.gguf")

@@ -482,3 +482,8 @@ def test_labels(tmp_path: Path) -> None:
     file.write_text("ant\nbee\n")
     with pytest.raises(InvalidOption, match="holds 2 labels, but the model has 4 classes"):
         task(labels=str(file))
+
+
+def test_nothing_is_no_image(served: tuple[OnnxBackend, ImageClassificationTask]) -> None:
+    with pytest.raises(InvalidInput, match=r"input must be an image in base64, or a list of them; got null\."):
+        served[1].decode("input", None)

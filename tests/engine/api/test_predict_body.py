@@ -476,3 +476,12 @@ def test_of_several_outputs_one_must_be_named() -> None:
 
 def test_the_envelope_is_what_the_documents_say() -> None:
     assert PredictBody.__struct_fields__ == ("input", "instances", "inputs", "parameters", "stream")
+
+
+def test_a_field_that_is_missing_is_named() -> None:
+    class Body(msgspec.Struct):
+        input: str
+
+    with pytest.raises(UniModelError, match="missing required field `input`") as error:
+        predict_body.decode_json(msgspec.json.Decoder(Body).decode, b"{}")
+    assert error.value.field == "input"
