@@ -93,6 +93,28 @@ def catboost_flowers() -> Any:
     return model.fit(frame.drop(columns="kind"), frame["kind"])
 
 
+def reviews() -> tuple[pd.DataFrame, list[str]]:
+    """What guests wrote, how many stars they gave and where, and whether they came back."""
+    words = {"back": ("good food", "very good", "a fine place"), "gone": ("bad food", "very slow", "a bad place")}
+    rows = [
+        (text, float(stars), town, kind)
+        for kind, texts in words.items()
+        for text in texts
+        for stars in ((4, 5, 3) if kind == "back" else (1, 2, 3))
+        for town in ("Bern", "Chur")
+    ]
+    frame = pd.DataFrame(rows, columns=["text", "stars", "town", "kind"])
+    return frame.drop(columns="kind"), frame["kind"].tolist()
+
+
+def catboost_reviews() -> Any:
+    """Texts, numbers and categories by name → one of two classes."""
+    frame, kinds = reviews()
+    return catboost.CatBoostClassifier(iterations=20, text_features=["text"], cat_features=["town"], **QUIET).fit(
+        frame, kinds
+    )
+
+
 def catboost_diabetes() -> Any:
     """Ten numbers → a number."""
     return catboost.CatBoostRegressor(iterations=10, **QUIET).fit(*load_diabetes(return_X_y=True))
@@ -116,6 +138,7 @@ BUILDERS: dict[str, Callable[[], Any]] = {
         lightgbm_diabetes,
         catboost_iris,
         catboost_flowers,
+        catboost_reviews,
         catboost_diabetes,
         catboost_counts,
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from backends.base import MissingRuntime, ModelFileError, Tensors
+from backends.base import InvalidInput, MissingRuntime, ModelFileError, Tensors
 from backends.boosting.backend import BoostingBackend, Trees, classified, head_of
 from backends.boosting.columns import MISSING_TEXT, Columns
 
@@ -52,15 +52,16 @@ class _CatBoostTrees(Trees):
     def __init__(self, model: Any, threads: int, path: Path) -> None:
         self._model = model
         self._threads = threads
-        if model.get_text_feature_indices() or model.get_embedding_feature_indices():
+        if model.get_embedding_feature_indices():
             raise ModelFileError(
-                f"{path.name} takes columns of texts or embeddings, which are not served; wrap it in a Python plugin.",
+                f"{path.name} takes columns of embeddings, which are not served; wrap it in a Python plugin.",
                 field="model_path",
             )
         names = tuple(model.feature_names_)
         self._categorical = frozenset(model.get_cat_feature_indices())
+        self._texts = frozenset(model.get_text_feature_indices())
         given = None if names == tuple(map(str, range(len(names)))) else names
-        self.columns = Columns(tuple(i in self._categorical for i in range(len(names))), given)
+        self.columns = Columns(tuple(i in self._categorical | self._texts for i in range(len(names))), given)
         self.objective = str(model.get_all_params().get("loss_function", "custom")).partition(":")[0]
         classes = np.asarray(model.classes_)
         self._classes = classes.astype(object) if classes.dtype.kind in "OU" else classes
@@ -82,12 +83,16 @@ class _CatBoostTrees(Trees):
         return np.ascontiguousarray(values, np.float64)
 
     def _rows(self, batch: Tensors) -> Any:
-        if not self._categorical:
+        if not self._categorical and not self._texts:
             return self.columns.matrix(batch)
         columns = self.columns.of(batch)
         rows = np.empty((len(columns[0]), len(columns)), object)
         for i, column in enumerate(columns):
             rows[:, i] = column
+            if i in self._texts and (column == MISSING_TEXT).any():
+                raise InvalidInput(
+                    f"The column {self.columns.keys[i]!r} holds texts, of which none may be missing.", field="input"
+                )
             if i in self._categorical:
                 rows[:, i][rows[:, i] == MISSING_TEXT] = "nan"  # what CatBoost makes of a missing category in a frame
         return rows

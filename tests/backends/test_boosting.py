@@ -277,6 +277,24 @@ def test_catboost_takes_categories_as_the_texts_that_they_are() -> None:
     np.testing.assert_allclose(backend.predict(gaps)["probabilities"], wanted.predict_proba(frame))
 
 
+def test_catboost_takes_columns_of_texts() -> None:
+    backend, info = load("catboost_reviews")
+    assert [(s.name, s.dtype) for s in info.inputs] == [("text", "string"), ("stars", "float64"), ("town", "string")]
+    wanted = catboost.CatBoostClassifier().load_model(str(models_boosting.path("catboost_reviews")))
+    frame, kinds = models_boosting.reviews()
+    task = TabularTask(info, ModelOptions())
+    answer = backend.predict(task.decode("input", frame.to_dict("records")).tensors)
+    np.testing.assert_allclose(answer["probabilities"], wanted.predict_proba(frame))
+    assert answer["label"].tolist() == kinds
+    other = frame.assign(text="bad and slow food")
+    changed = backend.predict(task.decode("input", other.to_dict("records")).tensors)["probabilities"]
+    np.testing.assert_allclose(changed, wanted.predict_proba(other))
+    assert not np.allclose(changed, answer["probabilities"])
+    rows = task.decode("input", [{"text": None, "stars": 3, "town": None}]).tensors
+    with pytest.raises(InvalidInput, match="The column 'text' holds texts, of which none may be missing"):
+        backend.predict(rows)
+
+
 def test_catboost_takes_integers_that_were_categories(tmp_path: Path) -> None:
     frame, target = categories()
     frame = frame.astype({"text": str, "number": int, "same": str})
