@@ -156,7 +156,7 @@ class ModelOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     top_k: int = 5
     """How many of the best classes an answer has, unless the request's parameters say."""
     softmax: bool | None = None
-    """Whether scores are passed through softmax; found by probing (outputs that do not sum to 1 are logits)."""
+    """Whether scores are passed through softmax; found by probing (outputs that are no probabilities are logits)."""
     preprocess: PreprocessOptions = PreprocessOptions()
     detection: DetectionOptions = DetectionOptions()
     segmentation: SegmentationOptions = SegmentationOptions()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -133,7 +133,9 @@ class TextHead(Head):
 
 
 class ClassHead(TextHead):
-    """Input ``text``, and `PAIR` for two texts; outputs ``probabilities`` f32 [batch, classes] and ``tokens``."""
+    """Input ``text``, and `PAIR` for two texts; outputs ``probabilities`` f32 [batch, classes] and ``tokens``. A model
+    whose problem is a regression gives ``scores``, as they are, instead of the former.
+    """
 
     task = "text-classification"
     optional = (TRUNCATE, PAIR)
@@ -147,15 +149,13 @@ class ClassHead(TextHead):
             raise ModelFileError(
                 f"{self.folder.name} is corrupt: it has {len(self.labels)} labels for {count} classes."
             )
-        self._each = self.folder.config.get("problem_type") == "multi_label_classification"
-        self.outputs = (TensorSpec("probabilities", "float32", ("batch", count)), COUNTS)
-        if self._each:
-            self.notes = ("Each class has a probability of its own (problem_type), so they do not sum to 1.",)
+        self._activation, name, self.notes = activation_of(self.folder.config)
+        self.outputs = (TensorSpec(name, "float32", ("batch", count)), COUNTS)
 
     def predict(self, batch: Tensors) -> Tensors:
         encoded = self.encoded(batch)
         logits = np.stack([row for (row,) in self.rows(encoded, "logits")])
-        return {"probabilities": sigmoid(logits) if self._each else softmax(logits), "tokens": self.counts(encoded)}
+        return {self.outputs[0].name: self._activation(logits), "tokens": self.counts(encoded)}
 
 
 class RankHead(TextHead):
@@ -191,6 +191,22 @@ class RankHead(TextHead):
         ]
         logits = np.array([row[0] for (row,) in self.rows(encoded, "logits")], np.float32)
         return {"score": logits if self._raw else sigmoid(logits), "tokens": self.counts(encoded)}
+
+
+def activation_of(config: Mapping[str, Any]) -> tuple[Callable[[Array], Array], str, tuple[str, ...]]:
+    """What the library makes of the logits of a model that classifies, by ``problem_type``; the name of what comes out;
+    notes."""
+    problem = config.get("problem_type")
+    if problem == "multi_label_classification":
+        note = "Each class has a probability of its own (problem_type), so they do not sum to 1."
+        return sigmoid, "probabilities", (note,)
+    if problem == "regression":
+        return _unchanged, "scores", ("The scores are numbers and no probabilities (problem_type).",)
+    return softmax, "probabilities", ()
+
+
+def _unchanged(logits: Array) -> Array:
+    return logits.astype(np.float32)
 
 
 def softmax(logits: Array) -> Array:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from backends.base import PIXEL_MASK, ModelFileError, OutOfMemory, Tensors, TensorSpec
-from backends.transformers.heads import Head
+from backends.transformers.heads import Head, activation_of
 from backends.transformers.library import from_folder, reason
 from backends.transformers.preparation import preprocessing, squeezed, whole
 
@@ -87,7 +87,7 @@ class PixelHead(Head):
 
 
 class ImageHead(PixelHead):
-    """Output ``logits`` f32 [batch, classes]."""
+    """Output ``probabilities`` f32 [batch, classes], or ``scores`` of a model that gives numbers instead of classes."""
 
     task = "image-classification"
     loader = "AutoModelForImageClassification"
@@ -108,7 +108,10 @@ class ImageHead(PixelHead):
         else:
             self.notes = (f"The folder has no {PROCESSOR}, which tells how images are prepared.",)
         self.takes(channels, int(height), int(width))
-        self.outputs = (TensorSpec("logits", "float32", ("batch", len(self.labels))),)
+        self._activation, name, notes = activation_of(self.folder.config)
+        self.notes = (*self.notes, *notes)
+        self.metadata = {**self.metadata, "unimodel.softmax": "false"}
+        self.outputs = (TensorSpec(name, "float32", ("batch", len(self.labels))),)
 
     def predict(self, batch: Tensors) -> Tensors:
-        return {"logits": self.compute(batch).logits.float().cpu().numpy()}
+        return {self.outputs[0].name: self._activation(self.compute(batch).logits.float().cpu().numpy())}

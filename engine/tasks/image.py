@@ -15,6 +15,10 @@ from engine.tasks.base import Parameters, TensorTask
 from engine.tasks.pixels import Placement
 from engine.tasks.preprocess import UNKNOWN, Preprocess, resolve
 
+SOFTMAX_KEY = "unimodel.softmax"
+"""Key in a model's own metadata that is ``false`` where its scores are what an answer has."""
+_MANY = 16
+"""Classes."""
 _EXAMPLE_PNG = (
     "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFklEQVR42mM4YaOhYXOCQWOBza9fvwAjhgZLkGODKwAAAABJRU5ErkJggg=="
 )
@@ -210,7 +214,12 @@ class ImageClassificationTask(ImageTask):
             )
         classes = _classes(info)
         self.labels = labels.load_labels(options.labels, info.labels, classes) if classes is not None else info.labels
-        self.findings = (labels.told(self.labels, options.labels, classes), *self.findings, _softmax_told(options))
+        self._final = info.metadata.get(SOFTMAX_KEY) == "false"
+        self.findings = (
+            labels.told(self.labels, options.labels, classes),
+            *self.findings,
+            _softmax_told(options, self._final),
+        )
 
     def encode(self, form: Form, outputs: Tensors, single: bool, parameters: Parameters) -> Any:
         """For each image the best labels with their scores, best first."""
@@ -226,7 +235,7 @@ class ImageClassificationTask(ImageTask):
         with np.errstate(invalid="ignore", over="ignore"):
             softmax = self.options.softmax
             if softmax is None:
-                softmax = not ((scores >= 0).all() and np.allclose(scores.sum(axis=1), 1, atol=1e-2))
+                softmax = not self._final and not _probable(scores)
             return labels.softmax(scores) if softmax else scores
 
 
@@ -236,8 +245,18 @@ def _classes(info: ModelInfo) -> int | None:
     return int(np.prod([d for d in dims if isinstance(d, int)])) if all(isinstance(d, int) for d in dims) else None
 
 
-def _softmax_told(options: ModelOptions) -> Finding:
+def _probable(scores: np.ndarray[Any, Any]) -> bool:
+    """Whether scores [images, classes] are probabilities: of classes that exclude each other, or of so many that each
+    has one of its own that logits would hardly all be from 0 to 1."""
+    if not bool((scores >= 0).all()):
+        return False
+    return np.allclose(scores.sum(axis=1), 1, atol=1e-2) or (scores.shape[1] >= _MANY and bool((scores <= 1).all()))
+
+
+def _softmax_told(options: ModelOptions, final: bool) -> Finding:
     option = "--set softmax=true|false"
     if options.softmax is not None:
         return Finding("softmax", "yes" if options.softmax else "no", "given", "your options", option)
-    return Finding("softmax", "for scores that do not sum to 1", "likely", "each answer's scores", option)
+    if final:
+        return Finding("softmax", "no", "certain", "its files", option)
+    return Finding("softmax", "for scores that are no probabilities", "likely", "each answer's scores", option)

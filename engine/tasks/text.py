@@ -79,7 +79,7 @@ class TextTask(TensorTask):
         if scores.ndim == 1:  # the decision function of two classes: how much it speaks for the second
             scores = np.stack([-scores, scores], axis=1)
         assert self._scores is not None
-        known = self._scores.name in _SCORES  # scores of scikit-learn's kind are no logits
+        known = self._scores.name in _SCORES  # these are no logits
         return probabilities(scores, bool(self.options.softmax) if known else self.options.softmax)
 
     def _bare(self, outputs: Tensors) -> list[list[dict[str, Any]]]:
@@ -90,7 +90,7 @@ class TextTask(TensorTask):
 
 
 _SCORES = ("probabilities", "scores")
-"""Names of outputs that hold a score for each class, as the sklearn backend gives them."""
+"""Names of outputs that hold a score for each class, as backends give them that know."""
 
 
 def _scores_output(outputs: tuple[TensorSpec, ...]) -> TensorSpec | None:

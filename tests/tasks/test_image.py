@@ -487,3 +487,18 @@ def test_labels(tmp_path: Path) -> None:
 def test_nothing_is_no_image(served: tuple[OnnxBackend, ImageClassificationTask]) -> None:
     with pytest.raises(InvalidInput, match=r"input must be an image in base64, or a list of them; got null\."):
         served[1].decode("input", None)
+
+
+def test_many_classes_that_do_not_exclude_each_other_are_no_logits() -> None:
+    """A tagger's scores are from 0 to 1 each, which logits of so many classes are not."""
+    for classes, kept in ((40, True), (3, False)):
+        info = ModelInfo(
+            task="image-classification",
+            inputs=(TensorSpec("x", "float32", ("batch", 3, 8, 8)),),
+            outputs=(TensorSpec("y", "float32", ("batch", classes)),),
+        )
+        task = ImageClassificationTask(info, ModelOptions())
+        scores = np.full((1, classes), 0.01, np.float32)
+        scores[0, 1:3] = 0.9
+        (best, *_) = task.encode("instances", {"y": scores}, False, Parameters())[0]
+        assert (best["score"] == pytest.approx(0.9)) == kept

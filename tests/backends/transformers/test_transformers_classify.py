@@ -89,6 +89,21 @@ def test_classes_that_do_not_exclude_each_other(tmp_path: Path) -> None:
     assert "do not sum to 1" in info.notes[0]
 
 
+def test_numbers_instead_of_classes_stay_as_they_are(tmp_path: Path) -> None:
+    import transformers
+
+    folder = copied(trained.path("topics"), tmp_path / "m", problem_type="regression")
+    backend, info = load(folder)
+    task = tasks.create(info.task, info, ModelOptions())
+    decoded = task.decode("input", "Fry the onions")
+    (answer,) = task.encode("instances", backend.predict(decoded.tensors), False, Parameters(top_k=3))
+    (expected,) = transformers.pipeline("text-classification", model=str(folder), top_k=None)(["Fry the onions"])
+    assert [each["label"] for each in answer] == [each["label"] for each in expected]
+    assert [each["score"] for each in answer] == pytest.approx([each["score"] for each in expected], abs=1e-4)
+    assert not 0 <= answer[-1]["score"] <= 1
+    assert "no probabilities" in info.notes[0]
+
+
 def test_ranking_is_a_sigmoid_unless_the_folder_says_otherwise(tmp_path: Path) -> None:
     import torch
     import transformers

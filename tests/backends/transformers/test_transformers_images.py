@@ -429,6 +429,31 @@ def test_a_network_of_one_size_gets_its_images_squeezed(tmp_path: Path, monkeypa
     assert tasks.create(info.task, info, ModelOptions())
 
 
+@pytest.mark.parametrize("problem", ["multi_label_classification", "single_label_classification", "regression"])
+def test_scores_of_classes_are_those_of_the_library(problem: str, tmp_path: Path) -> None:
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32, patch_size=16,
+        id2label=LABELS, problem_type=problem,
+    )  # fmt: skip
+    model = transformers.ViTForImageClassification(config).eval()
+    with torch.no_grad():
+        model.classifier.weight.normal_(0, 1)
+    model.save_pretrained(tmp_path)
+    transformers.ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    backend, info = load(tmp_path)
+    task = tasks.create(info.task, info, ModelOptions())
+    picture = image("astronaut", 32, 32)
+    found = answer(backend, task, png(picture))
+    expected = transformers.pipeline("image-classification", model=str(tmp_path), device="cpu")(picture)
+    assert [each["label"] for each in found] == [each["label"] for each in expected]
+    assert [each["score"] for each in found] == pytest.approx([each["score"] for each in expected], abs=1e-4)
+    assert {f.subject: f.value for f in task.findings}["softmax"] == "no"
+
+
 def test_what_processors_say_of_cutting() -> None:
     def said(**settings: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
         return whole(type("Processor", (), settings)())
