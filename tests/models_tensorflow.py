@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from scripts import fetch_models
+from tests import models
 
 REVISION = 3
 """Raise it when a builder changes, so that models in the cache are made anew."""
