@@ -10,12 +10,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine import digest
+from backends.base import Device
+from engine import digest, installed
 from engine.errors import ModelFailed
 from engine.model_options import ModelOptions
 from engine.pool import Entry, Pool
 from engine.schema import ModelState
-from engine.settings import Settings
+from engine.settings import MonitoringSettings, Settings
 from engine.telemetry.metrics import Metrics
 from engine.transport.messages import Load, Loaded
 from engine.worker.instance import Instance
@@ -170,3 +171,24 @@ async def test_an_instance_comes_back_of_the_file_that_was_registered_only(
     assert entry.state == "failed"
     assert entry.error is not None
     assert "has changed since it was registered" in entry.error.message
+
+
+@pytest.mark.parametrize(
+    ("built_for", "device", "chosen"),
+    [
+        (("cpu",), "auto", "cpu"),
+        (("cpu", "cuda"), "auto", "cuda:0"),
+        (("cpu",), "cuda", "cuda:0"),  # where loading says what is missing
+    ],
+)
+def test_a_model_goes_where_the_installed_runtime_can_compute(
+    built_for: tuple[str, ...], device: str, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def place() -> list[Worker]:
+        pool = new_pool()
+        gpu = Worker("cuda:0", Device("cuda"), MonitoringSettings())
+        pool.workers = {"cpu": worker(), "cuda:0": gpu}
+        return await pool._place(pool._entry(SPEC, ModelOptions(device=device)))
+
+    monkeypatch.setattr(installed, "kinds", lambda _: built_for)
+    assert [each.name for each in asyncio.run(place())] == [chosen]
