@@ -287,8 +287,9 @@ def _findings(found: Preprocess, spec: TensorSpec, chosen: _Choice, mean: Array,
     yield chosen.told(
         "image fit", fit, ("border", "crop", "resize", "longest", "keep_size"), f"--set preprocess.crop={other}", _USUAL
     )
-    names = "--set preprocess.interpolation=NAME"
-    yield chosen.told("image scaling", geometry.interpolation, ("interpolation",), names, _USUAL)
+    if geometry.free is None or not geometry.free.as_it_is:
+        names = "--set preprocess.interpolation=NAME"
+        yield chosen.told("image scaling", geometry.interpolation, ("interpolation",), names, _USUAL)
     if spec.dtype == "uint8":
         yield Finding("pixel values", "0 to 255, as they are", "certain", "the input's dtype")
     else:

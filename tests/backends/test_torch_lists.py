@@ -92,6 +92,8 @@ def test_answers_are_the_programs_own_whatever_else_is_in_the_batch(finder: tupl
 def test_images_keep_their_size_and_boxes_are_in_their_pixels(finder: tuple[TorchBackend, ModelInfo]) -> None:
     backend, info = finder
     task = tasks.create("object-detection", info, ModelOptions())
+    told = {finding.subject: finding.value for finding in task.findings}
+    assert (told["image size"], "image scaling" in told) == ("each its own", False)
     decoded = task.decode("input", [base64.b64encode(png(scene)).decode() for scene in SCENES])
     assert decoded.tensors["images"].shape == (3, 3, 64, 60)
     answer = task.answer("input", backend.predict(decoded.tensors), decoded.single, Parameters(), decoded.origin)
