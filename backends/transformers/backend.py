@@ -135,6 +135,7 @@ class TransformersBackend(GenerationBackend):
         self._grammars = Grammars(vocabulary)
         self._defaults = defaults_of(folder, options.sampling)
         self._decoder = decoder = Decoder(network, vocabulary.vocab_size)
+        network.pack(decoder.answer)
         self._cache = PrefixCache(prefixes if decoder.batches else 0)  # recurrent models begin anew with each part
         shared = Prefixes(self._cache, decoder) if self._cache.capacity else None
         self._scheduler = Scheduler(decoder, vocabulary, options.sequences, cells, shared)

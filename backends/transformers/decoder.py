@@ -8,11 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from backends.base import Tensors
 from backends.sampling import Logits
 from backends.transformers import cache
 from backends.transformers.cache import Batch, State
 from backends.transformers.library import Network
 from backends.transformers.sequences import Sequence
+
+_EXAMPLE = 8
+"""Tokens of the example by which changes of a model are judged."""
 
 
 class Decoder:
@@ -36,6 +40,12 @@ class Decoder:
     def nbytes(self) -> int:
         """Bytes of keys and values in the batch."""
         return self._batch.nbytes
+
+    def answer(self) -> Tensors:
+        """The logits of a few tokens, which tell whether the model computes what it did before."""
+        step = max(1, self._vocab_size // _EXAMPLE)
+        tokens = self._torch.arange(0, self._vocab_size, step, device=self._network.device)[None, :_EXAMPLE]
+        return {"logits": self._network.compute(input_ids=tokens, use_cache=False).logits.float().cpu().numpy()}
 
     def compute_prompt(self, sequence: Sequence, count: int) -> Logits:
         """Computes the next `count` pending tokens of a sequence, and returns the logits after the last of them."""

@@ -72,7 +72,7 @@ class Network:
         trusted: bool,
         more_bytes: int = 0,
     ) -> None:
-        """`loader` is the name of a class of the library, such as ``AutoModel``.
+        """`loader` is the name of a class of the library, such as ``AutoModel``; `more_bytes` will be taken beside it.
 
         Raises `ModelFileError`, `UntrustedFolder`, `InvalidOption`, `OutOfMemory` or `MissingRuntime`.
         """
@@ -87,6 +87,7 @@ class Network:
         self._place = device
         self._own_code = has_code(folder)
         self._packed_bytes = 0
+        self._more_bytes = more_bytes
         self.dtype = dtype_of(options, weights, device)
         if weights.elements:
             check_room(folder, weights, self.dtype, device, more_bytes)
@@ -127,7 +128,7 @@ class Network:
             return
         layers = packing.linear_layers(self.torch, self.model)
         size, left = packing.nbytes(layers), room(self._place)
-        if (left is None or size < left) and packing.pack(self.torch, layers, answer):
+        if (left is None or size + self._more_bytes < left) and packing.pack(self.torch, layers, answer):
             self._packed_bytes = size
 
     def close(self) -> None:

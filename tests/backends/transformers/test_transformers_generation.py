@@ -99,7 +99,6 @@ def test_what_is_known_of_it(smollm2: TransformersBackend) -> None:
     assert (info.generation.bos, info.generation.eos) == ("<|im_start|>", "<|im_end|>")
     assert "<|im_start|>assistant" in info.generation.chat_template
     assert (info.generation.parameters, info.generation.architecture) == (134_515_008, "llama")
-    assert 538e6 < smollm2.memory() < 540e6
     assert smollm2.tokenize("Hello world") == smollm2.tokenize("Hello world", add_bos=False)
     assert smollm2.count(Generation(prompt="The capital of France is")) == 5
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from backends.base import Device, Tensors
 from backends.transformers import packing
+from backends.transformers.backend import TransformersBackend, TransformersGenerationOptions
 from backends.transformers.embedding import TransformersEmbeddingBackend, TransformersEmbeddingOptions
 from tests import models_transformers
 
@@ -51,11 +53,44 @@ def test_packed_layers_give_the_same(x: Any, bias: bool) -> None:
 
 
 def test_only_plain_layers_with_weights_of_their_own_are_packed() -> None:
-    tied, half, own = torch.nn.Linear(8, 8), torch.nn.Linear(8, 8).bfloat16(), torch.nn.Linear(8, 8)
-    embedding = torch.nn.Embedding(8, 8)
-    tied.weight = embedding.weight
+    one, other, half, own = (torch.nn.Linear(8, 8) for _ in range(4))
+    one.weight = other.weight
+    half.bfloat16()
     attention = torch.nn.MultiheadAttention(8, 2)  # it computes with the weights of its layer by itself
-    assert packing.linear_layers(torch, torch.nn.ModuleList([tied, half, own, embedding, attention])) == [own]
+    assert packing.linear_layers(torch, torch.nn.ModuleList([one, other, half, own, attention])) == [own]
+
+
+def test_the_weights_of_a_table_are_packed_beside_it() -> None:
+    class Tied(torch.nn.Module):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.head = torch.nn.Embedding(9, 8), torch.nn.Linear(8, 9)
+            self.head.weight = self.table.weight
+
+        def forward(self, x: Any) -> Any:
+            return self.head(self.table(x))
+
+    model, x = Tied().eval(), torch.tensor([[3, 1, 4]])
+    before = ask(model, x)["y"]
+    assert packed(model, lambda: ask(model, x))
+    assert (model.table.weight.shape, model.head.weight.numel()) == ((9, 8), 0)
+    np.testing.assert_allclose(ask(model, x)["y"], before, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("after", "same"),
+    [
+        ([40.0, 0.001], True),  # what an order of sums changes in 40 is more than the small number
+        ([40.0, 0.1], False),
+        ([40.0, math.nan], False),
+        ([-math.inf, 0.0], False),
+    ],
+)
+def test_what_counts_as_the_same_answer(after: list[float], same: bool) -> None:
+    before = {"y": np.array([40.0, 0.0], np.float32)}
+    assert packing.alike(before, {"y": np.array(after, np.float32)}, 1e-3) == same
+    masked = {"y": np.array([-math.inf, 1.0], np.float32)}
+    assert packing.alike(masked, masked, 1e-3)
 
 
 def test_a_model_that_reads_weights_by_itself_stays_as_it_was() -> None:
@@ -98,3 +133,13 @@ def test_a_loaded_model_is_packed_and_counts_its_weights(monkeypatch: pytest.Mon
     assert (sizes, plain_sizes) == ({True}, {False})
     assert memory == plain_memory
     np.testing.assert_allclose(found, plain, atol=1e-5)
+
+
+def test_a_loaded_decoder_is_packed_and_counts_its_head() -> None:
+    backend = TransformersBackend()
+    backend.load(models_transformers.smollm2(), Device("cpu", threads=1), TransformersGenerationOptions())
+    model = backend._network.model  # type: ignore[union-attr]
+    table, head = model.get_input_embeddings(), model.get_output_embeddings()
+    assert (table.weight.numel(), head.weight.numel()) == (49152 * 576, 0)
+    assert backend.memory() == pytest.approx(4 * (134_515_008 + 49152 * 576), rel=1e-3)
+    backend.close()
