@@ -11,7 +11,8 @@ So distances between tokens are those of the sequences, which is all that models
 weigh by distance, and new keys are one column for all rows. Columns grow to the right; when there are no more, what is
 used moves to the left. A sequence that leaves is replaced by the last row.
 
-What a prompt was computed with stays in a cache of its own until it joins. Models that remember anything but keys and
+What a prompt was computed with stays in a cache of its own until it joins. Prompts that share a call are side by side
+in it in the same way. Models that remember anything but keys and
 values of all tokens (recurrent ones) never join: their sequences are computed one by one.
 """
 
@@ -117,14 +118,10 @@ class Batch:
         return last
 
     def begin_step(self, device: Any) -> tuple[Any, Any]:
-        """Makes room for a column; positions [rows, 1] and mask [rows, columns] of the tokens that come."""
+        """Makes room for a column; `places` of the tokens that come."""
         if self._columns.end == self._room[1]:
             self._move(self._columns.rows, self._columns.count)
-        torch = self._torch
-        lengths = torch.tensor(self.lengths, device=device)
-        width = self._columns.count + 1
-        mask = torch.arange(width, device=device)[None, :] >= width - 1 - lengths[:, None]
-        return lengths[:, None], mask.long()
+        return places(self._torch, [length + 1 for length in self.lengths], 1, device)
 
     def end_step(self) -> None:
         """The column is computed."""
@@ -227,6 +224,38 @@ def of_state(library: Library, config: Any, state: State, length: int) -> Any:
     for layer, (keys, values) in zip(cache.layers, state.layers, strict=True):
         layer.update(keys[:, :, :length], values[:, :, :length])
     return cache
+
+
+def places(torch: Any, lengths: list[int], count: int, device: Any) -> tuple[Any, Any]:
+    """Positions [rows, count] of the last tokens of sequences that end at the same column, and a mask [rows, columns]
+    of what there is of each. Columns before a sequence have the position of its first token."""
+    ends = torch.tensor(lengths, device=device)[:, None]
+    columns = torch.arange(-max(lengths), 0, device=device)
+    return (ends + columns[-count:]).clamp(min=0), (ends + columns >= 0).long()
+
+
+def side_by_side(library: Library, config: Any, caches: list[Any], lengths: list[int]) -> Any:
+    """A cache for a call of several sequences: the first so many tokens of each, which end at the same column.
+    Where that is none of a sequence, it needs no cache."""
+    joint = of_prompt(library, config, joins=True)
+    begun = [(row, cache, length) for row, (cache, length) in enumerate(zip(caches, lengths, strict=True)) if length]
+    if not begun:
+        return joint
+    longest = max(lengths)
+    for i, layer in enumerate(joint.layers):
+        some = begun[0][1].layers[i]
+        keys, values = (t.new_zeros(len(caches), t.shape[1], longest, t.shape[3]) for t in (some.keys, some.values))
+        for row, cache, length in begun:
+            keys[row, :, longest - length :] = cache.layers[i].keys[0, :, :length]
+            values[row, :, longest - length :] = cache.layers[i].values[0, :, :length]
+        layer.update(keys, values)
+    return joint
+
+
+def of_row(library: Library, config: Any, joint: Any, row: int, length: int) -> Any:
+    """A cache for one sequence: the last `length` columns of a row."""
+    cut = [(layer.keys[row, None, :, -length:], layer.values[row, None, :, -length:]) for layer in joint.layers]
+    return of_state(library, config, State(cut), length)
 
 
 def copied(cache: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Runs a model that generates text: parts of prompts, each alone, and the next token of many sequences in one call."""
+"""Runs a model that generates text: prompts, and the next token of many sequences in one call."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from backends.sampling import Logits
 from backends.transformers import cache
 from backends.transformers.cache import Batch, State
 from backends.transformers.library import Network
-from backends.transformers.sequences import Sequence
+from backends.transformers.sequences import Part, Sequence
 
 _EXAMPLE = 8
 """Tokens of the example by which changes of a model are judged."""
@@ -62,6 +62,35 @@ class Decoder:
         sequence.stored = end
         last: Logits = logits[0]
         return last
+
+    def compute_prompts(self, parts: Several[Part]) -> list[Logits]:
+        """Computes pending tokens of sequences in one call, and returns the logits after the last ones, in that order.
+
+        A call has as many tokens of each. Where fewer are pending, those before are computed anew: so each sequence is
+        without a gap, and what is before its beginning is all that has to be filled up.
+        """
+        if len(parts) == 1:
+            return [self.compute_prompt(*parts[0])]
+        library, config, device = self._network.library, self._network.config, self._network.device
+        width = max(part.length for part in parts)
+        ends = [part.sequence.stored + part.length for part in parts]
+        begins = [max(0, end - width) for end in ends]
+        tokens = np.zeros((len(parts), width), np.int64)
+        for row, part in enumerate(parts):
+            new = part.sequence.tokens[begins[row] : ends[row]]
+            tokens[row, width - len(new) :] = new
+        positions, mask = cache.places(self._torch, ends, width, device)
+        joint = cache.side_by_side(library, config, [part.sequence.cache for part in parts], begins)
+        logits = self._compute(
+            input_ids=self._torch.from_numpy(tokens).to(device),
+            attention_mask=mask,
+            position_ids=positions,
+            cache=joint,
+        )
+        own = [cache.of_row(library, config, joint, row, end) for row, end in enumerate(ends)]
+        for row, part in enumerate(parts):
+            part.sequence.cache, part.sequence.stored = own[row], ends[row]
+        return list(logits)
 
     def share(self, prompt: Any, stored: int, follower: Sequence) -> None:
         """Gives a sequence the cache of another with the same prompt, of which so many tokens are computed."""

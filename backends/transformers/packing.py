@@ -1,8 +1,8 @@
 """Weights of linear layers, laid out once for the processor's matrix kernels instead of anew in each call.
 
 PyTorch keeps a layer's weights as they are in the file, and its kernels reorder them whenever they compute. oneDNN,
-which comes with PyTorch, takes them in an order of its own: with MiniLM a call takes about a seventh less time, and with
-SmolLM2 the next token of eight texts half of it. PyTorch has this for compiled models alone; it is used here through
+which comes with PyTorch, takes them in an order of its own: with MiniLM a call takes about a seventh less time, and the
+next token of eight answers of SmolLM2 half of it. PyTorch has this for compiled models alone; it is used here through
 the same operators.
 """
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from backends.prefix_cache import WORTHWHILE, Entry, PrefixCache
+from collections.abc import Iterable
+
+from backends.prefix_cache import WORTHWHILE, Entry, PrefixCache, common_prefix
 from backends.transformers.decoder import Decoder
 from backends.transformers.sequences import Sequence
 
@@ -28,3 +30,9 @@ class Prefixes:
         if entry is not None and length >= WORTHWHILE:
             self._cache.touch(entry)
             self._decoder.restore(sequence, entry.state, length)
+
+    def coming(self, sequence: Sequence, others: Iterable[Sequence]) -> bool:
+        """Whether more of the tokens of a sequence will be cached when the prompts of `others` are computed."""
+        tokens = sequence.tokens[:-1]
+        shared = max((common_prefix(tokens, other.tokens) for other in others), default=0)
+        return shared >= WORTHWHILE and shared >= self._cache.find(tokens, None)[1] + WORTHWHILE

@@ -1,7 +1,7 @@
 """Continuous batching: what each step computes for whom.
 
-A step computes the next token of all sequences that generate in one call, and then prompts, or a part of the oldest
-one, for a bounded time. Sequences join and leave between any two steps.
+A step computes the next token of all sequences that generate in one call, and then prompts for a bounded time. Which
+ones is up to the `PromptQueue`. Sequences join and leave between any two steps.
 
 The library has continuous batching of its own. It is not used: it draws the tokens of all requests from one stream of
 random numbers, in a thread of its own, and gives no logits out, which the seeds, penalties, biases and log
@@ -19,15 +19,15 @@ from backends.generation import Piece
 from backends.sampling import Logits
 from backends.transformers.decoder import Decoder
 from backends.transformers.prefixes import Prefixes
-from backends.transformers.sequences import Request, Sequence
+from backends.transformers.prompt_queue import PromptQueue
+from backends.transformers.sequences import Part, Request, Sequence
 from backends.transformers.vocabulary import Vocabulary
 
 log = logging.getLogger("unimodel.transformers")
 
-_PROMPT_SECONDS = 0.15
-"""What a step may take for prompts while others wait for their next token."""
-_LEAST, _MOST = 32, 512
-"""Tokens of a part of a prompt."""
+_PROMPT_SECONDS, _MOST_SECONDS = 0.15, 0.5
+"""What a step may take for prompts while others wait for their next token, and while nobody does. In between it is in
+proportion, where more prompts wait than others."""
 _HEADROOM = 32
 """Tokens that a sequence should be able to grow by when it is let in."""
 
@@ -45,11 +45,8 @@ class Scheduler:
         self._cells = cells
         self._requests: dict[int, Request] = {}
         self._waiting: deque[Sequence] = deque()
-        self._prompts: list[Sequence] = []
-        """Those that were let in, and whose prompt is not computed; by `Sequence.order`."""
+        self._prompts = PromptQueue(prefixes, batched=decoder.batches)
         self._admitted = 0
-        self._token_seconds = 0.0
-        """Of a token of a prompt."""
 
     @property
     def busy(self) -> bool:
@@ -76,14 +73,8 @@ class Scheduler:
         if self._decoder.rows:
             self._decode(pieces)
         begin, spent = time.perf_counter(), 0.0
-        while self._prompts:
-            sequence = self._prompts[0]
-            if not sequence.stored and self._prefixes is not None:  # not earlier: those before it may compute a part
-                self._prefixes.reuse(sequence)
-            count = self._part(sequence, spent)
-            if not count:
-                break
-            self._compute_prompt(sequence, count, pieces)
+        while parts := self._next_prompts(spent):
+            self._compute_prompts(parts, pieces)
             spent = time.perf_counter() - begin
         return pieces
 
@@ -95,8 +86,7 @@ class Scheduler:
             sequence = self._waiting.popleft()
             self._admitted += 1
             sequence.admit(self._admitted)
-            self._prompts.append(sequence)
-            self._prompts.sort(key=lambda each: each.order)
+            self._prompts.add(sequence)
 
     def _fits(self, sequence: Sequence) -> bool:
         """Whether one more may be let in. Choices wait for the first one of their request, whose prompt they share."""
@@ -127,7 +117,7 @@ class Scheduler:
         for sequence in request.sequences:
             self._leave(sequence, keep=keep)
         self._waiting = deque(each for each in self._waiting if each.request is not request)
-        self._prompts = [each for each in self._prompts if each.request is not request]
+        self._prompts.drop(request)
 
     def _fail(self, request: Request, error: Exception, pieces: list[Piece]) -> None:
         if self._requests.pop(request.id, None) is None:
@@ -153,31 +143,31 @@ class Scheduler:
             if sequence.request.id in self._requests:  # else it went with another choice, which failed
                 self._advance(sequence, logits, pieces)
 
-    def _part(self, sequence: Sequence, spent: float) -> int:
-        """How many tokens of a prompt to compute, when prompts have taken `spent` seconds of this step."""
-        if not self._decoder.batches:  # a recurrent model begins anew with each part
-            return 0 if spent > _PROMPT_SECONDS else sequence.pending
-        left = _PROMPT_SECONDS - spent
-        room = int(left / self._token_seconds) if self._token_seconds else _LEAST
-        least = min(sequence.pending, _LEAST)
-        if spent and room < least:  # something is computed in each step, but no crumbs
-            return 0
-        return min(sequence.pending, _MOST, max(room, least))
+    def _next_prompts(self, spent: float) -> list[Part]:
+        """What the next call computes of prompts, when they have taken `spent` seconds of this step."""
+        rows, prompts = self._decoder.rows, list(self._prompts)
+        counts = [each.count for each in (*rows, *prompts)]
+        free = self._cells - len(counts) * max(counts, default=0)
+        seconds = min(_MOST_SECONDS, _PROMPT_SECONDS * max(1, len(prompts) / len(rows))) if rows else _MOST_SECONDS
+        return self._prompts.next(seconds - spent, free, must=not spent)
 
-    def _compute_prompt(self, sequence: Sequence, count: int, pieces: list[Piece]) -> None:
-        """Computes a part of a prompt; after the last one the sequence joins the others."""
+    def _compute_prompts(self, parts: list[Part], pieces: list[Piece]) -> None:
+        """Computes parts of prompts in one call; after its last one a sequence joins the others."""
         begin = time.perf_counter()
         try:
-            logits = self._decoder.compute_prompt(sequence, count)
+            found = self._decoder.compute_prompts(parts)
         except BackendError as e:
-            self._fail(sequence.request, e, pieces)
+            if len(parts) == 1:
+                self._fail(parts[0].sequence.request, e, pieces)
+            for part in parts if len(parts) > 1 else ():  # alone they may fit the memory, or only one be at fault
+                if part.sequence.request.id in self._requests:
+                    self._compute_prompts([part], pieces)
             return
-        seconds = (time.perf_counter() - begin) / count
-        self._token_seconds += (0.2 if self._token_seconds else 1) * (seconds - self._token_seconds)
-        if sequence.pending:
-            return
-        self._prompts.remove(sequence)
-        self._begin(sequence, logits, pieces)
+        self._prompts.record(parts, time.perf_counter() - begin)
+        for (sequence, _), logits in zip(parts, found, strict=True):
+            if sequence.request.id in self._requests and not sequence.pending:
+                self._prompts.remove(sequence)
+                self._begin(sequence, logits, pieces)
 
     def _begin(self, sequence: Sequence, logits: Logits, pieces: list[Piece]) -> None:
         """The first token of a sequence, and of the choices that share its prompt, as far as there is room."""

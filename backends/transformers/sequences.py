@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -115,3 +115,10 @@ class Sequence:
                 generation_seconds=self._last - self._first,
             )
         return piece
+
+
+class Part(NamedTuple):
+    """Pending tokens of a sequence that are computed in a call."""
+
+    sequence: Sequence
+    length: int

@@ -11,7 +11,7 @@ import pytest
 
 from backends.base import BackendError, Device, InvalidInput, InvalidOption, OutOfMemory
 from backends.generation import Generation, Piece, Sampling
-from backends.transformers import scheduler
+from backends.transformers import prompt_queue, scheduler
 from backends.transformers.backend import SamplingOptions, TransformersBackend, TransformersGenerationOptions
 from tests import models_transformers
 from tests.models_transformers import decoder, edit
@@ -138,7 +138,7 @@ def test_long_prompts_come_in_parts_and_hold_nobody_up(
 ) -> None:
     long = "a b c d e f g h " * 12
     expected = ask(tiny, long)
-    monkeypatch.setattr(scheduler, "_LEAST", 4)
+    monkeypatch.setattr(prompt_queue, "_LEAST", 4)
     monkeypatch.setattr(scheduler, "_PROMPT_SECONDS", 0.0)
     tiny.add(0, Generation(prompt="The", sampling=GREEDY, max_tokens=40, ignore_eos=True))
     tiny.step()
@@ -213,6 +213,41 @@ def test_a_failure_ends_those_who_were_computed_and_nobody_else(
     errors = [own[-1].error for own in pieces]
     assert all(error is not None and error.message == "It broke." for error in errors)
     assert ask(tiny)
+
+
+def test_prompts_that_wait_are_computed_in_one_call(tiny: TransformersBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask(tiny)  # now it is known how long a call takes
+    network, shapes = tiny._loaded, []
+    compute = network.compute
+
+    def note(**inputs: Any) -> Any:
+        shapes.append(tuple(inputs["input_ids"].shape))
+        return compute(**inputs)
+
+    monkeypatch.setattr(network, "compute", note)
+    run(tiny, *(Generation(prompt=p, sampling=GREEDY, max_tokens=3, ignore_eos=True) for p in PROMPTS))
+    assert shapes == [(4, len(tiny.tokenize(PROMPTS[1]))), (4, 1), (4, 1)]
+
+
+def test_of_prompts_in_one_call_only_those_at_fault_fail(
+    tiny: TransformersBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = [ask(tiny, prompt) for prompt in PROMPTS]
+    network, (bad,) = tiny._loaded, tiny.tokenize(" France", add_bos=False)
+    compute, rows = network.compute, []
+
+    def fail_on_one(**inputs: Any) -> Any:
+        tokens = inputs["input_ids"]
+        if tokens.shape[1] > 1 and (tokens == bad).any():
+            rows.append(len(tokens))
+            raise BackendError("It broke.")
+        return compute(**inputs)
+
+    monkeypatch.setattr(network, "compute", fail_on_one)
+    pieces = run(tiny, *(Generation(prompt=p, sampling=GREEDY, max_tokens=8) for p in PROMPTS))
+    assert rows == [4, 1]
+    assert [piece.error is not None for piece in pieces[0]] == [True]
+    assert texts(pieces)[1:] == expected[1:]
 
 
 # --- what a request may ask for -------------------------------------------------------------------------------------
