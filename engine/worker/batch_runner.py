@@ -1,4 +1,4 @@
-"""Computes the batches of one model: decode, predict, encode. Runs on the model's own thread in the worker.
+"""Computes the batches of one model: decode (`prepare`), predict and encode (`run`), which is on the model's own thread.
 
 A request that fails never takes its batch along: when a whole batch raises, its requests are computed one by one, and
 only the guilty one gets the error.
@@ -57,8 +57,19 @@ class _Work:
     result: ErrorResult | None = None
 
 
+@dataclass(slots=True)
+class Prepared:
+    """A batch whose requests are decoded."""
+
+    batch: RunBatch
+    works: list[_Work]
+    """Those of requests that are decoded here, or whose rows differ in length."""
+    seconds: float
+    """That decoding took."""
+
+
 class BatchRunner:
-    """Runs `RunBatch` messages on a loaded model."""
+    """Runs `RunBatch` messages on a loaded model. `prepare` may run on another thread while `run` does."""
 
     def __init__(
         self,
@@ -84,25 +95,36 @@ class BatchRunner:
             self._calls = Calls(backend, gate, chunk_rows, task.info.outputs)
         self._decoders = ThreadPoolExecutor(threads) if task.decodes_in_parallel and threads > 1 else None
 
-    def run(self, batch: RunBatch) -> bytes:
+    def prepare(self, batch: RunBatch) -> Prepared:
+        """The batch with its requests decoded, in so far as they are tensors of their own. Never raises."""
+        begin = time.perf_counter()
+        works: list[_Work] = []
+        if self._calls is not None and not batch.stacked:
+            works = self._decode_all(batch.items, self._arena(batch))
+        return Prepared(batch, works, time.perf_counter() - begin)
+
+    def run(self, prepared: Prepared) -> bytes:
         """The encoded `BatchDone` of a batch. Never raises."""
+        batch = prepared.batch
         try:
-            return self._run(batch)
+            return self._run(batch, prepared.works)
         except Exception as e:  # a backend or a task that breaks its contract
             error = describe(e, batch.items[0].request_id)
             return encode(BatchDone(batch.id, NO_SLOT, 0, [error for _ in batch.items], 0.0))
 
-    def _run(self, batch: RunBatch) -> bytes:
-        arena: bytes | memoryview = batch.data if not batch.input_end else self.slots.arena(batch.slot)
+    def _run(self, batch: RunBatch, works: list[_Work]) -> bytes:
         if isinstance(self.backend, ValueBackend):
-            answers, seconds = self._run_values(self.backend, batch.items, arena)
+            answers, seconds = self._run_values(self.backend, batch.items, self._arena(batch))
             return pack(self.slots, batch, answers, seconds)
         assert self._calls is not None
         if batch.stacked:
-            return self._run_stacked(self._calls, batch, arena)
+            return self._run_stacked(self._calls, batch, self._arena(batch))
         self._prompt_tokens = 0
-        answers, seconds = self._run_separate(self._calls, batch.items, arena)
+        answers, seconds = self._run_separate(self._calls, works)
         return pack(self.slots, batch, answers, seconds, self._prompt_tokens)
+
+    def _arena(self, batch: RunBatch) -> bytes | memoryview:
+        return self.slots.arena(batch.slot) if batch.input_end else batch.data
 
     # --- models that take JSON values --------------------------------------------------------------------------------
 
@@ -175,14 +197,13 @@ class BatchRunner:
             works.append(work)
         return works
 
-    def _run_separate(
-        self, calls: Calls, items: Sequence[Item], arena: bytes | memoryview
-    ) -> tuple[list[Answer], float]:
-        """Requests that are decoded here, or whose rows differ in length."""
+    def _decode_all(self, items: Sequence[Item], arena: bytes | memoryview) -> list[_Work]:
         if self._decoders is not None and len(items) > 1:
-            works = list(self._decoders.map(lambda item: self._decode_in_turn(item, arena), items))
-        else:
-            works = [self._decode(item, arena) for item in items]
+            return list(self._decoders.map(lambda item: self._decode_in_turn(item, arena), items))
+        return [self._decode(item, arena) for item in items]
+
+    def _run_separate(self, calls: Calls, works: Sequence[_Work]) -> tuple[list[Answer], float]:
+        """Requests that are decoded here, or whose rows differ in length."""
         begin = time.perf_counter()
         for group in self._groups(w for w in works if w.result is None):
             self._compute_group(calls, group)

@@ -18,7 +18,7 @@ import threading
 import time
 from typing import NoReturn
 
-from backends.base import BackendError
+from backends.base import BackendError, TensorBackend
 from engine.errors import UniModelError
 from engine.telemetry import logs
 from engine.transport.batchqueue import Slots
@@ -35,6 +35,7 @@ from engine.transport.messages import (
     encode,
 )
 from engine.worker import loader
+from engine.worker.batch_loop import BatchLoop
 from engine.worker.gate import Gate, ModelGate
 from engine.worker.group import kill_group
 from engine.worker.thread_names import RUN, name_thread
@@ -98,7 +99,10 @@ def _load_and_serve(control: Channel, message: Load, gate: ModelGate, queue: Cha
     gc.freeze()  # what a load made stays; the collector need not walk it between two batches
     control.send(encode(model.reply))
     try:
-        _serve_queue(queue, model)
+        if model.runner is not None and isinstance(model.backend, TensorBackend):
+            BatchLoop(queue, model.runner, model.streams(queue).start).run()
+        else:
+            _serve_queue(queue, model)
     except (BrokenPipeError, ConnectionResetError):
         pass  # the server closed the queue while something was on its way
     finally:
@@ -123,7 +127,7 @@ def _serve_queue(queue: Channel, model: loader.LoadedModel) -> None:
         elif isinstance(message, CancelStream):
             streams.cancel(message)
         elif message is not None and model.runner is not None:
-            queue.send(model.runner.run(message))
+            queue.send(model.runner.run(model.runner.prepare(message)))
             due = 0.0
         if streams.busy and (message is None or time.monotonic() >= due):
             streams.step()

@@ -69,7 +69,7 @@ class Setup:
     def done(self, requests: list[Request]) -> BatchDone:
         message = messages.decode_batch_down(pack_batch(3, 1, self.slots, requests))
         assert isinstance(message, RunBatch)
-        reply = messages.decode_batch_up(self.runner.run(message))
+        reply = messages.decode_batch_up(self.runner.run(self.runner.prepare(message)))
         assert isinstance(reply, BatchDone)
         assert reply.id == 3
         assert reply.compute_seconds >= 0

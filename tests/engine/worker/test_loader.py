@@ -72,7 +72,7 @@ def ask(model: LoadedModel, slots: Slots, *inputs: Any) -> list[Any]:
     requests = [Request(JsonInput(json.dumps(i).encode()), "id", 0.0) for i in inputs]
     message = decode_batch_down(pack_batch(1, 0, slots, requests))
     assert isinstance(message, RunBatch)
-    done: Any = decode_batch_up(model.runner.run(message))
+    done: Any = decode_batch_up(model.runner.run(model.runner.prepare(message)))
     answers = unpack_answers(done, slots, requests)
     return [json.loads(a.data) if isinstance(a, JsonAnswer) else a for a in answers]
 
