@@ -90,6 +90,12 @@ def _of_tables(name: str, package: str, loop: str) -> Family:
     return Family(name, package, lambda: tables.MODELS[loop]().path, tuple(points), loop, threads=1)
 
 
+def _of_texts(text: str, batch: int) -> tuple[Rows, ...]:
+    """Texts one by one, and as many as a batch has in each request."""
+    together = Rows(json_call([text] * batch), batch, batch, f"{batch} a request")
+    return Rows(json_call(text), batch), together
+
+
 def _of_sequences(batch: int) -> dict[str, Any]:
     return {"sequences": batch}
 
@@ -129,7 +135,7 @@ FAMILIES = (
         (Rows(_LITE_IMAGE, 8, slow=True, seconds=2),),
         task="tensor",
     ),
-    Family("tensorflow", "tensorflow", lambda: _fetched("guesslang", "model"), (Rows(json_call(SNIPPET), 16),)),
+    Family("tensorflow", "tensorflow", lambda: _fetched("guesslang", "model"), _of_texts(SNIPPET, 16)),
     Family(
         "transformers-embedding",
         "transformers",
@@ -148,7 +154,7 @@ FAMILIES = (
         (Recordings(4),),
         batched=lambda batch: {"batch_windows": batch},
     ),
-    Family("sklearn texts", "sklearn", lambda: models.profanity().path, (Rows(json_call(SENTENCE), 32),), "sklearn"),
+    Family("sklearn texts", "sklearn", lambda: models.profanity().path, _of_texts(SENTENCE, 32), "sklearn"),
     _of_tables("sklearn forest", "sklearn", "forest"),
     _of_tables("xgboost", "xgboost", "xgboost"),
     _of_tables("lightgbm", "lightgbm", "lightgbm"),

@@ -103,6 +103,8 @@ def kind_of(value: Any) -> str:
 def to_array(value: Any, spec: TensorSpec, where: str) -> tuple[np.ndarray[Any, Any], bool]:
     """`value` as an array of `spec`, with its batch axis added if it is one bare row (then the second item is True)."""
     if spec.dtype == "string":
+        if isinstance(value, str) and _is_of_texts(spec):  # what most requests hold
+            return np.array([value], dtype=object), True
         array = np.array(value, dtype=object)
         bad = [x for x in array.ravel() if not isinstance(x, str)]
         if bad:
@@ -115,6 +117,11 @@ def to_array(value: Any, spec: TensorSpec, where: str) -> tuple[np.ndarray[Any, 
         array = np.expand_dims(array, spec.batch_axis or 0)
     check_shape(array.shape, spec, where)
     return array, single
+
+
+def _is_of_texts(spec: TensorSpec) -> bool:
+    """Whether a tensor holds a text for each row, of any number of rows."""
+    return len(spec.shape) == 1 and spec.batch_axis == 0 and isinstance(spec.shape[0], str)
 
 
 def _numbers(value: Any, dtype: np.dtype[Any], where: str) -> np.ndarray[Any, Any]:

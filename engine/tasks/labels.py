@@ -24,7 +24,7 @@ def ranked(scores: Array, labels: Sequence[str] | None, top_k: int) -> list[dict
     """
     if top_k < 1:
         raise InvalidInput(f"top_k must be at least 1; got {top_k}.", field="parameters.top_k")
-    best = np.argsort(-scores, kind="stable")[:top_k]
+    best = (-scores).argsort(kind="stable")[:top_k]
     indices: list[int] = best.tolist()
     values: list[float] = scores[best].tolist()
     return [{"label": name_of(i, labels), "index": i, "score": score} for i, score in zip(indices, values, strict=True)]

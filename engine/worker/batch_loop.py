@@ -1,7 +1,7 @@
 """The batches of one model that takes tensors, from its queue and back: while one is computed, the next is decoded.
 
 A runtime that computes leaves Python's lock, so a thread beside the model's own can make tensors of the next batch's
-JSON or images meanwhile. The backend is called by the model's own thread alone, and batches are answered in their order.
+JSON or images meanwhile. The backend is called by the model's own thread alone, and batches are answered in order.
 Waking a thread costs time as well, so this is done only while decoding and computing both take long against it.
 """
 
@@ -32,6 +32,12 @@ class BatchLoop:
 
     def run(self) -> None:
         """Raises `OSError` when the server is gone."""
+        try:
+            self._run()
+        finally:
+            self._ahead.shutdown(wait=False)  # its thread ends when it reads the end of the queue
+
+    def _run(self) -> None:
         batch = self._next()
         seconds = 0.0
         """For which the last batch was computed."""

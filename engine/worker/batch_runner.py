@@ -1,4 +1,4 @@
-"""Computes the batches of one model: decode (`prepare`), predict and encode (`run`), which is on the model's own thread.
+"""Computes the batches of one model: decode (`prepare`), then predict and encode (`run`, on the model's own thread).
 
 A request that fails never takes its batch along: when a whole batch raises, its requests are computed one by one, and
 only the guilty one gets the error.
