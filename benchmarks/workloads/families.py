@@ -58,7 +58,8 @@ def run(options: Options) -> Study:
     sizes = ", ".join(f"{family.name} {'/'.join(map(str, family.batches))}" for family in families)
     study.notes += [
         f"The loop and the server have the same batch size: {sizes}; and the same number of threads: one for tables, "
-        f"for which UniModel takes no more by itself, else {cores}. Requests have one row where nothing is said.",
+        f"for which UniModel computes with no more by itself (it reads JSON of many rows on another), else {cores}. "
+        "Requests have one row where nothing is said.",
         "Twice as many rows are in flight, and at least four requests; answers of language models come in one wave, as "
         "those of the loop do. The client runs on the same cores, and the loop has none.",
         f"Tables have {len(tables.COLUMNS)} columns, and their models {tables.TREES} trees. Answers to JSON have the "
