@@ -102,10 +102,16 @@ class Folder:
             return None
         for ending, task in _HEADS.items():
             if self.architecture.endswith(ending):
-                return "rerank" if task == "text-classification" and len(self.labels) == 1 else task
+                return "rerank" if task == "text-classification" and self._ranks else task
         reads_text = "vocab_size" in self.config and not {"is_encoder_decoder", "feat_extract_norm"} & self._set
         embeds = reads_text and self.architecture.endswith(("Model", "EncoderModel"))
         return "embedding" if embeds or self.architecture.endswith("T5EncoderModel") else None
+
+    @property
+    def _ranks(self) -> bool:
+        """Whether a model with one label scores texts for a query, unless it was trained to tell a number of a text."""
+        ranks = "sentence_transformers" in self.config or "sbert_ce_default_activation_function" in self.config
+        return len(self.labels) == 1 and (ranks or self.config.get("problem_type") != "regression")
 
     @property
     def _set(self) -> set[str]:

@@ -126,6 +126,19 @@ def test_ranking_is_a_sigmoid_unless_the_folder_says_otherwise(tmp_path: Path) -
     assert {each["index"] for each in best} == {0, 1}
 
 
+def test_one_number_of_a_text_is_no_ranking(tmp_path: Path) -> None:
+    import transformers
+
+    folder = copied(trained.path("ranker"), tmp_path / "m", problem_type="regression")
+    backend, info = load(folder)
+    assert (info.task, info.labels) == ("text-classification", ("LABEL_0",))
+    scores = backend.predict(strings(text=["Paris is the capital of France."]))["scores"]
+    (expected,) = transformers.pipeline("text-classification", model=str(folder))(["Paris is the capital of France."])
+    assert scores.tolist() == [[pytest.approx(expected["score"], abs=1e-5)]]
+    own = copied(folder, tmp_path / "own", sentence_transformers={"activation_fn": "torch.nn.modules.linear.Identity"})
+    assert load(own)[1].task == "rerank"
+
+
 def test_pairs_that_are_too_long_lose_the_end_of_the_text() -> None:
     backend, _ = loaded("ranker", max_context_length=16)
     long = strings(query=["a b c"], text=["x " * 50])
