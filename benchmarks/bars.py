@@ -129,7 +129,7 @@ def _families() -> list[Bar]:
     one = "a request costs several times what the library takes for its row"
     few = "what a request costs is not little against 64 rows"
     text = "30 numbers in JSON cost 1.5 µs a row; they are read while the trees compute, by a core that others use, too"
-    alone = "a text costs the library 0.1 ms, and the worker's thread 10 µs more when it comes and is answered alone"
+    alone = "a text costs the library 0.11 ms, and the worker's thread 0.02 ms more when it comes and is answered alone"
     shared = "the loop has both cores; the served model shares them with the server and the client"
     tables = ("sklearn forest", "xgboost", "lightgbm", "catboost")
     reasons = dict.fromkeys(("onnx", "torch", "transformers-embedding", "sklearn texts, 32 a request", "whisper"), "")
