@@ -7,13 +7,10 @@ from typing import ClassVar
 
 import msgspec
 
-from backends import pytorch
 from backends.base import (
-    Build,
     Device,
     InvalidInput,
     InvalidOption,
-    Match,
     ModelFileError,
     ModelInfo,
 )
@@ -25,6 +22,7 @@ from backends.transformers import folder as folders
 from backends.transformers import weights
 from backends.transformers.decoder import Decoder
 from backends.transformers.folder import Folder
+from backends.transformers.folder_backend import FolderBackend
 from backends.transformers.grammar import Grammars
 from backends.transformers.library import Network
 from backends.transformers.options import TransformersOptions, at_least
@@ -82,17 +80,13 @@ class TransformersGenerationOptions(TransformersOptions, frozen=True, forbid_unk
             )
 
 
-class TransformersBackend(GenerationBackend):
+class TransformersBackend(FolderBackend, GenerationBackend):
     """Owns a model, and the scheduler of what it computes."""
 
     name = "transformers"
     summary = "language models in Hugging Face folders (config.json, safetensors)"
-    package = "transformers"
-    extra = "transformers"
-    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     Options: ClassVar[type[msgspec.Struct]] = TransformersGenerationOptions
 
-    _network: Network | None = None
     _vocabulary: Vocabulary
     _grammars: Grammars
     _decoder: Decoder | None = None
@@ -100,16 +94,6 @@ class TransformersBackend(GenerationBackend):
     _cache: PrefixCache | None = None
     _length: int
     """Tokens of one sequence."""
-
-    @classmethod
-    def sniff(cls, path: Path) -> Match:
-        """By its files and ``config.json``."""
-        return folders.sniff(path, cls.name)
-
-    @classmethod
-    def build(cls) -> Build:
-        """By PyTorch's version."""
-        return pytorch.build()
 
     def load(self, path: Path, device: Device, options: TransformersGenerationOptions) -> ModelInfo:
         """Loads the model. See `Backend.load` for the errors."""

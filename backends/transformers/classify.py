@@ -8,12 +8,12 @@ from typing import ClassVar
 
 import msgspec
 
-from backends import pytorch
-from backends.base import BackendError, Build, Device, Match, ModelFileError, ModelInfo, TensorBackend, Tensors
+from backends.base import BackendError, Device, ModelFileError, ModelInfo, TensorBackend, Tensors
 from backends.transformers import folder as folders
 from backends.transformers import weights
 from backends.transformers.detect_head import DetectHead
 from backends.transformers.folder import Folder
+from backends.transformers.folder_backend import FolderBackend
 from backends.transformers.heads import ClassHead, ClassifyOptions, Head, RankHead
 from backends.transformers.image_head import ImageHead
 from backends.transformers.library import Network
@@ -26,7 +26,7 @@ _HEADS: dict[str, type[Head]] = {
 }
 
 
-class TransformersClassifyBackend(TensorBackend):
+class TransformersClassifyBackend(FolderBackend, TensorBackend):
     """Owns a network and its head, which says what goes in and comes out."""
 
     name = "transformers-classify"
@@ -34,23 +34,9 @@ class TransformersClassifyBackend(TensorBackend):
         "models in Hugging Face folders that classify texts, words or images, rank, fill gaps, find answers, objects "
         "or regions"
     )
-    package = "transformers"
-    extra = "transformers"
-    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     Options: ClassVar[type[msgspec.Struct]] = ClassifyOptions
 
-    _network: Network | None = None
     _head: Head | None = None
-
-    @classmethod
-    def sniff(cls, path: Path) -> Match:
-        """By its files and ``config.json``."""
-        return folders.sniff(path, cls.name)
-
-    @classmethod
-    def build(cls) -> Build:
-        """By PyTorch's version."""
-        return pytorch.build()
 
     def load(self, path: Path, device: Device, options: ClassifyOptions) -> ModelInfo:
         """Loads the model. See `Backend.load` for the errors."""

@@ -8,14 +8,11 @@ from typing import Any, ClassVar
 import msgspec
 import numpy as np
 
-from backends import pytorch
 from backends.base import (
     TRUNCATE,
     BackendError,
-    Build,
     Device,
     InvalidOption,
-    Match,
     ModelFileError,
     ModelInfo,
     TensorBackend,
@@ -26,6 +23,7 @@ from backends.probing import pooling_finding
 from backends.transformers import folder as folders
 from backends.transformers import pooling, weights
 from backends.transformers.folder import Folder
+from backends.transformers.folder_backend import FolderBackend
 from backends.transformers.library import Network, check_trust
 from backends.transformers.options import TextOptions
 from backends.transformers.pooling import Head, Mode, Pooling
@@ -48,29 +46,15 @@ class TransformersEmbeddingOptions(TextOptions, frozen=True, forbid_unknown_fiel
     """What is put before each text: the name of one of the folder's prompts, or the text itself."""
 
 
-class TransformersEmbeddingBackend(TensorBackend):
+class TransformersEmbeddingBackend(FolderBackend, TensorBackend):
     """Input ``text`` [batch]; outputs ``embedding`` f32 [batch, size] and ``tokens`` i32 [batch], the length of each
     text in tokens."""
 
     name = "transformers-embedding"
     summary = "embedding models in Hugging Face folders, those of sentence-transformers among them"
-    package = "transformers"
-    extra = "transformers"
-    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     Options: ClassVar[type[msgspec.Struct]] = TransformersEmbeddingOptions
 
-    _network: Network | None = None
     _head: Head | None = None
-
-    @classmethod
-    def sniff(cls, path: Path) -> Match:
-        """By its files and ``config.json``."""
-        return folders.sniff(path, cls.name)
-
-    @classmethod
-    def build(cls) -> Build:
-        """By PyTorch's version."""
-        return pytorch.build()
 
     def load(self, path: Path, device: Device, options: TransformersEmbeddingOptions) -> ModelInfo:
         """Loads the model. See `Backend.load` for the errors."""

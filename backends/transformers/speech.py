@@ -8,14 +8,15 @@ from typing import ClassVar
 import msgspec
 import numpy as np
 
-from backends import pytorch, speech
-from backends.base import BackendError, Build, Device, Match, ModelFileError, ModelInfo
+from backends import speech
+from backends.base import BackendError, Device, ModelFileError, ModelInfo
 from backends.recordings import Listener, ListeningBackend, Recordings
 from backends.transcription import SAMPLE_RATE, Transcription
 from backends.transformers import ctc_listener, weights, whisper_listener
 from backends.transformers import folder as folders
 from backends.transformers.ctc_listener import CtcListener
 from backends.transformers.folder import Folder
+from backends.transformers.folder_backend import FolderBackend
 from backends.transformers.library import Network, dtype_of
 from backends.transformers.options import TransformersOptions
 from backends.transformers.weights import Weights
@@ -42,27 +43,12 @@ class SpeechOptions(TransformersOptions, frozen=True, forbid_unknown_fields=True
         speech.check_option("beam_size", self.beam_size, speech.MOST_BEAMS)
 
 
-class TransformersSpeechBackend(ListeningBackend):
+class TransformersSpeechBackend(FolderBackend, ListeningBackend):
     """Owns a model that listens, and the recordings that it writes down."""
 
     name = "transformers-speech"
     summary = "models in Hugging Face folders that write down speech: Whisper, and wav2vec2, HuBERT and the like (CTC)"
-    package = "transformers"
-    extra = "transformers"
-    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     Options: ClassVar[type[msgspec.Struct]] = SpeechOptions
-
-    _network: Network | None = None
-
-    @classmethod
-    def sniff(cls, path: Path) -> Match:
-        """By its files and ``config.json``."""
-        return folders.sniff(path, cls.name)
-
-    @classmethod
-    def build(cls) -> Build:
-        """By PyTorch's version."""
-        return pytorch.build()
 
     def load(self, path: Path, device: Device, options: SpeechOptions) -> ModelInfo:
         """Loads the model. See `Backend.load` for the errors."""
