@@ -322,7 +322,7 @@ class _Shapes:
                 return key
             if now != size:
                 return own_name
-        if self.vary(name) and any(outputs[name].shape[axis : axis + 1] != (size,) for outputs in self.varied):
+        if any(outputs[name].shape[axis : axis + 1] != (size,) for outputs in self.varied):
             return own_name
         if isinstance(said, int) and said > 0:
             return size

@@ -44,10 +44,9 @@ class RowLists:
         self._places: set[Place] | None = None
         self._settled = False
 
-    def settle(self) -> bool:
-        """After the first calls: what was found holds from now on. Returns whether there are any such lists."""
+    def settle(self) -> None:
+        """After the first calls: what was found holds from now on."""
         self._settled = True
-        return bool(self._places)
 
     def stacked(self, result: Any, rows: int) -> Any:
         """The result with one value, which has a row for each entry, in place of each such list."""

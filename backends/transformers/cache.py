@@ -12,8 +12,8 @@ weigh by distance, and new keys are one column for all rows. Columns grow to the
 used moves to the left. A sequence that leaves is replaced by the last row.
 
 What a prompt was computed with stays in a cache of its own until it joins. Prompts that share a call are side by side
-in it in the same way. Models that remember anything but keys and
-values of all tokens (recurrent ones) never join: their sequences are computed one by one.
+in it in the same way. Models that remember anything but keys and values of all tokens (recurrent ones) never join:
+their sequences are computed one by one.
 """
 
 from __future__ import annotations

@@ -159,7 +159,8 @@ class Scheduler:
         except BackendError as e:
             if len(parts) == 1:
                 self._fail(parts[0].sequence.request, e, pieces)
-            for part in parts if len(parts) > 1 else ():  # alone they may fit the memory, or only one be at fault
+                return
+            for part in parts:  # alone they may fit the memory, or only one be at fault
                 if part.sequence.request.id in self._requests:
                     self._compute_prompts([part], pieces)
             return

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from engine.errors import InvalidOption
 
@@ -19,39 +21,42 @@ class Gpu:
 
 def find_gpus() -> list[Gpu]:
     """Every GPU that the driver shows, by index."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return []
-    try:
-        gpus = []
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            name = pynvml.nvmlDeviceGetName(handle)
-            total = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
+    gpus = []
+    with _driver() as nvml:
+        for index in range(nvml.nvmlDeviceGetCount() if nvml else 0):
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            name = nvml.nvmlDeviceGetName(handle)
+            total = int(nvml.nvmlDeviceGetMemoryInfo(handle).total)
             gpus.append(Gpu(index, name.decode() if isinstance(name, bytes) else str(name), total))
-        return gpus
-    finally:
-        pynvml.nvmlShutdown()
+    return gpus
 
 
 def cuda_version() -> str:
     """The newest version of CUDA that the driver has, such as ``12.8``; empty without a driver."""
+    with _driver() as nvml:
+        if nvml is None:
+            return ""
+        try:
+            number = int(nvml.nvmlSystemGetCudaDriverVersion_v2())
+        except nvml.NVMLError:
+            return ""
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+@contextmanager
+def _driver() -> Iterator[Any]:
+    """NVML, for as long as it is asked; `None` without a driver."""
     import pynvml
 
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
-        return ""
+        yield None
+        return
     try:
-        number = int(pynvml.nvmlSystemGetCudaDriverVersion_v2())
-    except pynvml.NVMLError:
-        return ""
+        yield pynvml
     finally:
         pynvml.nvmlShutdown()
-    return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def select(gpus: Sequence[Gpu], wanted: Sequence[int] | None) -> list[Gpu]:
