@@ -262,9 +262,7 @@ _WORDS = {
 def _from_text(base: Any, text: str, optional: bool) -> Any:
     """`text` as a value of type `base`; nothing, ``null`` and ``none`` unset a setting. Raises `ValueError`."""
     word = text.strip().lower()
-    if base is str and not optional:
-        return text
-    if word in ("", "null", "none", "~"):
+    if word in ("", "null", "none", "~") and (optional or base is not str):
         return None
     if base is str:
         return text
