@@ -31,6 +31,8 @@ from tests import (
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = ROOT / "tests" / "plugins"
+CPU = Device("cpu", threads=2)
+"""As in the backends' own tests: TensorFlow keeps the threads of the first model in a process for all others."""
 
 TENSORS: dict[str, Callable[[], Path]] = {
     "onnx efficientnet": models.efficientnet,
@@ -175,7 +177,7 @@ def test_a_truncated_file_is_a_clear_error(case: str, tmp_path: Path) -> None:
         backend = backend_of(case)()
         _, options = model_options.split({}, backend.Options)
         with pytest.raises(ModelFileError) as caught:
-            backend.load(file, Device("cpu"), options)
+            backend.load(file, CPU, options)
         assert file.name in caught.value.message
         assert caught.value.message.endswith(".")
 
@@ -193,7 +195,7 @@ def test_a_truncated_file_in_a_folder_is_a_clear_error(case: str, tmp_path: Path
             backend = backend_of(case)()
             _, options = model_options.split({}, backend.Options)
             with pytest.raises(ModelFileError) as caught:
-                backend.load(folder, Device("cpu"), options)
+                backend.load(folder, CPU, options)
             assert folder.name in caught.value.message
             assert caught.value.message.endswith(".")
 
@@ -203,7 +205,7 @@ def test_a_missing_file_is_a_clear_error(name: str, tmp_path: Path) -> None:
     backend = available()[name]()
     _, options = model_options.split({}, backend.Options)
     with pytest.raises(ModelFileError, match=r"missing\.bin"):
-        backend.load(tmp_path / "missing.bin", Device("cpu"), options)
+        backend.load(tmp_path / "missing.bin", CPU, options)
 
 
 # --- loading --------------------------------------------------------------------------------------------------------
@@ -323,7 +325,7 @@ def test_truncated_files_of_a_folder_are_clear_errors(case: str, tmp_path: Path)
             backend = backend_of(case)()
             _, options = model_options.split({}, backend.Options)
             with pytest.raises(ModelFileError) as caught:
-                backend.load(folder, Device("cpu"), options)
+                backend.load(folder, CPU, options)
             assert folder.name in caught.value.message
             assert caught.value.message.endswith(".")
             (folder / name).unlink()
